@@ -1,0 +1,73 @@
+# What a contributor does here; `make help` lists it. Everything is set up in .venv, nothing elsewhere
+# (the embedded Triton goes into the user's cache folder, see `governor triton install`).
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The first of these that is 3.11 or newer and can make virtual environments; or `make PYTHON=...`.
+PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11 python3.13)
+BIN := .venv/bin
+READY := .venv/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: demo
+demo: $(READY) ## install a Triton and sample models, then watch the governor work (DEMO='--seconds 60')
+	$(BIN)/governor demo $(DEMO)
+
+.PHONY: test
+test: $(READY) ## all tests, on a real Triton too, less soak and systemd (TESTS='tests/unit -k name')
+	$(BIN)/pytest -m 'not soak and not systemd' $(TESTS)
+
+.PHONY: check
+check: $(READY) ## lint, format, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: soak
+soak: $(READY) ## the full counts: hours
+	$(BIN)/pytest -m soak -o timeout=0 $(TESTS)
+
+.PHONY: constraints
+constraints: ## renew constraints.txt: newest of everything that pyproject.toml allows
+	rm -rf .venv
+	head -n 2 constraints.txt > constraints.new
+	: > constraints.txt
+	$(MAKE) $(READY)
+	$(BIN)/python -m pip freeze --exclude-editable >> constraints.new
+	mv constraints.new constraints.txt
+	touch $(READY)
+
+.PHONY: clean
+clean: ## remove .venv, caches and results of this folder
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -f demo.png demo.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv whose Python is gone (an upgrade, a moved folder) is built anew.
+$(READY): pyproject.toml constraints.txt
+	@set -eu; \
+	if ! $(BIN)/python -c 'import sys, pip; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  chosen=; incomplete=; \
+	  for candidate in $(PYTHONS); do \
+	    "$$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    if "$$candidate" -c 'import venv, ensurepip' 2>/dev/null; then chosen=$$candidate; break; fi; \
+	    incomplete=$${incomplete:-$$candidate}; \
+	  done; \
+	  if [ -z "$$chosen" ] && [ -n "$$incomplete" ]; then \
+	    echo "$$incomplete cannot make virtual environments (its venv or ensurepip is missing): install it (Debian, Ubuntu: apt install python3-venv) and run make again." >&2; exit 1; \
+	  elif [ -z "$$chosen" ]; then \
+	    echo "Python 3.11 or newer is needed, and none of these is one: $(PYTHONS). Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	  fi; \
+	  echo "Setting up .venv with $$("$$chosen" --version), once."; \
+	  "$$chosen" -m venv --clear .venv; \
+	fi; \
+	echo "Installing what pyproject.toml asks for into .venv: a minute or two."; \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev]'; \
+	touch $(READY)

@@ -1,0 +1,1 @@
+"""Doing it: transactions on Triton's model control."""

@@ -1,0 +1,325 @@
+"""The actuator: what the daemon starts, asks and tells to switch.
+
+Owns the loop that keeps one server as the policy wants it, and the port by which decisions come
+in. It must not decide which variant is best. Whatever the server does, nothing here raises into
+the daemon, and nothing here waits for the server but for `Timing.patience_s` at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from controller.actuation.capability import Capability
+from controller.actuation.client import TritonControl
+from controller.actuation.keeper import Keeper
+from controller.actuation.state import Alias, Memory, Server, Timing, Variant, unusable
+from controller.planning.decision import Decision
+from controller.policy.model import OnStop, Policy, TritonPolicy
+from controller.ports import ActionRecord, Outcome
+from controller.telemetry.channel import KeyFileError
+from controller.telemetry.observation import ModelReading
+
+_LOG = logging.getLogger(__name__)
+_STOPPED = Capability(can_act=False, why="not running")
+
+
+class Actuator:
+    """Acts on one Triton server; the `DecisionSink` of the daemon.
+
+    Args:
+        policy: what the operator wants.
+        clock: monotonic seconds.
+        on_record: gets every action that touched the server, once, when it has ended.
+        state_file: what is remembered across a death; None: nothing is.
+        timing: waiting times.
+        load_gate: returns why a Triton model must not be loaded now (memory), or None.
+        on_step: called with alias and step at each boundary of a transaction; for tests.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_record: Callable[[ActionRecord], None],
+        state_file: Path | None = None,
+        timing: Timing | None = None,
+        load_gate: Callable[[str], str | None] | None = None,
+        on_step: Callable[[str, str], Awaitable[None]] | None = None,
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._on_record = on_record
+        self._memory = Memory(state_file)
+        self._timing = timing or Timing()
+        self._load_gate = load_gate
+        self._on_step = on_step
+        self._keeper: Keeper | None = None
+        self._stopping = False
+        self._orders: dict[str, tuple[str, ...]] = {}
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to look after the server, in the background: it need not be there yet."""
+        control, problem = _connect(self._policy.triton)
+        server = Server(
+            policy=self._policy,
+            control=control,
+            owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            clock=self._clock,
+            timing=self._timing,
+            memory=self._memory,
+            on_record=self._on_record,
+            on_step=self._on_step,
+            load_gate=self._load_gate,
+        )
+        for model, order in self._orders.items():
+            server.aliases[model].order = order
+        self._stopping = False
+        self._keeper = Keeper(server, blocked=problem)
+        self._keeper.start()
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Want something else from now on; another address means another server.
+
+        An alias that is no longer in the policy stays on the server as it is.
+        """
+        before, self._policy = self._policy, policy
+        wanted = {model.name: {v.model for v in model.variants} for model in policy.models}
+        self._orders = {k: v for k, v in self._orders.items() if set(v) == wanted.get(k)}
+        keeper = self._keeper
+        if keeper is None:
+            return
+        # A key that was refused may have been renewed in its file, so that is a new beginning.
+        if policy.triton == before.triton and keeper.server.refused is None:
+            keeper.set_policy(policy)
+            return
+        await self._end(keeper)
+        await self.start()
+
+    async def stop(self) -> None:
+        """Finish what is under way, do what the policy wants at a stop, and let go."""
+        self._stopping = True
+        keeper = self._keeper
+        if keeper is None:
+            return
+        await keeper.pause(self._timing.stop_s)
+        if self._policy.on_stop is OnStop.REVERT and keeper.capability.can_act:
+            for alias in keeper.server.aliases.values():
+                await self._revert(keeper, alias)
+        await self._end(keeper)
+
+    async def _end(self, keeper: Keeper) -> None:
+        await keeper.pause(self._timing.stop_s)
+        if self._memory.unsaved:
+            await asyncio.wait(
+                {asyncio.create_task(asyncio.to_thread(self._memory.save))},
+                timeout=self._timing.stop_s,
+            )
+        await keeper.server.control.close()
+        keeper.lease.release()
+        self._keeper = None
+
+    @staticmethod
+    async def _revert(keeper: Keeper, alias: Alias) -> None:
+        """Put the best variant behind an alias, as before there was a governor."""
+        best = max(alias.policy.variants, key=lambda variant: variant.quality).model
+        if alias.target == best or alias.held is not None:
+            return
+        record = await keeper.transactions.switch(alias, best, reason="on_stop: revert")
+        if record.outcome is not Outcome.DONE:
+            _LOG.warning("%s stays on %s: %s", alias.name, alias.target, record.error)
+
+    # -- the port --------------------------------------------------------------------------
+
+    async def apply(self, decision: Decision) -> ActionRecord:
+        """Carry a decision out: return as soon as the alias's load call has returned.
+
+        The proof follows in the background, and the final record goes to `on_record`. Never
+        raises for what a server can do wrong.
+        """
+        now_s = self._clock()
+        keeper = self._keeper
+        alias = None if keeper is None else keeper.server.aliases.get(decision.model)
+
+        def ended(outcome: Outcome, error: str | None = None) -> ActionRecord:
+            return ActionRecord(
+                kind="switch",
+                model=decision.model,
+                source=None if alias is None else alias.target,
+                target=target,
+                outcome=outcome,
+                started_s=now_s,
+                switch_s=None,
+                transaction_s=None,
+                reason=decision.reason.value,
+                error=error,
+            )
+
+        target: str | None = None
+        if not decision.changes or decision.target is None:
+            return ended(Outcome.NOTHING_TO_DO)
+        if keeper is None or alias is None or self._stopping:
+            return ended(Outcome.REFUSED, "not running, or not a model of this policy")
+        names = {variant.name: variant.model for variant in alias.policy.variants}
+        target = names.get(decision.target)
+        if target is None:
+            return ended(Outcome.REFUSED, f"{decision.target} is no variant of {alias.name}")
+        if not keeper.capability.can_act:
+            return ended(Outcome.REFUSED, str(keeper.capability))
+        if alias.held is not None and now_s < alias.held_until_s:
+            return ended(Outcome.REFUSED, f"held: {alias.held}")
+        if alias.target == target and alias.ready:
+            return ended(Outcome.NOTHING_TO_DO)
+        return await keeper.transactions.switch(
+            alias, target, reason=decision.reason.value, urgent=decision.urgent
+        )
+
+    # -- what is known ---------------------------------------------------------------------
+
+    @property
+    def capability(self) -> Capability:
+        """What can be done on the server now; its text is for people."""
+        return _STOPPED if self._keeper is None else self._keeper.capability
+
+    def readings(self, now_s: float) -> dict[str, ModelReading]:
+        """Return each alias as it is known at this moment, by its name."""
+        keeper = self._keeper
+        if keeper is None:
+            return {}
+        server, found = keeper.server, {}
+        for alias in server.aliases.values():
+            held = alias.held if now_s < alias.held_until_s else None
+            found[alias.name] = ModelReading(
+                name=alias.name,
+                serving=None if alias.ready is False else alias.target,
+                since_s=alias.since_s,
+                ready=alias.ready if server.reachable else None,
+                switching=alias.switching,
+                held=held,
+                unusable=unusable(server, alias),
+            )
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return, JSON-ready, what people want to know of the server and its variants."""
+        keeper = self._keeper
+        if keeper is None:
+            return {"capability": str(self.capability), "reachable": None, "variants": {}}
+        server = keeper.server
+        return {
+            "capability": str(self.capability),
+            "owner": server.owner,
+            "lease": keeper.lease.held,
+            "reachable": server.reachable,
+            "variants": {
+                variant.model: {
+                    "ready": variant.ready,
+                    "proven": variant.proven,
+                    "warm": variant.warm,
+                    "operation": variant.operation,
+                    "error": variant.error,
+                    "override": variant.override is not None,
+                }
+                for variant in server.variants.values()
+            },
+        }
+
+    # -- orders ----------------------------------------------------------------------------
+
+    def set_speed_order(self, model: str, order: Sequence[str]) -> None:
+        """Tell which variants are the fastest, for what is loaded first and for emergencies.
+
+        Args:
+            model: the policy's model.
+            order: the operator's names of all its variants, the fastest first.
+
+        Raises:
+            KeyError: the policy has no such model or variant.
+            ValueError: a variant is missing.
+        """
+        wanted = self._policy.model(model)
+        models = tuple(wanted.variant(name).model for name in order)
+        if set(models) != {variant.model for variant in wanted.variants}:
+            raise ValueError(f"{model}: the order must name every variant")
+        self._orders[model] = models
+        alias = None if self._keeper is None else self._keeper.server.aliases.get(model)
+        if alias is not None:
+            alias.order = models
+
+    def resume(self, model: str) -> None:
+        """Act again on a model that is held after somebody else's change. Raises KeyError."""
+        if self._keeper is not None:
+            alias = self._keeper.server.aliases[model]
+            self._keeper.reconciler.release(alias)
+            for name in alias.order:
+                self._keeper.server.variants[name].hold_until_s = 0.0
+            self._keeper.wake()
+
+    async def load(self, model: str, *, override: Mapping[str, Any] | None = None) -> ActionRecord:
+        """Load a variant, prove it and make it warm; or give an idle one another config.
+
+        Args:
+            model: Triton model name of a variant.
+            override: `instance_group`, `dynamic_batching` or `max_batch_size`; {}: as on disk.
+        """
+        keeper, variant = self._find(model)
+        if keeper is None or variant is None:
+            return self._plain("load", model, Outcome.REFUSED, str(self.capability))
+        if override is not None:
+            return await keeper.idle.override(variant, override)
+        variant.hold_until_s = variant.retry_s = 0.0
+        record = await keeper.warmer.work(variant, reason="asked for")
+        return record or self._plain("load", model, Outcome.NOTHING_TO_DO, None)
+
+    async def unload(self, model: str) -> ActionRecord:
+        """Unload a variant that serves nobody, and wait until its memory is free."""
+        keeper, variant = self._find(model)
+        if keeper is None or variant is None:
+            return self._plain("unload", model, Outcome.REFUSED, str(self.capability))
+        return await keeper.idle.unload(variant, reason="asked for")
+
+    async def probe(self, model: str, rows: int) -> None:
+        """Send one synthetic request of so many rows to a variant, for what it teaches.
+
+        Raises:
+            TritonError: no answer came.
+        """
+        keeper = self._keeper
+        variant = None if keeper is None else keeper.server.variants.get(model)
+        if keeper is None or variant is None or variant.config is None or not variant.ready:
+            return
+        await keeper.server.control.probe(
+            variant.config, deadline_s=self._timing.probe_s, rows=rows
+        )
+
+    def _find(self, model: str) -> tuple[Keeper | None, Variant | None]:
+        """Return what is needed to act on a variant. Raises KeyError if it is none."""
+        keeper = self._keeper
+        if keeper is None or not keeper.capability.can_act:
+            return None, None
+        return keeper, keeper.server.variants[model]
+
+    def _plain(self, kind: str, model: str, outcome: Outcome, error: str | None) -> ActionRecord:
+        now_s = self._clock()
+        return ActionRecord(
+            kind, model, None, model, outcome, now_s, None, None, "asked for", error
+        )
+
+
+def _connect(policy: TritonPolicy) -> tuple[TritonControl, str | None]:
+    """Return the connection, and why it cannot be used for acting if so."""
+    try:
+        return TritonControl(policy), None
+    except KeyFileError as error:
+        return TritonControl(replace(policy, restricted_key_file=None)), str(error)

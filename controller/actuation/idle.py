@@ -1,0 +1,143 @@
+"""What may be done only to a variant that serves nobody: another config, an unload.
+
+Owns the refusal of these on a variant that an alias, ours or anybody's, points at. It must not
+switch an alias away to make them possible: that is a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from controller.actuation import alias as shape
+from controller.actuation.client import Fault, TritonError
+from controller.actuation.state import Override, Server, Variant
+from controller.actuation.warm import Warmer
+from controller.ports import ActionRecord, Outcome
+
+_POLL_S = 0.1
+# The only fields an override may set; all others could run code or change what clients see.
+OVERRIDABLE = frozenset({"instance_group", "dynamic_batching", "max_batch_size"})
+
+
+class IdleOperations:
+    """Reconfigures and unloads variants that serve nobody."""
+
+    def __init__(self, server: Server, warmer: Warmer) -> None:
+        self._server = server
+        self._warmer = warmer
+
+    async def override(self, variant: Variant, changes: Mapping[str, Any]) -> ActionRecord:
+        """Load an idle variant with another config; empty changes mean the one on disk.
+
+        Args:
+            variant: must be loaded, and must not serve.
+            changes: fields of `OVERRIDABLE` only.
+        """
+        now_s = self._server.clock()
+        refuse = None
+        if variant.model in self._server.serving():
+            refuse = f"{variant.model} serves: switch away first, then reload it"
+        elif not changes.keys() <= OVERRIDABLE:
+            refuse = f"only {', '.join(sorted(OVERRIDABLE))} may be overridden"
+        elif variant.config is None:
+            refuse = f"{variant.model} is not loaded"
+        elif variant.operation is not None:
+            refuse = f"{variant.model}: {variant.operation} is under way"
+        else:
+            refuse = self._broken_promise(variant.model, {**variant.config, **changes})
+        if refuse is not None or variant.config is None:
+            return self._warmer.record(
+                variant, "load", Outcome.REFUSED, started_s=now_s, reason="override", error=refuse
+            )
+        disk = variant.override.disk if variant.override is not None else variant.config
+        sent = {**disk, **changes}
+        variant.override, variant.reapply = Override(sent, {}, disk), True
+        record = await self._warmer.work(variant, reason="override")
+        if not changes:
+            self._warmer.drop_override(variant)
+        elif variant.override is not None:
+            self._server.memory.overrides[variant.model] = variant.override
+            self._server.memory.save()
+        return record or self._warmer.record(
+            variant, "load", Outcome.NOTHING_TO_DO, started_s=now_s, reason="override"
+        )
+
+    def _broken_promise(self, model: str, config: Mapping[str, Any]) -> str | None:
+        """Return which alias could no longer be pointed at a model with such a config."""
+        for alias in self._server.users(model):
+            problems = () if alias.config is None else shape.fits(alias.config, config)
+            if problems:
+                return "; ".join(map(str, problems))
+        return None
+
+    async def unload(self, variant: Variant, *, reason: str) -> ActionRecord:
+        """Unload a variant on which, looked at now, no ensemble stands; wait until it is gone."""
+        server = self._server
+        started_s = server.clock()
+        async with self._warmer.lock:
+            user = await self._user_of(variant.model)
+            if user is not None or variant.operation is not None:
+                why = f"{user} points at {variant.model}" if user else "another operation runs"
+                return self._warmer.record(
+                    variant,
+                    "unload",
+                    Outcome.REFUSED,
+                    started_s=started_s,
+                    reason=reason,
+                    error=why,
+                )
+            variant.operation = "unload"
+            variant.ready = variant.proven = variant.warm = False
+            variant.hold_until_s = float("inf")  # until somebody asks for it
+            try:
+                await server.control.unload(variant.model, deadline_s=server.timing.answer_s)
+                gone = await self._await_gone(variant.model, started_s)
+            except TritonError as failure:
+                return self._warmer.emit(
+                    variant,
+                    "unload",
+                    Outcome.UNKNOWN,
+                    started_s=started_s,
+                    reason=reason,
+                    error=str(failure),
+                )
+            finally:
+                variant.operation, variant.config = None, None
+        error = None if gone else "it is still unloading: its memory is not free"
+        outcome = Outcome.DONE if gone else Outcome.UNKNOWN
+        return self._warmer.emit(
+            variant, "unload", outcome, started_s=started_s, reason=reason, error=error
+        )
+
+    async def _user_of(self, model: str) -> str | None:
+        """Ask the server which ensemble has a model among its steps."""
+        server, answer_s = self._server, self._server.timing.answer_s
+        for alias in server.aliases.values():
+            if alias.switching or alias.unsettled is not None:
+                return f"an operation on {alias.name} that is under way"
+        try:
+            states = await server.control.index(deadline_s=answer_s)
+        except TritonError as error:
+            return f"perhaps something (not looked: {error})"
+        loaded = {name for name, (state, _) in states.items() if state == "READY"}
+        for name in sorted(loaded | set(server.aliases)):
+            try:
+                config = await server.control.model_config(name, deadline_s=answer_s)
+            except TritonError as error:
+                if error.fault is Fault.NOT_FOUND:
+                    continue
+                return f"perhaps {name} (not looked: {error})"
+            if model in shape.steps_of(config):
+                return name
+        return None
+
+    async def _await_gone(self, model: str, started_s: float) -> bool:
+        server = self._server
+        while server.clock() - started_s < server.timing.unload_s:
+            states = await server.control.index(deadline_s=server.timing.answer_s)
+            if states.get(model, ("UNAVAILABLE", ""))[0] in ("UNAVAILABLE", ""):
+                return True
+            await asyncio.sleep(_POLL_S)
+        return False

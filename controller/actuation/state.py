@@ -1,0 +1,281 @@
+"""What the actuator knows of one server, and the little it remembers across its own death.
+
+Owns the mutable picture that the other parts of this package share, and its file. It must not
+talk to the server. Everything here is touched from one event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from controller.actuation import alias as shape
+from controller.actuation.client import TritonControl
+from controller.policy.model import AliasKind, ModelPolicy, Policy
+from controller.ports import ActionRecord
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Every waiting time of the actuator, in seconds."""
+
+    look_s: float = 0.25  # between looks at the aliases
+    index_s: float = 1.0  # between looks at the variants
+    request_s: float = 0.5  # between looks at whether clients get answers
+    idle_request_s: float = 5.0  # between requests of our own where clients send none
+    answer_s: float = 1.0  # deadline of a call that only asks
+    probe_s: float = 2.0  # deadline of a request of our own
+    patience_s: float = 1.0  # an `apply` returns by then, whatever Triton does
+    urgent_check_s: float = 0.05  # an escape waits no longer for a fresh look at its target
+    fresh_s: float = 0.25  # knowledge older than this is looked at again before a switch
+    alias_load_s: float = 30.0
+    variant_load_s: float = 600.0
+    unload_s: float = 60.0
+    settle_s: float = 60.0  # an operation that outlasted its deadline is given up after this
+    lost_s: float = 2.0  # one whose connection broke, which Triton has or has not got
+    refresh_s: float = 15.0  # between checks that loading an idle variant reloads nothing
+    warm_load_s: float = 0.05  # a load that takes longer has reloaded something
+    backoff_s: float = 1.0  # after a failed load; doubles
+    backoff_max_s: float = 60.0
+    stop_s: float = 3.0  # an action in flight is given this long when the daemon stops
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A config that a variant is to have instead of the one in its folder."""
+
+    sent: Mapping[str, Any]
+    expected: Mapping[str, Any]  # as the server tells it after the load
+    disk: Mapping[str, Any]  # as the server told it before; seen again: the override was lost
+
+
+@dataclass(slots=True)
+class Variant:
+    """One Triton model that can stand behind an alias."""
+
+    model: str
+    ready: bool = False
+    proven: bool = False  # it answered a request since it was last loaded
+    warm: bool = False  # loading it again reloads nothing
+    config: dict[str, Any] | None = None  # as it was when last verified
+    compared: tuple[dict[str, Any], dict[str, Any], str | None] | None = None  # with an alias
+    override: Override | None = None
+    reapply: bool = False  # the override was lost and is to be put back
+    operation: str | None = None  # load, unload, refresh: ours, under way
+    outlasted: ActionRecord | None = None  # that operation went out of sight
+    error: str | None = None
+    failures: int = 0
+    retry_s: float = 0.0  # not before
+    hold_until_s: float = 0.0  # somebody else unloaded it: not ours to load until then
+    checked_s: float = float("-inf")
+    refreshed_s: float = float("-inf")
+
+    def forget(self) -> None:
+        """Know nothing of its state on the server; what is wanted of it stays."""
+        self.ready = self.proven = self.warm = self.reapply = False
+        self.config = self.error = self.outlasted = self.operation = None
+        self.failures, self.retry_s, self.hold_until_s = 0, 0.0, 0.0
+        self.checked_s = self.refreshed_s = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """An operation whose outcome was lost from sight."""
+
+    record: ActionRecord
+    config: Mapping[str, Any]  # what was sent
+    until_s: float
+
+
+@dataclass(slots=True)
+class Alias:
+    """One name that clients call."""
+
+    policy: ModelPolicy
+    virtual: bool = True
+    config: dict[str, Any] | None = None  # the last good one; its step may be out of date
+    target: str | None = None  # Triton model name
+    marker: shape.Marker | None = None
+    baseline: tuple[shape.Marker | None, str | None] | None = None  # as it was adopted
+    trusted_baseline: bool = True  # an unsigned baseline is taken for Triton's doing only once
+    since_s: float | None = None
+    ready: bool | None = None
+    known: bool = False  # looked at since the server was last reached
+    writes: int = 0  # operations sent; a look that spans one is worthless
+    switching: bool = False  # an operation on it is under way
+    proof: asyncio.Task[None] | None = None
+    unsettled: Unsettled | None = None
+    held: str | None = None
+    held_until_s: float = 0.0
+    order: tuple[str, ...] = ()  # Triton model names, the fastest first
+    heals: int = 0
+    heal_after_s: float = 0.0
+    successes: int = 0
+    failed: int = 0
+    asked_s: float = float("-inf")  # the last request of our own through it
+    counted_s: float = float("-inf")
+
+    @property
+    def name(self) -> str:
+        """The name that clients call."""
+        return self.policy.name
+
+
+class Memory:
+    """The last good target of each alias and the overrides, in a small file; or nowhere."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.targets: dict[str, str] = {}
+        self.overrides: dict[str, Override] = {}
+        self.unsaved = False
+        if path is None:
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            targets, overrides = found["targets"], found["overrides"]
+            self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
+            self.overrides = {k: Override(**v) for k, v in overrides.items()}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _LOG.warning("%s cannot be read (%s): starting without it", path, error)
+
+    def remember(self, alias: str, target: str) -> None:
+        """Note the last good target of an alias; `save` writes it, off the loop."""
+        if self.targets.get(alias) != target:
+            self.targets[alias] = target
+            self.unsaved = True
+
+    def save(self) -> None:
+        """Replace the file as a whole, so that a death in between leaves the old one."""
+        self.unsaved = False
+        if self.path is None:
+            return
+        overrides = {name: asdict(override) for name, override in self.overrides.items()}
+        text = json.dumps({"targets": self.targets, "overrides": overrides})
+        fresh = self.path.with_name(f".{self.path.name}.new")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(self.path)
+        except OSError as error:
+            _LOG.warning("%s cannot be written (%s): not remembered", self.path, error)
+
+
+@dataclass(slots=True)
+class Server:
+    """The shared picture of one server."""
+
+    policy: Policy
+    control: TritonControl
+    owner: str
+    clock: Callable[[], float]
+    timing: Timing
+    memory: Memory
+    on_record: Callable[[ActionRecord], None]
+    on_step: Callable[[str, str], Awaitable[None]] | None = None
+    load_gate: Callable[[str], str | None] | None = None  # why a model must not be loaded now
+    aliases: dict[str, Alias] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
+    serial: int = 0
+    reachable: bool | None = None
+    refused: str | None = None  # what Triton said when it refused model control
+
+    def __post_init__(self) -> None:
+        self.set_policy(self.policy)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Look after what a policy names, and no longer after what it does not."""
+        self.policy = policy
+        kept, self.aliases = self.aliases, {}
+        for model in policy.models:
+            alias = kept.get(model.name) or Alias(model)
+            alias.policy, alias.virtual = model, model.alias is AliasKind.VIRTUAL
+            # The policy's file goes from the best to the fastest until somebody knows better.
+            order = tuple(variant.model for variant in reversed(model.variants))
+            if set(alias.order) != set(order):
+                alias.order = order
+            self.aliases[model.name] = alias
+        used, known = (
+            {name for alias in self.aliases.values() for name in alias.order},
+            self.variants,
+        )
+        self.variants = {name: known.get(name) or Variant(name) for name in sorted(used)}
+        for name, variant in self.variants.items():
+            if name not in known:
+                variant.override = self.memory.overrides.get(name)
+
+    def next_marker(self) -> shape.Marker:
+        """Return the signature of our next write."""
+        self.serial += 1
+        return shape.Marker(self.owner, self.serial)
+
+    def serving(self) -> frozenset[str]:
+        """Return the Triton models that stand behind an alias, or are about to."""
+        targets = {alias.target for alias in self.aliases.values()}
+        lost = {
+            shape.target_of(alias.unsettled.config)
+            for alias in self.aliases.values()
+            if alias.unsettled is not None
+        }
+        return frozenset(name for name in targets | lost if name is not None)
+
+    def users(self, variant: str) -> Iterator[Alias]:
+        """Yield the aliases that a variant could serve."""
+        return (alias for alias in self.aliases.values() if variant in alias.order)
+
+    def ready_configs(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the configs of those variants that are ready, in the order given."""
+        found = (self.variants.get(name) for name in names)
+        return [v.config for v in found if v is not None and v.ready and v.config is not None]
+
+    async def step(self, alias: str, name: str) -> None:
+        """Pass a boundary between two steps; tests inject faults here."""
+        if self.on_step is not None:
+            await self.on_step(alias, name)
+
+    def emit(self, record: ActionRecord) -> None:
+        """Hand a finished action over; a broken listener is no reason to stop acting."""
+        try:
+            self.on_record(record)
+        except Exception:  # noqa: BLE001 - whatever a listener does
+            _LOG.exception("an action could not be recorded: %s", record)
+
+
+def why_not(alias: Alias, variant: Variant) -> str | None:
+    """Return why an alias cannot be pointed at a variant now; None: it can."""
+    if variant.error is not None:
+        return variant.error
+    if not variant.ready or variant.config is None:
+        return f"{variant.model} is not loaded"
+    if variant.reapply:
+        return f"{variant.model} lost its override, which is being put back"
+    if variant.operation not in (None, "refresh"):
+        return f"{variant.model}: {variant.operation} is under way"
+    if alias.config is not None:
+        compared = variant.compared
+        # Asked at every tick: compared anew only when either config was read anew.
+        if compared is None or compared[0] is not alias.config or compared[1] is not variant.config:
+            problems = "; ".join(map(str, shape.fits(alias.config, variant.config)))
+            variant.compared = compared = (alias.config, variant.config, problems or None)
+        return compared[2]
+    return None
+
+
+def unusable(server: Server, alias: Alias) -> frozenset[str]:
+    """Return the variants that a decision should not name now.
+
+    Those are also the ones that have not answered a request yet, where another has.
+    """
+    variants = [server.variants[name] for name in alias.order]
+    able = [variant for variant in variants if why_not(alias, variant) is None]
+    proven = [variant for variant in able if variant.proven or variant.model == alias.target]
+    return frozenset(alias.order) - {variant.model for variant in proven or able}

@@ -1,0 +1,1 @@
+"""The `governor` command. Thin: it talks to the daemon's socket with the standard library."""

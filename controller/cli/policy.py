@@ -1,0 +1,129 @@
+"""`governor policy`: check policies, show what one means, print the JSON Schema.
+
+Owns the wording of these answers. It must not decide what a valid policy is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from controller.cli import output
+
+if TYPE_CHECKING:
+    from controller.policy.load import Policy, Problem
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `policy` and its subcommands."""
+    parser = subparsers.add_parser(
+        "policy",
+        help="check a policy, show what it means, print its schema",
+        description="Everything about policy files that needs no daemon.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    check = commands.add_parser(
+        "check",
+        help="say all that is wrong with policy files",
+        description="Say all that is wrong, one problem a line: file:line:column: path: problem. "
+        "Exit code 1 if there is any.",
+    )
+    check.add_argument("files", nargs="+", metavar="FILE", help="a policy; - is standard input")
+    check.add_argument("--json", action="store_true", help="print the problems as JSON")
+    check.set_defaults(run=run_check)
+    show = commands.add_parser(
+        "show",
+        help="show every effective value of a policy, defaults included",
+        description="Write a policy out in full, defaults and units included, as a policy.",
+    )
+    show.add_argument("file", metavar="FILE", help="a policy; - is standard input")
+    show.add_argument("--json", action="store_true", help="print it as JSON")
+    show.set_defaults(run=run_show)
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON Schema (draft 7), for editors",
+        description="Print the JSON Schema (draft 7) of a policy, for editors.",
+    )
+    schema.set_defaults(run=run_schema)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Print all problems of all files; return whether there were any."""
+    from controller.policy.load import PolicyError
+
+    problems: list[Problem] = []
+    for name in args.files:
+        try:
+            policy = _load(name)
+        except PolicyError as error:
+            problems += error.problems
+            if not args.json:
+                print(error)
+        else:
+            if not args.json:
+                shown = "<stdin>" if name == "-" else name
+                print(f"{shown}: fine, {_summary(policy)}")
+    if args.json:
+        output.print_json({"ok": not problems, "problems": [_to_json(item) for item in problems]})
+    elif problems:
+        count = len(problems)
+        print(f"{count} problem{'s' if count != 1 else ''}", file=sys.stderr)
+    return output.PROBLEM if problems else output.OK
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print the effective policy."""
+    from controller.policy.load import PolicyError
+    from controller.policy.render import policy_to_dict, policy_to_yaml
+
+    try:
+        policy = _load(args.file)
+    except PolicyError as error:
+        print(error, file=sys.stderr)
+        return output.PROBLEM
+    if args.json:
+        output.print_json(policy_to_dict(policy))
+    else:
+        print(policy_to_yaml(policy), end="")
+    return output.OK
+
+
+def run_schema(_args: argparse.Namespace) -> int:
+    """Print the JSON Schema."""
+    from controller.policy.json_schema import schema_text
+
+    print(schema_text(), end="")
+    return output.OK
+
+
+def _load(name: str) -> Policy:
+    from controller.policy.load import load_policy, parse_raw
+
+    if name != "-":
+        return load_policy(name)
+    from controller.policy.positions import MAX_BYTES
+
+    return parse_raw(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
+
+
+def _summary(policy: Policy) -> str:
+    models = len(policy.models)
+    variants = sum(len(model.variants) for model in policy.models)
+    return (
+        f"{models} model{'s' if models != 1 else ''} with "
+        f"{variants} variant{'s' if variants != 1 else ''}, "
+        f"a decision every {round(policy.tick_s * 1000, 1):g} ms, mode {policy.mode}"
+    )
+
+
+def _to_json(problem: Problem) -> dict[str, Any]:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "path": problem.path,
+        "message": problem.message,
+        "suggestion": problem.suggestion,
+    }

@@ -1,0 +1,388 @@
+"""The daemon's JSON as text that people like to read.
+
+Owns what `status`, `explain` and `history` show and in which words. It must not
+read a terminal, a clock or a socket, and survives JSON with parts missing. Text from the daemon may
+come from anybody: nothing unprintable of it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from controller.cli.table import (
+    GAP,
+    NONE,
+    Column,
+    Json,
+    Paper,
+    clean,
+    duration,
+    list_of,
+    milliseconds,
+    number_of,
+    part_of,
+    percent,
+    table,
+)
+
+_GIB: Final = 2**30
+_UNBREAKABLE: Final = "\N{NO-BREAK SPACE}"
+
+
+def render_status(status: Json, paper: Paper) -> str:
+    """Return the daemon, its sources and a table of its models."""
+    lines = _head(status, paper)
+    lines += [_fitted(paper, "!", note, "warn") for note in _notes(status)]
+    lines.append("")
+    now_unix_s = number_of(status, "time_unix_s")
+    lines += table(
+        _STATUS_COLUMNS,
+        list_of(status, "models"),
+        paper,
+        lambda model: _model_notes(model, now_unix_s),
+    )
+    return "\n".join(lines)
+
+
+def render_last(models: Sequence[Json], age_s: float, paper: Paper) -> str:
+    """Return the models' last known states, marked old."""
+    title = paper.ink(f"OLD: the last state in the journal, {duration(age_s)} ago", "warn")
+    return "\n".join([title, "", *table(_LAST_COLUMNS, models, paper, lambda _: [])])
+
+
+def render_explanation(entry: Json, paper: Paper) -> str:
+    """Return one model's paragraph and the candidates that were compared."""
+    decision = entry.get("decision") or {}
+    target = decision.get("target") or decision.get("serving")
+    rows = [
+        {**row, "chosen": row.get("variant") == target} for row in list_of(decision, "candidates")
+    ]
+    lines = textwrap.wrap(clean(entry.get("text") or ""), min(paper.width, 100))
+    if rows:
+        lines += ["", *table(_CANDIDATE_COLUMNS, rows, paper, lambda _: [])]
+    return "\n".join(lines)
+
+
+def render_history(actions: Sequence[Json], paper: Paper, local: Callable[[float], str]) -> str:
+    """Return a table of actions; `local` spells a Unix time."""
+    if not actions:
+        return "no actions yet"
+    columns = (
+        Column(
+            "TIME", 0, lambda a: (local(number_of(a, "time_unix_s") or 0.0), "dim"), right=False
+        ),
+        *_ACTION_COLUMNS,
+    )
+    return "\n".join(table(columns, actions, paper, _action_notes))
+
+
+def local_time(time_unix_s: float) -> str:
+    """Return a Unix time as the clock on the wall shows it, with the date."""
+    import time
+
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(time_unix_s))
+
+
+def _head(status: Json, paper: Paper) -> list[str]:
+    daemon, triton, host = (
+        part_of(status, "daemon"),
+        part_of(status, "triton"),
+        part_of(status, "host"),
+    )
+    process, tick = part_of(status, "process"), part_of(status, "tick_ms")
+    switch = part_of(part_of(status, "actions"), "switch_ms")
+    tick_s = number_of(daemon, "tick_s")
+    tick_text = None if tick_s is None else f"tick {milliseconds(tick_s * 1e3)} ms"
+    if tick_text and number_of(tick, "p99") is not None:
+        tick_text += f" (takes {milliseconds(number_of(tick, 'p99'))})"
+    mode = clean(daemon.get("mode") or "")
+    lines = [
+        _fitted(
+            paper,
+            "governor",
+            _joined(
+                clean(daemon.get("version") or ""),
+                "paused" if daemon.get("paused") else mode,
+                f"up {duration(number_of(daemon, 'uptime_s'))}",
+                tick_text,
+                _percent_of(number_of(process, "cpu_ratio"), "of a core"),
+                _bytes(number_of(process, "rss_bytes")),
+            ),
+        ),
+        _fitted(
+            paper,
+            "triton",
+            _joined(
+                clean(triton.get("version") or ""),
+                "up" if triton.get("up") else "does not answer",
+                clean(triton.get("grpc") or ""),
+                _switches(switch),
+            ),
+            "" if triton.get("up") else "bad",
+        ),
+    ]
+    gpus, load = list_of(status, "gpu"), number_of(host, "load_1m")
+    lines += [_fitted(paper, f"gpu {g.get('index', '')}", _gpu(g)) for g in gpus]
+    lines.append(
+        _fitted(
+            paper,
+            "host",
+            _joined(
+                _percent_of(number_of(host, "cpu_ratio"), "busy"),
+                None if load is None else f"load {load:.1f}",
+                _of(number_of(host, "memory_used_bytes"), number_of(host, "memory_total_bytes")),
+                None if gpus else "gpu: none",
+            ),
+        )
+    )
+    return lines
+
+
+def _notes(status: Json) -> list[str]:
+    """Return a sentence for everything that is not as it should be."""
+    daemon, triton = part_of(status, "daemon"), part_of(status, "triton")
+    now = number_of(status, "time_unix_s")
+    notes: list[str] = []
+    if daemon.get("paused"):
+        notes.append(_by_whom("paused", daemon["paused"], now))
+    if daemon.get("policy_error"):
+        notes.append(f"the changed policy was refused: {clean(daemon['policy_error'])}")
+    limits = (daemon.get("advice"), triton.get("capability"))
+    notes += [clean(text) for text in dict.fromkeys(str(text) for text in limits if text)]
+    notes += [
+        f"source {clean(source.get('name'))} is down: {clean(source.get('error') or 'no reason')}"
+        for source in list_of(status, "sources")
+        if not source.get("up")
+    ]
+    notes += [
+        f"gpu {gpu.get('index')}: {clean(gpu['error'])}"
+        for gpu in list_of(status, "gpu")
+        if gpu.get("error")
+    ]
+    for name in ("journal", "mqtt"):
+        part = part_of(status, name)
+        if part and not part.get("up"):
+            notes.append(f"{name} is down: {clean(part.get('error') or 'no reason')}")
+        if part.get("dropped"):
+            notes.append(f"{name}: {part['dropped']} records dropped")
+    return notes
+
+
+def _model_notes(model: Json, now: float | None) -> list[str]:
+    notes = []
+    if model.get("pinned"):
+        pin = model["pinned"]
+        variant = clean(pin.get("variant") if isinstance(pin, Mapping) else pin)
+        notes.append(_by_whom(f"pinned to {variant}", pin, now))
+    if model.get("paused"):
+        notes.append(_by_whom("paused", model["paused"], now))
+    if model.get("held"):
+        notes.append(f"held: {clean(model['held'])}; `governor resume` ends it")
+    if model.get("failed_actions"):
+        notes.append(f"{model['failed_actions']} actions failed; see `governor history`")
+    return notes
+
+
+def _action_notes(action: Json) -> list[str]:
+    return [clean(action["error"])] if action.get("error") else []
+
+
+def _by_whom(what: str, entry: Any, now_unix_s: float | None) -> str:
+    if not isinstance(entry, Mapping):
+        return what
+    text = what + (f" by {clean(entry['who'])}" if entry.get("who") else "")
+    until = number_of(entry, "until_unix_s")
+    if until is not None and now_unix_s is not None:
+        text += f" for another {duration(until - now_unix_s)}"
+    return text + (f": {clean(entry['why'])}" if entry.get("why") else "")
+
+
+def _fitted(paper: Paper, label: str, text: str, style: str = "") -> str:
+    """Return a label and its text, the text wrapped beside the label."""
+    body = textwrap.wrap(text, max(paper.width - 10, 20)) or [""]
+    first, *rest = (piece.replace(_UNBREAKABLE, " ") for piece in body)
+    lines = [f"{paper.ink(f'{label:<8}', style or 'dim')}{GAP}{paper.ink(first, style)}"]
+    return "\n".join([*lines, *(" " * 10 + paper.ink(piece, style) for piece in rest)])
+
+
+def _joined(*parts: str | None) -> str:
+    """Join phrases so that a line breaks between them, never inside one."""
+    return "   ".join(part.replace(" ", _UNBREAKABLE) for part in parts if part)
+
+
+def _percent_of(value: float | None, of_what: str) -> str | None:
+    return None if value is None else f"{percent(value)} % {of_what}"
+
+
+def _switches(switch: Json) -> str | None:
+    if not switch.get("count"):
+        return None
+    return (
+        f"{switch['count']} switches, {milliseconds(number_of(switch, 'p50'))} ms median,"
+        f" {milliseconds(number_of(switch, 'p99'))} ms p99"
+    )
+
+
+def _bytes(value: float | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value / _GIB:.1f} GiB" if value >= _GIB else f"{value / 2**20:.0f} MiB"
+
+
+def _of(used: float | None, total: float | None) -> str | None:
+    if used is None:
+        return None
+    return f"{used / _GIB:.1f} of {total / _GIB:.1f} GiB" if total else _bytes(used)
+
+
+def _gpu(gpu: Json) -> str:
+    reasons = gpu.get("throttle_reasons")
+    throttle = reasons if isinstance(reasons, list) else []
+    return _joined(
+        clean(gpu.get("name") or ""),
+        _percent_of(number_of(gpu, "utilization_ratio"), "busy"),
+        _of(number_of(gpu, "memory_used_bytes"), number_of(gpu, "memory_total_bytes")),
+        _whole(number_of(gpu, "temperature_celsius"), "C"),
+        _whole(number_of(gpu, "power_watts"), "W"),
+        f"throttled: {clean(', '.join(map(str, throttle)))}" if throttle else None,
+    )
+
+
+def _whole(value: float | None, unit: str) -> str | None:
+    return None if value is None else f"{value:.0f} {unit}"
+
+
+def _name(key: str, style: str = "") -> Callable[[Json], tuple[str, str]]:
+    return lambda row: (clean(row.get(key) or NONE), style)
+
+
+def _ms(key: str) -> Callable[[Json], tuple[str, str]]:
+    return lambda row: (milliseconds(number_of(row, key)), "")
+
+
+def _share(key: str, digits: int = 0) -> Callable[[Json], tuple[str, str]]:
+    return lambda row: (percent(number_of(row, key), digits), "")
+
+
+def _number(key: str, digits: int) -> Callable[[Json], tuple[str, str]]:
+    def cell(row: Json) -> tuple[str, str]:
+        value = number_of(row, key)
+        return (NONE if value is None else f"{value:.{digits}f}"), ""
+
+    return cell
+
+
+def _against_goal(key: str) -> Callable[[Json], tuple[str, str]]:
+    def cell(row: Json) -> tuple[str, str]:
+        value, goal = number_of(row, key), number_of(part_of(row, "objective"), "latency_ms")
+        late = value is not None and goal is not None and value > goal
+        return milliseconds(value), "bad" if late else ""
+
+    return cell
+
+
+def _met(row: Json) -> tuple[str, str]:
+    value = number_of(row, "attainment")
+    goal = number_of(part_of(row, "objective"), "percentile")
+    if value is None or goal is None:
+        return percent(value, 2), ""
+    return percent(value, 2), "good" if 100.0 * value >= goal else "bad"
+
+
+def _goal(row: Json) -> tuple[str, str]:
+    objective = part_of(row, "objective")
+    return milliseconds(number_of(objective, "latency_ms")), ""
+
+
+def _reason(row: Json) -> tuple[str, str]:
+    reason = clean(row.get("reason") or NONE).replace("_", " ")
+    return reason, "" if reason in ("steady", "best feasible") else "warn"
+
+
+def _since(row: Json) -> tuple[str, str]:
+    return duration(number_of(row, "serving_for_s")), ""
+
+
+def _age(row: Json) -> tuple[str, str]:
+    return duration(number_of(row, "age_s")), "warn"
+
+
+def _verdict(row: Json) -> tuple[str, str]:
+    if row.get("excluded"):
+        return clean(row["excluded"]).replace("_", " "), "dim"
+    if not row.get("known"):
+        return "not measured", "dim"
+    return ("meets it", "good") if row.get("feasible") else ("would miss", "bad")
+
+
+def _chosen(row: Json) -> tuple[str, str]:
+    name = clean(row.get("variant") or NONE)
+    return (f"> {name}", "bold") if row.get("chosen") else (f"  {name}", "")
+
+
+_STATUS_COLUMNS: Final = (
+    Column("MODEL", 0, _name("name", "bold"), right=False),
+    Column("SERVING", 1, _name("serving"), right=False),
+    Column("FOR", 11, _since),
+    Column("QUALITY", 9, _number("quality", 3)),
+    Column("RATE/S", 2, _number("rate_rps", 0)),
+    Column("QUEUE", 8, _number("queue", 0)),
+    Column("PRED MS", 5, _against_goal("predicted_p99_ms")),
+    Column("P99 MS", 3, _against_goal("measured_p99_ms")),
+    Column("GOAL MS", 4, _goal),
+    Column("MET %", 6, _met),
+    Column("BURN", 13, _number("burn_rate", 1)),
+    Column("EFF.Q", 10, _number("effective_quality", 3)),
+    Column("SWITCHES", 12, _number("switches", 0)),
+    Column("WHY", 7, _reason, right=False),
+)
+
+_LAST_COLUMNS: Final = (
+    Column("MODEL", 0, _name("name", "bold"), right=False),
+    Column("SERVED", 1, _name("serving"), right=False),
+    Column("AGE", 2, _age),
+    Column("RATE/S", 3, _number("rate_rps", 0)),
+    Column("QUEUE", 5, _number("queue", 0)),
+    Column("PRED MS", 4, _ms("predicted_p99_ms")),
+    Column("WHY", 6, _reason, right=False),
+)
+
+_CANDIDATE_COLUMNS: Final = (
+    Column("  VARIANT", 0, _chosen, right=False),
+    Column("QUALITY", 1, _number("quality", 3)),
+    Column("SERVICE MS", 7, _ms("service_ms")),
+    Column("LOAD %", 4, _share("utilization_ratio")),
+    Column("P50 MS", 6, _ms("p50_ms")),
+    Column("P99 MS", 2, _ms("p99_ms")),
+    Column("LATE %", 3, _share("miss_ratio", 2)),
+    Column("VALUE", 8, _number("value", 3)),
+    Column("VERDICT", 5, _verdict, right=False),
+)
+
+
+def _outcome(row: Json) -> tuple[str, str]:
+    outcome = clean(row.get("outcome") or NONE)
+    style = {"done": "good", "nothing_to_do": "dim", "busy": "dim"}.get(outcome, "bad")
+    return outcome.replace("_", " "), style
+
+
+def _seconds_as_ms(key: str) -> Callable[[Json], tuple[str, str]]:
+    def cell(row: Json) -> tuple[str, str]:
+        value = number_of(row, key)
+        return milliseconds(None if value is None else value * 1e3), ""
+
+    return cell
+
+
+_ACTION_COLUMNS: Final = (
+    Column("MODEL", 1, _name("model", "bold"), right=False),
+    Column("ACTION", 2, _name("kind"), right=False),
+    Column("FROM", 6, _name("source"), right=False),
+    Column("TO", 3, _name("target"), right=False),
+    Column("OUTCOME", 4, _outcome, right=False),
+    Column("MS", 5, _seconds_as_ms("switch_s")),
+    Column("PROVEN MS", 8, _seconds_as_ms("transaction_s")),
+    Column("WHY", 7, _reason, right=False),
+)

@@ -1,0 +1,1 @@
+"""The daemon: wires the parts, runs the loop, and is what operators talk to."""

@@ -1,0 +1,379 @@
+"""The loop: observe, decide, act, tell; and the order in which everything starts and stops.
+
+Owns the lifetime of the parts. It must not hold logic of theirs: what is decided is the core's,
+what is done the actuator's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from controller import __version__
+from controller.actuation.actuator import Actuator
+from controller.daemon.control import DaemonControl
+from controller.daemon.meters import Durations, ProcessMeter
+from controller.daemon.operator import OperatorWishes
+from controller.daemon.prober import Prober
+from controller.daemon.status import bus_view
+from controller.interfaces.admin import AdminServer
+from controller.interfaces.mqtt import MqttBus
+from controller.interfaces.sdnotify import ServiceManager
+from controller.journal.journal import Journal
+from controller.journal.paths import default_journal
+from controller.planning.core import GovernorCore
+from controller.planning.decision import Decision
+from controller.policy.load import PolicyError, load_policy
+from controller.policy.model import Mode, Policy
+from controller.ports import ActionRecord, Outcome
+from controller.telemetry.hub import Reading, Telemetry
+from controller.telemetry.observation import ActionCost, ModelReading, Observation
+
+_LOG = logging.getLogger("governor")
+
+_READ_SHARE: Final = 0.5  # of a tick that a reading may wait for Triton
+_SAVE_EVERY_S: Final = 5.0
+_TELL_EVERY_S: Final = 1.0
+_STOP_S: Final = 5.0  # each part has so long to stop
+_FRESHENS: Final = frozenset({"load", "reload", "resize", "heal"})  # variants run cold after these
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    policy_file: Path
+    socket: Path
+    ablation: str | None = None
+    advice: str | None = None
+
+
+class Daemon:
+    """One governor of one Triton."""
+
+    def __init__(self, policy: Policy, options: Options) -> None:
+        self.version = __version__
+        self.pid = os.getpid()
+        self.policy = policy
+        self.policy_file = options.policy_file
+        self.policy_error: str | None = None
+        self._started_s = time.monotonic()
+        journal_path = policy.journal.path
+        self.journal = Journal(
+            Path(journal_path) if journal_path else default_journal(), policy.journal.max_bytes
+        )
+        self.core = GovernorCore(policy, ablation=options.ablation)
+        self.telemetry = Telemetry(policy)
+        self.actuator = Actuator(
+            policy, on_record=self._recorded, state_file=self.journal.path.with_name("alias.json")
+        )
+        self.wishes = OperatorWishes(time.time)
+        self.control = DaemonControl(self)
+        self.bus: MqttBus | None = None
+        self.observation: Observation | None = None
+        self.readings: dict[str, ModelReading] = {}
+        self.decisions: dict[str, Decision] = {}
+        self.triton_version: str | None = None
+        self.triton_up = False
+        self.switches, self.transactions, self.ticks = Durations(), Durations(), Durations()
+        self.switch_counts: Counter[str] = Counter()
+        self.failure_counts: Counter[str] = Counter()
+        self.process = ProcessMeter(time.monotonic)
+        self._manager = ServiceManager()
+        self._admin = AdminServer(self.control, options.socket)
+        self._prober = Prober(self.core)
+        self._actions: list[ActionCost] = []
+        self._acting: dict[str, asyncio.Task[None]] = {}
+        self._stopping = asyncio.Event()
+        self._sequence = 0
+        self._saved_s = self._told_s = self._watched_s = self._started_s
+        self._advised: dict[str, str | None] = {}
+        self._failed_ticks = 0
+        self._restored = False
+        self._refused: str | None = None  # the last refusal that was logged
+
+    @property
+    def uptime_s(self) -> float:
+        """Return the seconds since the daemon was made."""
+        return time.monotonic() - self._started_s
+
+    @property
+    def advice(self) -> str | None:
+        """Return why the governor only advises, if so."""
+        if self.policy.mode is Mode.ADVISE:
+            return "the policy says mode: advise"
+        capability = self.actuator.capability
+        return None if capability.can_act else str(capability)
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until `stop` is called; then stop everything in order.
+
+        Raises AdminSocketError when the socket cannot be opened.
+        """
+        await self._admin.start()
+        try:
+            await asyncio.to_thread(self.journal.open)
+            self._restore()
+            await self.telemetry.start()
+            await self.actuator.start()
+            self._start_bus()
+            gc.collect()
+            gc.freeze()  # what is imported by now stays: collections in a tick become short
+            await self._loop()
+        finally:
+            await self._shut_down()
+
+    def stop(self) -> None:
+        """Ask the loop to end after the present tick."""
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Read the policy file again; a bad one changes nothing but the status."""
+        self._manager.reloading()
+        try:
+            policy = load_policy(self.policy_file)
+        except (PolicyError, OSError) as error:
+            self.policy_error = str(error)
+            _LOG.error("the policy was not taken, the last good one stays: %s", error)
+            self.journal.event("policy", None, "a bad policy was refused", {"error": str(error)})
+        else:
+            self._take(policy)
+        self._manager.ready()
+
+    def _take(self, policy: Policy) -> None:
+        restart = [
+            name
+            for name in ("triton", "journal", "mqtt")
+            if getattr(policy, name) != getattr(self.policy, name)
+        ]
+        self.policy_error = (
+            f"taken, but {', '.join(restart)} changed: restart the daemon for that"
+            if restart
+            else None
+        )
+        self.policy = policy
+        self.core.set_policy(policy)
+        self.telemetry.set_policy(policy)
+        self._followed = asyncio.create_task(self.actuator.set_policy(policy), name="new-policy")
+        names = {model.name for model in policy.models}
+        self.decisions = {k: v for k, v in self.decisions.items() if k in names}
+        self.journal.event("policy", None, "a new policy is in force", {"sha256": policy.sha256})
+        _LOG.info("a new policy is in force%s", f" ({self.policy_error})" if restart else "")
+
+    def _start_bus(self) -> None:
+        if self.policy.mqtt is not None:
+            node = self.policy.mqtt.node or socket.gethostname()
+            try:
+                self.bus = MqttBus(self.policy.mqtt, self.control, node=node)
+            except ValueError as error:
+                _LOG.error("no bus: %s; set mqtt.node in the policy", error)
+                return
+            self._bus_task = asyncio.create_task(self.bus.run(), name="mqtt")
+
+    async def _shut_down(self) -> None:
+        """Stop in order: no commands, the action in flight, the bus, systemd, everything else."""
+        _LOG.info("stopping")
+        await self._bounded("the admin socket", self._admin.stop())
+        await self._bounded("actuation", self.actuator.stop())
+        for task in self._acting.values():
+            task.cancel()
+        if self.bus is not None:
+            await self._bounded("mqtt", self.bus.stop())
+            self._bus_task.cancel()
+        self._manager.stopping()
+        await self._bounded("telemetry", self.telemetry.stop())
+        await self._bounded("probing", self._prober.stop())
+        self._save()
+        await self._bounded("the journal", asyncio.to_thread(self.journal.close))
+        self._manager.close()
+
+    @staticmethod
+    async def _bounded(what: str, work: object) -> None:
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await work  # type: ignore[misc]
+        except TimeoutError:
+            _LOG.warning("%s did not stop in %g s; left behind", what, _STOP_S)
+        except Exception:  # noqa: BLE001 - the next part must still be stopped
+            _LOG.exception("stopping %s failed", what)
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        next_s = time.monotonic()
+        ready = False
+        while not self._stopping.is_set():
+            try:
+                await self._tick()
+                self._after_tick()
+            except Exception:  # noqa: BLE001
+                # A tick that fails must not end the service: Triton serves on as it is.
+                self._failed_ticks += 1
+                if self._failed_ticks <= 10 or self._failed_ticks % 1000 == 0:
+                    _LOG.exception("tick %d failed", self._sequence)
+            else:
+                if not ready:
+                    ready = True
+                    self._manager.ready()
+                    _LOG.info("governing %s", ", ".join(m.name for m in self.policy.models))
+            now_s = time.monotonic()
+            next_s = max(next_s + self.policy.tick_s, now_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + next_s - now_s):
+                    await self._stopping.wait()
+
+    async def _tick(self) -> None:
+        began_s = time.monotonic()
+        reading = await self.telemetry.read(self.policy.tick_s * _READ_SHARE)
+        for what, model in self.wishes.expire():
+            self.journal.event(f"{what} ended", model, f"the {what} ran out")
+        self.readings = self.wishes.overlay(self.actuator.readings(reading.now_s))
+        observation = self._observe(reading)
+        self.observation = observation
+        decisions = self.core.step(observation)
+        for decision in decisions:
+            self.decisions[decision.model] = decision
+            self._carry_out(decision)
+        self.ticks.add(time.monotonic() - began_s)
+        for decision in decisions:
+            self.journal.decision(decision)
+        if self.triton_up and self.advice is None:
+            self._prober.send(self.core.probes(observation), self.actuator)
+
+    def _observe(self, reading: Reading) -> Observation:
+        if reading.triton_up != self.triton_up:
+            word = "is there" if reading.triton_up else "is gone"
+            self.journal.event(
+                "triton", None, f"Triton {word}", {"version": reading.triton_version}
+            )
+            _LOG.warning("Triton at %s %s", self.policy.triton.grpc, word)
+        self.triton_up = reading.triton_up
+        self.triton_version = reading.triton_version or self.triton_version
+        self._sequence += 1
+        actions, self._actions = tuple(self._actions), []
+        return Observation(
+            now_s=reading.now_s,
+            sequence=self._sequence,
+            models=self.readings,
+            variants=reading.variants,
+            window_s=reading.window_s,
+            readings_age_s=reading.readings_age_s,
+            gpus=reading.gpus,
+            host=reading.host,
+            batch_samples=reading.batch_samples,
+            request_samples=reading.request_samples,
+            actions=actions,
+            probes=self._prober.take(),
+            sources=reading.sources,
+        )
+
+    def _carry_out(self, decision: Decision) -> None:
+        if not decision.changes:
+            return
+        if self.advice is not None:
+            if self._advised.get(decision.model) != decision.target:
+                self._advised[decision.model] = decision.target
+                _LOG.info("advice: %s to %s (%s)", decision.model, decision.target, decision.reason)
+            return
+        acting = self._acting.get(decision.model)
+        if acting is not None and not acting.done():
+            return
+        self._acting[decision.model] = asyncio.create_task(self._apply(decision))
+
+    async def _apply(self, decision: Decision) -> None:
+        try:
+            record = await self.actuator.apply(decision)
+            if record.outcome is Outcome.REFUSED and record.error != self._refused:
+                self._refused = record.error
+                _LOG.warning("%s to %s refused: %s", decision.model, decision.target, record.error)
+        except Exception:  # noqa: BLE001 - a bug there must not end the loop
+            _LOG.exception("switching %s to %s failed", decision.model, decision.target)
+
+    def _recorded(self, record: ActionRecord) -> None:
+        """Take in what the actuator did."""
+        self.journal.action(record)
+        good = record.outcome in {Outcome.DONE, Outcome.NOTHING_TO_DO}
+        if record.kind == "switch" and record.outcome is Outcome.DONE:
+            self.switch_counts[record.model] += 1
+        if record.switch_s is not None and record.kind == "switch":
+            self.switches.add(record.switch_s)
+        if record.transaction_s is not None and record.kind == "switch" and good:
+            self.transactions.add(record.transaction_s)
+        if record.outcome in {Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.UNKNOWN}:
+            self.failure_counts[record.model] += 1
+            _LOG.warning(
+                "%s of %s to %s: %s: %s",
+                record.kind,
+                record.model,
+                record.target,
+                record.outcome,
+                record.error,
+            )
+        now_s = time.monotonic()
+        duration_s = record.transaction_s or record.switch_s or 0.0
+        self._actions.append(
+            ActionCost(record.kind, record.model, record.target or "", duration_s, now_s, ok=good)
+        )
+        if record.kind in _FRESHENS and record.target is not None:
+            self.telemetry.note_action(record.target, record.started_s)
+            self.telemetry.note_action(record.target, now_s)
+
+    def _after_tick(self) -> None:
+        now_s = time.monotonic()
+        interval_s = self._manager.watchdog_interval_s
+        if interval_s is not None and now_s - self._watched_s >= interval_s / 2:
+            self._watched_s = now_s
+            self._manager.watchdog()
+        if now_s - self._saved_s >= _SAVE_EVERY_S:
+            self._saved_s = now_s
+            self._save()
+        if now_s - self._told_s >= _TELL_EVERY_S:
+            self._told_s = now_s
+            self.process.view()
+            for model in self.policy.models:
+                self.actuator.set_speed_order(model.name, self.core.speed_order(model.name))
+            self._manager.status(self._summary())
+            if self.bus is not None:
+                self.bus.publish_state(bus_view(self.control.status()["models"]))
+
+    def _summary(self) -> str:
+        if not self.triton_up:
+            return f"waiting for Triton at {self.policy.triton.grpc}"
+        parts = [
+            f"{d.model}: {d.serving or 'nothing'} ({d.reason}), {d.rate_rps:.0f}/s"
+            for d in self.decisions.values()
+        ]
+        return "; ".join(parts)
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if not self._restored:
+            # Nothing may replace what is stored before it was read.
+            self._restore()
+            return
+        self.journal.save_learned("core", self.core.state())
+        self.journal.save_learned("operator", self.wishes.state())
+
+    def _restore(self) -> None:
+        if not self.journal.health()["up"]:
+            return
+        self._restored = True
+        learned = self.journal.load_learned("core")
+        if isinstance(learned, dict):
+            for problem in self.core.restore(learned):
+                _LOG.warning("learned data: %s", problem)
+                self.journal.event("learned", None, problem)
+        self.wishes.restore(self.journal.load_learned("operator"), self.policy)
+        self.journal.event("start", None, f"governor {self.version} started", {"pid": self.pid})

@@ -1,0 +1,153 @@
+"""What `governor status` and `explain` show, put together from the parts.
+
+Owns the shape of the status document. It must not change anything.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from controller.interfaces.views import decision_view, json_ready, ms, source_view
+from controller.planning.decision import Decision
+from controller.planning.explain import explain_decision
+from controller.policy.model import ModelPolicy
+from controller.telemetry.observation import ModelReading
+
+if TYPE_CHECKING:
+    from controller.daemon.loop import Daemon
+
+STATUS_VERSION = 1
+_NOT_ON_THE_BUS = frozenset({"candidates", "serving_for_s"})
+
+
+def status(daemon: Daemon) -> dict[str, Any]:
+    """Return everything `governor status` shows, JSON-ready."""
+    observation = daemon.observation
+    acting = daemon.actuator.describe()
+    return {
+        "version": STATUS_VERSION,
+        "time_unix_s": time.time(),
+        "daemon": _daemon(daemon),
+        "triton": {
+            "grpc": daemon.policy.triton.grpc,
+            "version": daemon.triton_version,
+            "up": daemon.triton_up,
+            "capability": _limits(daemon),
+            "lease": "held" if acting.get("lease") else None,
+            "variants": acting["variants"],
+        },
+        "gpu": json_ready(observation.gpus) if observation else [],
+        "host": json_ready(observation.host) if observation else {},
+        "sources": [source_view(s) for s in observation.sources] if observation else [],
+        "models": [_model(daemon, model) for model in daemon.policy.models],
+        "actions": {
+            "switch_ms": daemon.switches.view(),
+            "transaction_ms": daemon.transactions.view(),
+        },
+        "tick_ms": daemon.ticks.view(),
+        "process": daemon.process.view(),
+        "journal": daemon.journal.health(),
+        "mqtt": None if daemon.bus is None else daemon.bus.health(),
+    }
+
+
+def _limits(daemon: Daemon) -> str | None:
+    """Return what the governor cannot do on this server, if anything."""
+    capability = daemon.actuator.capability
+    return None if capability.can_act and capability.why is None else str(capability)
+
+
+def _daemon(daemon: Daemon) -> dict[str, Any]:
+    everything = daemon.wishes.pauses.get(None)
+    return {
+        "version": daemon.version,
+        "pid": daemon.pid,
+        "uptime_s": round(daemon.uptime_s, 3),
+        "mode": daemon.policy.mode.value,
+        "tick_s": daemon.policy.tick_s,
+        "policy_file": str(daemon.policy_file),
+        "policy_sha256": daemon.policy.sha256,
+        "policy_error": daemon.policy_error,
+        "paused": None if everything is None else asdict(everything),
+        "advice": daemon.advice,
+    }
+
+
+def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
+    reading = daemon.readings.get(policy.name) or ModelReading(policy.name, None)
+    decision = daemon.decisions.get(policy.name)
+    score = daemon.core.score(policy.name)
+    coverage, factors = daemon.core.calibration(policy.name)
+    pin = daemon.wishes.pins.get(policy.name)
+    serving = next((v for v in policy.variants if v.model == reading.serving), None)
+    chosen = _candidate(decision, serving.name if serving else None)
+    return {
+        "name": policy.name,
+        "serving": serving.name if serving else None,
+        "serving_model": reading.serving,
+        "serving_for_s": None
+        if reading.since_s is None or daemon.observation is None
+        else round(daemon.observation.now_s - reading.since_s, 3),
+        "desired": decision.desired if decision else None,
+        "reason": decision.reason.value if decision else None,
+        "quality": serving.quality if serving else None,
+        "pinned": None if pin is None else asdict(pin),
+        "paused": reading.paused,
+        "held": reading.held,
+        "objective": {
+            "latency_ms": ms(policy.objective.latency_s),
+            "percentile": policy.objective.percentile,
+        },
+        "rate_rps": decision.rate_rps if decision else None,
+        "queue": decision.backlog_requests if decision else None,
+        "backlog_ms": ms(decision.backlog_s) if decision else None,
+        "predicted_p99_ms": ms(chosen.p99_s) if chosen else None,
+        "measured_p99_ms": ms(score.measured_s),
+        "attainment": score.attainment,
+        "burn_rate": score.burn_rate,
+        "effective_quality": score.effective_quality,
+        "switches": daemon.switch_counts.get(policy.name, 0),
+        "failed_actions": daemon.failure_counts.get(policy.name, 0),
+        "calibration": {
+            "coverage": coverage,
+            "factor": factors.get(reading.serving or "", 1.0),
+            "factors": factors,
+        },
+        "candidates": decision_view(decision)["candidates"] if decision else [],
+    }
+
+
+def bus_view(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the bus tells of each model: no candidates, nothing that only counts time."""
+    return [
+        {key: value for key, value in model.items() if key not in _NOT_ON_THE_BUS}
+        for model in models
+    ]
+
+
+def _candidate(decision: Decision | None, variant: str | None) -> Any:
+    if decision is None or variant is None:
+        return None
+    return next((c for c in decision.candidates if c.variant == variant), None)
+
+
+def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
+    """Return the newest decisions in plain English. Raises KeyError for an unknown model."""
+    wanted = [daemon.policy.model(model)] if model is not None else list(daemon.policy.models)
+    models: list[dict[str, Any]] = []
+    for policy in wanted:
+        decision = daemon.decisions.get(policy.name)
+        if decision is None:
+            text = f"{policy.name}: nothing was decided yet; the first tick has not ended."
+            models.append({"name": policy.name, "text": text, "decision": None})
+            continue
+        models.append(
+            {
+                "name": policy.name,
+                "text": explain_decision(decision, policy),
+                "decision": decision_view(decision),
+            }
+        )
+    return {"models": models}

@@ -1,0 +1,197 @@
+"""What all arms of the demo share: one Triton with the sample ladder, and how fast it is.
+
+Owns the embedded server while the demo runs, the alias as a person would set it by hand, and the
+calibration of the load to the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient import grpc as triton
+
+from controller.actuation import alias as alias_config
+from controller.demo.channel import Channel
+from controller.demo.governed import Choice
+from controller.demo.load import Target, Throughput, measure, write_pages
+from controller.demo.scenario import Scale, Shape
+from controller.demo.scores import Served
+from controller.demo.wire import METHOD, Tensors, message
+from controller.embedded.install import Installation
+from controller.embedded.server import HOST, RunningServer, ServerError, start_server
+
+ALIAS = "digits"
+OBJECTIVE_MS = 60.0
+PERCENTILE = 99.0
+_FOLDER_BYTES = 45
+_MEASURE_S = 1.0
+_DRAIN_TIMEOUT_S = 30.0
+_CONTROL_TIMEOUT_S = 30.0
+"""A load of an alias takes milliseconds; a server that is still draining takes longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A ladder of variants of one model, and requests for it."""
+
+    repository: Path
+    choices: tuple[Choice, ...]  # in the order of the variants' numbers
+    tensors: Tensors
+    max_rows: int
+    pages: NDArray[np.uint8] = field(repr=False)  # rows x height x width, held out
+    labels: NDArray[np.int64] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Bench:
+    """One Triton, its variants, and what the machine makes of them."""
+
+    server: RunningServer
+    models: Models
+    folder: Path
+    pages: Path
+    traces: str  # host:port that Triton posts its traces to
+    alias: str = ALIAS
+    objective_ms: float = OBJECTIVE_MS
+    percentile: float = PERCENTILE
+    served: tuple[Served, ...] = ()  # after `calibrate`
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Return the variants in the order of their numbers."""
+        return self.models.choices
+
+    def target(self, model: str | None = None) -> Target:
+        """Return whom a load generator asks: the alias, or one variant."""
+        return Target(
+            self.server.grpc,
+            model or self.alias,
+            self.models.tensors,
+            self.pages,
+            self.objective_ms,
+        )
+
+    @property
+    def best(self) -> Served:
+        """Return the variant of the highest quality."""
+        return max(self.served, key=lambda variant: variant.quality)
+
+    @property
+    def fastest(self) -> Served:
+        """Return the variant that gets most through."""
+        return max(self.served, key=lambda variant: variant.requests_rps)
+
+    @property
+    def scale(self) -> Scale:
+        """Return what the load is scaled to."""
+        return Scale(self.best.requests_rps, self.fastest.requests_rps)
+
+    def check(self) -> None:
+        """Raise ServerError if Triton has ended."""
+        if not self.server.is_alive():
+            raise ServerError(f"tritonserver ended during the demo:\n{self.server.log_tail()}")
+
+    def calibrate(self, shape: Shape, progress: Callable[[str, float | None], None]) -> None:
+        """Measure what each variant gets through, about a second each.
+
+        Raises:
+            LoadError: a request failed.
+        """
+        served: list[Served] = []
+        for index, choice in enumerate(self.choices):
+            progress(f"measuring {choice.name}", index / len(self.choices))
+            through: Throughput = measure(
+                self.target(choice.model), duration_s=_MEASURE_S, shape=shape, seed=index
+            )
+            served.append(Served(choice.name, choice.quality, through.requests_rps))
+        self.served = tuple(served)
+
+    def point(self, variant: str) -> None:
+        """Point the alias at a variant, as a person without a governor would.
+
+        Raises:
+            ServerError: Triton refuses.
+        """
+        chosen = next(choice for choice in self.choices if choice.name == variant)
+        try:
+            with triton.InferenceServerClient(self.server.grpc) as client:
+                config = client.get_model_config(chosen.model, as_json=True)["config"]
+                client.load_model(
+                    self.alias,
+                    config=json.dumps(
+                        alias_config.build(
+                            self.alias, [config], client_max_batch=self.models.max_rows
+                        )
+                    ),
+                    files={"file:1/alias": b"x"},  # it needs no folder in the repository then
+                    client_timeout=_CONTROL_TIMEOUT_S,
+                )
+        except triton.InferenceServerException as error:
+            raise ServerError(f"the alias cannot be pointed at {variant}: {error}") from error
+
+    def drain(self) -> None:
+        """Wait until no variant has anything left of an earlier arm.
+
+        Raises:
+            ServerError: one does not answer.
+        """
+        channel = Channel(HOST, self.server.ports.grpc)
+        try:
+            for choice in self.choices:
+                probe = channel.prepare(
+                    METHOD,
+                    message(choice.model, self.models.tensors, self.models.pages[:1]),
+                    _DRAIN_TIMEOUT_S,
+                )
+                channel.send(probe)
+                deadline_s = time.monotonic() + _DRAIN_TIMEOUT_S
+                while channel.in_flight:
+                    channel.poll(0.1)
+                    if time.monotonic() > deadline_s:
+                        raise ServerError(f"{choice.model} does not answer")
+        finally:
+            channel.close()
+
+
+@contextmanager
+def open_bench(installation: Installation, models: Models) -> Iterator[Bench]:
+    """Start Triton with every variant loaded; end it and remove its files afterwards.
+
+    Raises:
+        ServerError: it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="triton-governor-demo-", dir=_short_folder()) as name:
+        folder = Path(name)
+        pages = folder / "pages.npz"
+        write_pages(pages, models.pages, models.labels)
+        traces = f"{HOST}:{_free_port()}"
+        with start_server(
+            installation,
+            models.repository,
+            log_file=folder / "triton.log",
+            otlp_url=f"http://{traces}/v1/traces",
+            load_models=[choice.model for choice in models.choices],
+        ) as server:
+            yield Bench(server, models, folder, pages, traces)
+
+
+def _short_folder() -> str | None:
+    """Return where to put files: the kernel takes 107 bytes as the path of a Unix socket."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= _FOLDER_BYTES else "/tmp"  # noqa: S108 - a fresh folder is made in it
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""What stands in the governor's way here, and what to change. It changes nothing itself."""

@@ -1,0 +1,52 @@
+"""All checks, in the order in which one explains the next.
+
+Owns that order and what is skipped when something more basic is missing. It must not print.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from controller.doctor.finding import Finding, fail
+from controller.doctor.host import check_gpu, check_journal, check_receiver, check_socket
+from controller.doctor.models import check_models
+from controller.doctor.server import (
+    check_control,
+    check_listeners,
+    check_metrics,
+    check_reach,
+    check_traces,
+)
+from controller.policy.model import GpuPolicy, JournalPolicy, Policy, TritonPolicy
+from controller.telemetry.channel import KeyFileError, open_client
+
+
+async def examine(policy: Policy | None, socket: Path, *, governor_runs: bool) -> list[Finding]:
+    """Return the findings of all checks; without a policy those for Triton's usual ports."""
+    triton = TritonPolicy("127.0.0.1:8001", "http://127.0.0.1:8002/metrics", None)
+    if policy is not None:
+        triton = policy.triton
+    findings = await _server(triton, policy)
+    findings += await asyncio.to_thread(check_gpu, GpuPolicy() if policy is None else policy.gpu)
+    findings.append(check_journal(JournalPolicy() if policy is None else policy.journal))
+    findings.append(check_socket(socket))
+    findings += check_receiver(triton.traces_listen, governor_runs=governor_runs)
+    return findings
+
+
+async def _server(triton: TritonPolicy, policy: Policy | None) -> list[Finding]:
+    try:
+        client, headers = open_client(triton)
+    except KeyFileError as error:
+        return [fail("triton", str(error), "make the file readable for the governor's user")]
+    async with client:
+        reached, finding = await check_reach(client, headers, triton)
+        findings = [finding]
+        if reached:
+            findings += await check_control(client, headers, triton)
+            findings += check_listeners(triton)
+            findings += await check_traces(client, headers, triton)
+            findings.append(await check_metrics(triton))
+            findings += await check_models(client, headers, () if policy is None else policy.models)
+    return findings

@@ -1,0 +1,1 @@
+"""Who sees it: admin socket, MQTT, systemd."""

@@ -1,0 +1,57 @@
+"""What an operator can ask of the daemon, whichever way they reach it.
+
+Owns the shape of the questions and commands; the admin socket and MQTT call it, the daemon
+implements it. It must not know of HTTP or MQTT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """Whether a command was taken, and a sentence that says what follows from it."""
+
+    ok: bool
+    message: str
+
+
+class Control(Protocol):
+    """The daemon as its interfaces see it. Values returned are JSON-ready."""
+
+    def status(self) -> dict[str, Any]:
+        """Return everything `governor status` shows."""
+        ...
+
+    def explain(self, model: str | None) -> dict[str, Any]:
+        """Return the newest decision of one model (or of all), with its plain-English paragraph.
+
+        Raises KeyError for a model that the policy does not have.
+        """
+        ...
+
+    def history(self, model: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return the newest actions, newest first."""
+        ...
+
+    async def pin(
+        self, model: str, variant: str, *, for_s: float | None, why: str | None, who: str
+    ) -> CommandResult:
+        """Keep a model on one variant until unpinned, or for a time."""
+        ...
+
+    async def unpin(self, model: str, *, who: str) -> CommandResult:
+        """Let the governor choose again."""
+        ...
+
+    async def pause(
+        self, model: str | None, *, for_s: float | None, why: str | None, who: str
+    ) -> CommandResult:
+        """Stop acting on one model or on all; go on observing and recording."""
+        ...
+
+    async def resume(self, model: str | None, *, who: str) -> CommandResult:
+        """End a pause, and a hold after a foreign change."""
+        ...

@@ -1,0 +1,6 @@
+"""What was done and why, in SQLite."""
+
+from controller.journal.journal import Journal
+from controller.journal.reader import JournalReader, JournalUnreadableError
+
+__all__ = ["Journal", "JournalReader", "JournalUnreadableError"]

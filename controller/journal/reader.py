@@ -1,0 +1,96 @@
+"""Read a journal that a daemon writes, or wrote before it ended.
+
+Owns read-only access for commands that must answer when the daemon is down. It must not write
+to the file, not even to repair it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from controller.journal.store import lenient_text, read_actions
+
+
+class JournalUnreadableError(Exception):
+    """There is no journal, or none that can be read; the text says which and where."""
+
+
+class JournalReader:
+    """A journal opened for reading; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise JournalUnreadableError(f"there is no journal at {path}")
+        try:
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.5
+            )
+            self._connection.text_factory = lenient_text
+            self._connection.execute("SELECT count(*) FROM meta").fetchone()
+        except sqlite3.Error as error:
+            raise JournalUnreadableError(f"cannot read the journal {path}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+
+    def last_decisions(self) -> list[tuple[float, dict[str, Any]]]:
+        """Return each model's newest decision with the Unix time it was recorded at, by name."""
+        rows = self._query(
+            "SELECT time_unix_s, body FROM decisions"
+            " WHERE id IN (SELECT max(id) FROM decisions GROUP BY model) ORDER BY model",
+            (),
+        )
+        read = [(time_unix_s, _loads(body)) for time_unix_s, body in rows]
+        return [(time_unix_s, decision) for time_unix_s, decision in read if decision]
+
+    def actions(self, model: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return the newest actions of one model (None: of all), newest first."""
+        try:
+            return read_actions(self._connection, model, limit)
+        except sqlite3.Error as error:
+            raise JournalUnreadableError(f"cannot read {self.path}: {error}") from error
+
+    def events(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest events, newest first."""
+        columns = ("time_unix_s", "monotonic_s", "kind", "model", "message", "data")
+        rows = self._query(
+            f"SELECT {', '.join(columns)} FROM events"  # noqa: S608 - our own column names
+            " ORDER BY id DESC LIMIT ?",
+            (limit,),
+        )
+        events = [dict(zip(columns, row, strict=True)) for row in rows]
+        for event in events:
+            event["data"] = _loads(event["data"])
+        return events
+
+    def learned(self, key: str) -> Any | None:
+        """Return a learned value, or None."""
+        rows = self._query("SELECT value FROM learned WHERE key = ?", (key,))
+        return json.loads(rows[0][0]) if rows else None
+
+    def _query(self, sql: str, values: tuple[Any, ...]) -> list[Any]:
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalUnreadableError(f"cannot read {self.path}: {error}") from error
+
+
+def _loads(body: str | None) -> dict[str, Any] | None:
+    try:
+        value = json.loads(body) if body else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

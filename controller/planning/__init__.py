@@ -1,0 +1,1 @@
+"""What to do: candidates, objective, budgets, stability. Pure."""

@@ -1,0 +1,148 @@
+"""The governor's mind: observation in, decisions out.
+
+Owns learning from observations and the choice for every model, with its reason. It must not know
+the time but from the observation, nor do anything: no clock, no sockets, no unseeded randomness.
+The same object runs live, in replay and in a simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from controller.planning.choice import ModelMind
+from controller.planning.decision import Decision
+from controller.planning.scorekeeper import Score
+from controller.policy.model import Policy
+from controller.prediction.probing import Probe, ProbePlan
+from controller.prediction.service import ServiceTimes
+from controller.telemetry.observation import Observation
+
+MAX_ROWS: Final = 64  # of a batch that is modelled; larger ones are learned as this size
+_REACTION_S: Final = 0.010  # from an observation to the first request on the new variant
+_STATE_FORMAT: Final = 1
+_HOST_IDLE: Final = 0.5  # share of the host's processors in use
+_HOST_FULL: Final = 0.9
+
+
+class GovernorCore:
+    """Learns and decides for every model of a policy.
+
+    `ablation` is None, "frozen" (the predictor stays at its prior) or "shuffled" (each variant is
+    given another's service times); the demo shows with them that learning matters.
+    """
+
+    def __init__(self, policy: Policy, *, ablation: str | None = None) -> None:
+        if ablation not in {None, "frozen", "shuffled"}:
+            raise ValueError(f"unknown ablation {ablation!r}: frozen or shuffled")
+        self._ablation = ablation
+        self._policy = policy
+        self._service = self._new_service(policy)
+        self._minds = {
+            model.name: ModelMind(model, policy.stability, self._service, ablation=ablation)
+            for model in policy.models
+        }
+        self._probes = ProbePlan(policy.probing)
+
+    def _new_service(self, policy: Policy) -> ServiceTimes:
+        models = dict.fromkeys(v.model for model in policy.models for v in model.variants)
+        usual = max(model.client_max_batch for model in policy.models)
+        return ServiceTimes(
+            tuple(models),
+            max(MAX_ROWS, usual),
+            usual_rows=usual,
+            frozen=self._ablation == "frozen",
+        )
+
+    def set_policy(self, policy: Policy) -> None:
+        """Follow a new policy without losing what was learned."""
+        learned = self._service.state()
+        self._policy = policy
+        self._service = self._new_service(policy)
+        self._service.restore(learned)
+        minds = {}
+        for model in policy.models:
+            mind = ModelMind(model, policy.stability, self._service, ablation=self._ablation)
+            old = self._minds.get(model.name)
+            if old is not None:
+                mind.take_over(old)
+            minds[model.name] = mind
+        self._minds = minds
+        self._probes.set_policy(policy.probing)
+
+    def step(self, observation: Observation) -> tuple[Decision, ...]:
+        """Learn from an observation and return a decision for every model."""
+        self._service.observe(observation.batch_samples, observation.now_s)
+        contention = 1.0 if observation.gpus else self._host_contention(observation)
+        work_s = {name: mind.learn(observation) for name, mind in self._minds.items()}
+        total_s = sum(work_s.values())
+        return tuple(
+            mind.decide(
+                observation,
+                horizon_s=self._policy.tick_s + _REACTION_S,
+                contention=contention,
+                elsewhere_s=total_s - work_s[name],
+            )
+            for name, mind in self._minds.items()
+        )
+
+    def probes(self, observation: Observation) -> tuple[Probe, ...]:
+        """Return synthetic requests that would teach something, if the machine is idle."""
+        if self._ablation == "frozen":
+            return ()
+        return self._probes.next(
+            observation, self._policy, self._service.samples(), self._service.models
+        )
+
+    def probe_spent(self, service_s: float, now_s: float) -> None:
+        """Take note of what a probe took."""
+        self._probes.spent(service_s, now_s)
+
+    def score(self, model: str) -> Score:
+        """Return how a model did lately. Raises KeyError for an unknown model."""
+        return self._minds[model].score()
+
+    def calibration(self, model: str) -> tuple[float | None, dict[str, float]]:
+        """Return (coverage of the stated quantile, factor of each Triton model) of a model."""
+        predictor = self._minds[model].predictor
+        return predictor.coverage, {name: predictor.factor(name) for name in predictor.models}
+
+    def speed_order(self, model: str) -> tuple[str, ...]:
+        """Return a model's variants, fastest first; by quality where nothing is known."""
+        return self._minds[model].speed_order()
+
+    @staticmethod
+    def _host_contention(observation: Observation) -> float:
+        """Return how much work elsewhere slows a variant on a machine without a GPU."""
+        cores = max(observation.host.cpu_count or 1, 1)
+        busy = observation.host.cpu_ratio or 0.0
+        # Idle cores take the work that sits elsewhere; on a full machine everything shares.
+        full = min(max((busy - _HOST_IDLE) / (_HOST_FULL - _HOST_IDLE), 0.0), 1.0)
+        return 1.0 / cores + (1.0 - 1.0 / cores) * full
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that was learned. JSON-ready; never pickle."""
+        return {
+            "format": _STATE_FORMAT,
+            "service": self._service.state(),
+            "models": {name: mind.state() for name, mind in self._minds.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Take back what was learned; return a sentence for each part that could not be used."""
+        problems = []
+        if state.get("format") != _STATE_FORMAT:
+            return (f"learned state has format {state.get('format')!r}, not {_STATE_FORMAT}",)
+        try:
+            self._service.restore(state["service"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problems.append(f"service times could not be restored: {error!r}")
+        stored = state.get("models")
+        for name, mind in self._minds.items():
+            if not isinstance(stored, Mapping) or name not in stored:
+                continue
+            try:
+                mind.restore(stored[name])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                problems.append(f"{name}: could not be restored: {error!r}")
+        return tuple(problems)

@@ -1,0 +1,283 @@
+"""A decision in one paragraph of plain English.
+
+Owns the sentences; every `Reason` has its own. Pure: it must not decide, and must say nothing
+that the decision does not hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from controller.planning.decision import Candidate, Decision, Excluded, Reason
+from controller.policy.model import ModelPolicy
+
+_MS = 1e3
+_DRIFT_WORTH_SAYING = 0.10
+_SHOWN = 3  # better variants that are explained one by one
+
+# Where it was not the comparison that decided, the comparison is not the explanation.
+_DECIDED_OTHERWISE = frozenset(
+    {
+        Reason.PINNED,
+        Reason.PAUSED,
+        Reason.HELD,
+        Reason.STALE_DATA,
+        Reason.NO_CHOICE,
+        Reason.IGNORANCE,
+    }
+)
+
+_EXCLUDED: Mapping[Excluded, str] = {
+    Excluded.MIN_QUALITY: "is below the policy's min_quality",
+    Excluded.NOT_READY: "is not ready on Triton",
+    Excluded.UNUSABLE: "cannot be switched to at the moment",
+}
+
+
+def explain_decision(decision: Decision, model: ModelPolicy) -> str:
+    """Return what was seen, what was compared, what was chosen, and why nothing better was."""
+    sentences = [_seen(decision), _compared(decision, model), _SENTENCES[decision.reason](decision)]
+    if decision.reason in _DECIDED_OTHERWISE:
+        sentences.append(_would_choose(decision))
+    else:
+        sentences += [_prediction(decision), *_why_not_better(decision, model)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _seen(decision: Decision) -> str:
+    rate = f"about {_number(decision.rate_rps)} requests/s are expected"
+    if math.isfinite(decision.rate_p95_rps) and decision.rate_p95_rps > decision.rate_rps:
+        rate += f" ({_number(decision.rate_p95_rps)} at the 95th percentile)"
+    if decision.backlog_requests == 0:
+        backlog = "nothing waits"
+    else:
+        verb = "request waits" if decision.backlog_requests == 1 else "requests wait"
+        backlog = f"{decision.backlog_requests} {verb} ({_ms(decision.backlog_s)} of work)"
+    text = f"{decision.model}: {rate}, and {backlog}."
+    drift = decision.drift_ratio
+    if math.isfinite(drift) and drift > 0 and abs(drift - 1.0) > _DRIFT_WORTH_SAYING:
+        slower = drift > 1.0
+        factor = drift if slower else 1.0 / drift
+        text += (
+            f" The machine runs {factor:.1f} times {'slower' if slower else 'faster'} than learned."
+        )
+    return text
+
+
+def _compared(decision: Decision, model: ModelPolicy) -> str:
+    if not decision.candidates:
+        return ""
+    allowed = [c for c in decision.candidates if c.excluded is None]
+    known = [c for c in allowed if c.known]
+    feasible = [c for c in known if c.feasible]
+    total = len(decision.candidates)
+    text = (
+        f"Of {total} variant{'s' if total > 1 else ''}, {_count(len(feasible))} predicted to"
+        f" answer {_percent(model.objective.percentile / 100)} of requests within"
+        f" {_ms(model.objective.latency_s)}"
+    )
+    if len(known) < len(allowed):
+        unknown = len(allowed) - len(known)
+        text += f"; {unknown} {'has' if unknown == 1 else 'have'} not been measured yet"
+    if len(allowed) < total:
+        text += f"; {_count(total - len(allowed))} excluded"
+    return text + "."
+
+
+def _why_not_better(decision: Decision, model: ModelPolicy) -> list[str]:
+    chosen = _candidate(decision, decision.target or decision.serving)
+    if chosen is None:
+        return []
+    better = sorted(
+        (c for c in decision.candidates if c.quality > chosen.quality and c is not chosen),
+        key=lambda c: -c.quality,
+    )
+    sentences = [_why_not(c, decision, model) for c in better[:_SHOWN]]
+    if len(better) > _SHOWN:
+        sentences.append(f"{len(better) - _SHOWN} more of better quality were not chosen either.")
+    return sentences
+
+
+def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> str:
+    name = f"{candidate.variant} (quality {candidate.quality:.3f})"
+    if candidate.excluded is not None:
+        return f"{name} {_EXCLUDED[candidate.excluded]}."
+    if not candidate.known:
+        return f"{name} has not been measured yet."
+    if not candidate.feasible:
+        late = f"its {_ordinal(model.objective.percentile)} percentile would be"
+        return (
+            f"{name} would miss the objective: {late} {_ms(candidate.p99_s)}, with"
+            f" {_percent(candidate.miss_ratio)} of requests late."
+        )
+    if candidate.variant == decision.desired:
+        return f"{name} would meet the objective and is wanted next."
+    return (
+        f"{name} would meet the objective with {_percent(candidate.miss_ratio)} of requests late,"
+        " but too little would be left for the requests that wait or may come."
+    )
+
+
+def _best_feasible(d: Decision) -> str:
+    return f"{_go(d)}: it gives the most quality that meets the objective."
+
+
+def _escape(d: Decision) -> str:
+    serving = _candidate(d, d.serving)
+    late = ""
+    if serving is not None and serving.known:
+        late = f" ({_percent(serving.miss_ratio)} of requests late)"
+    return f"{_go(d)} at once: {d.serving or 'what serves'} would miss the objective{late}."
+
+
+def _recovery(d: Decision) -> str:
+    return (
+        f"Nothing meets the objective, so {_go(d, start=False)}, which drains what waits"
+        f" the soonest."
+    )
+
+
+def _ignorance(d: Decision) -> str:
+    return (
+        f"Nothing is known about any variant yet, so {_go(d, start=False)}, taken for the fastest."
+    )
+
+
+def _fallback(d: Decision) -> str:
+    return (
+        f"The predictions are not to be trusted at the moment, so the length of the backlog"
+        f" decided: {_go(d, start=False)}."
+    )
+
+
+def _stale_data(d: Decision) -> str:
+    return f"The readings from Triton are too old to decide on; {_stay(d)}."
+
+
+def _dwell(d: Decision) -> str:
+    return f"{_wanted(d)}, but the last switch is too young; {_stay(d)} for a moment."
+
+
+def _rate_limit(d: Decision) -> str:
+    return f"{_wanted(d)}, but there were too many switches in the last minute; {_stay(d)}."
+
+
+def _pinned(d: Decision) -> str:
+    return f"An operator has pinned it to {d.target or d.serving or 'a variant'}."
+
+
+def _paused(d: Decision) -> str:
+    return f"An operator has paused the governor; {_stay(d)}."
+
+
+def _held(d: Decision) -> str:
+    return f"Somebody else changed the alias on the server, so the governor keeps off; {_stay(d)}."
+
+
+def _no_choice(d: Decision) -> str:
+    why = "; ".join(
+        f"{c.variant} {_EXCLUDED[c.excluded]}" for c in d.candidates if c.excluded is not None
+    )
+    return f"No variant may be chosen{': ' + why if why else ''}; {_stay(d)}."
+
+
+def _steady(d: Decision) -> str:
+    return f"{d.serving or d.target or 'What serves'} is still the best choice."
+
+
+_SENTENCES: Mapping[Reason, Callable[[Decision], str]] = {
+    Reason.BEST_FEASIBLE: _best_feasible,
+    Reason.ESCAPE: _escape,
+    Reason.RECOVERY: _recovery,
+    Reason.IGNORANCE: _ignorance,
+    Reason.FALLBACK: _fallback,
+    Reason.STALE_DATA: _stale_data,
+    Reason.DWELL: _dwell,
+    Reason.RATE_LIMIT: _rate_limit,
+    Reason.PINNED: _pinned,
+    Reason.PAUSED: _paused,
+    Reason.HELD: _held,
+    Reason.NO_CHOICE: _no_choice,
+    Reason.STEADY: _steady,
+}
+
+
+def _go(decision: Decision, *, start: bool = True) -> str:
+    if decision.changes:
+        text = f"it switches to {decision.target}"
+        if decision.serving is not None:
+            text = f"it switches from {decision.serving} to {decision.target}"
+    else:
+        text = f"it stays on {decision.target or decision.serving or 'what it finds'}"
+    return text[0].upper() + text[1:] if start else text
+
+
+def _stay(decision: Decision) -> str:
+    if decision.serving is None:
+        return "everything is left as it is"
+    return f"{decision.serving} goes on serving"
+
+
+def _wanted(decision: Decision) -> str:
+    wanted = _candidate(decision, decision.desired)
+    if wanted is None:
+        return "A better variant is wanted"
+    return f"{wanted.variant} (quality {wanted.quality:.3f}) is wanted"
+
+
+def _would_choose(decision: Decision) -> str:
+    if decision.desired is None or decision.desired == (decision.target or decision.serving):
+        return ""
+    return f"By itself the governor would choose {decision.desired}."
+
+
+def _prediction(decision: Decision) -> str:
+    chosen = _candidate(decision, decision.target or decision.serving)
+    if chosen is None or not chosen.known:
+        return ""
+    return (
+        f"Predicted for {chosen.variant} (quality {chosen.quality:.3f}): {_ms(chosen.p99_s)}, with"
+        f" {_percent(chosen.miss_ratio)} of requests late."
+    )
+
+
+def _candidate(decision: Decision, variant: str | None) -> Candidate | None:
+    return next((c for c in decision.candidates if c.variant == variant), None)
+
+
+def _count(count: int) -> str:
+    if count == 0:
+        return "none is"
+    return "1 is" if count == 1 else f"{count} are"
+
+
+def _ordinal(percentile: float) -> str:
+    number = f"{percentile:g}"
+    last_two = number[-2:].lstrip(".")
+    ending = {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th")
+    return number + ("th" if last_two in ("11", "12", "13") or "." in number else ending)
+
+
+def _ms(value_s: float) -> str:
+    if not math.isfinite(value_s):
+        return "without end"
+    value_ms = value_s * _MS
+    if value_ms >= 10_000:
+        return f"{value_s:.0f} s"
+    return f"{value_ms:.0f} ms" if value_ms >= 10 else f"{value_ms:.1f} ms"
+
+
+def _percent(value: float) -> str:
+    if not math.isfinite(value):
+        return "an unknown share"
+    percent = value * 100.0
+    if 0.0 < percent < 0.01:
+        return "under 0.01 %"
+    return f"{percent:.3g} %"
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "an unknown number of"
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

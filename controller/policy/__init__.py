@@ -1,0 +1,1 @@
+"""What the operator wants: the policy's schema, its loading with line numbers, its checks."""

@@ -1,0 +1,116 @@
+"""What must hold between several values of a policy.
+
+Owns the checks across fields. They read the plain data and skip whatever has the wrong shape, so
+that they speak even while other values are wrong: an operator sees everything at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from controller.policy import units
+from controller.policy.problems import Path, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A contradiction between values, at the value (or the key) that is easiest to change."""
+
+    path: Path
+    message: str
+    at_key: bool = False
+
+
+def cross_check(data: object) -> Iterator[Finding]:
+    """Yield what contradicts itself in the plain data of a policy, whatever its shape."""
+    root = _mapping(data)
+    models = _mapping(root.get("models"))
+    for name, section in models.items():
+        yield from _check_model(name, _mapping(section), models)
+    yield from _check_stale_after(root)
+    yield from _check_mqtt(_mapping(root.get("mqtt")))
+    yield from _check_gpu(_mapping(root.get("gpu")))
+
+
+def _check_model(
+    name: str, section: Mapping[str, object], models: Mapping[str, object]
+) -> Iterator[Finding]:
+    path: Path = ("models", name)
+    users: dict[str, str] = {}
+    qualities: list[float] = []
+    variants = _mapping(section.get("variants"))
+    for variant, content in variants.items():
+        fields = _mapping(content)
+        quality = fields.get("quality")
+        if isinstance(quality, (int, float)) and not isinstance(quality, bool):
+            qualities.append(quality)
+        served_by = fields.get("model")
+        if not isinstance(served_by, str):
+            continue
+        where = (*path, "variants", variant, "model")
+        if served_by == name:
+            yield Finding(
+                where,
+                f"{quoted(name)} is the name that clients call and becomes an alias: the alias "
+                "would point at itself; give the model another name",
+            )
+        elif served_by in models:
+            yield Finding(
+                where,
+                f"{quoted(served_by)} is a model of this policy, so an alias on the server: a "
+                "variant must be a Triton model that computes",
+            )
+        if served_by in users:
+            yield Finding(
+                where, f"{quoted(served_by)} is the variant {quoted(users[served_by])} already"
+            )
+        users.setdefault(served_by, variant)
+    yield from _check_min_quality(path, section.get("min_quality"), qualities, len(variants))
+
+
+def _check_min_quality(
+    path: Path, min_quality: object, qualities: list[float], variants: int
+) -> Iterator[Finding]:
+    if not isinstance(min_quality, (int, float)) or isinstance(min_quality, bool):
+        return
+    if qualities and len(qualities) == variants and max(qualities) < min_quality:
+        yield Finding(
+            (*path, "min_quality"),
+            f"no variant has a quality of {min_quality}: the best has {max(qualities)}",
+        )
+
+
+def _check_stale_after(root: Mapping[str, object]) -> Iterator[Finding]:
+    stale_after = _mapping(root.get("stability")).get("stale_after")
+    try:
+        stale_after_s = units.parse_duration(stale_after)
+        interval_s = units.parse_duration(root.get("interval"))
+    except ValueError:  # absent or wrong: said elsewhere
+        return
+    if stale_after_s <= interval_s:
+        yield Finding(
+            ("stability", "stale_after"),
+            f"must be longer than the interval, {root.get('interval')}: all readings would be "
+            "stale",
+        )
+
+
+def _check_mqtt(mqtt: Mapping[str, object]) -> Iterator[Finding]:
+    if mqtt.get("password_file") is not None and mqtt.get("username") is None:
+        yield Finding(
+            ("mqtt", "password_file"),
+            "needs a username beside it: MQTT sends no password alone",
+            at_key=True,
+        )
+
+
+def _check_gpu(gpu: Mapping[str, object]) -> Iterator[Finding]:
+    if gpu.get("source") == "none" and isinstance(gpu.get("devices"), list):
+        yield Finding(
+            ("gpu", "devices"), "names devices while `source: none` watches none", at_key=True
+        )
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,170 @@
+"""The policy as the rest of the program sees it: frozen values in SI units.
+
+Owns the shape of what an operator wants. It must not read files, know YAML or check input:
+`controller.policy.schema` and `controller.policy.load` do, and hand over these.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class AliasKind(enum.StrEnum):
+    """How clients' stable name exists on the server."""
+
+    VIRTUAL = "virtual"  # created over the API, nothing on disk
+    REPOSITORY = "repository"  # a folder with the ensemble's config.pbtxt
+
+
+class Mode(enum.StrEnum):
+    """Whether decisions are carried out."""
+
+    ACT = "act"
+    ADVISE = "advise"
+
+
+class GpuSource(enum.StrEnum):
+    """Where GPU readings come from."""
+
+    NVML = "nvml"
+    NONE = "none"
+
+
+class OnStop(enum.StrEnum):
+    """What happens to an alias when the daemon stops."""
+
+    KEEP = "keep"
+    REVERT = "revert"  # to the best variant, which is what stood there before a governor
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A latency and the share of requests that must meet it."""
+
+    latency_s: float
+    percentile: float  # 0 to 100, exclusive
+
+    @property
+    def allowed_miss_ratio(self) -> float:
+        """Return the error budget: the share of requests that may miss."""
+        return 1.0 - self.percentile / 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class VariantPolicy:
+    """One Triton model that can serve, and how good its answers are."""
+
+    name: str  # the operator's word, unique within its model
+    model: str  # Triton's model name
+    quality: float  # 0 to 1, as measured
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPolicy:
+    """What is wanted for one name that clients call."""
+
+    name: str
+    objective: Objective
+    variants: tuple[VariantPolicy, ...]  # in the file's order
+    alias: AliasKind = AliasKind.VIRTUAL
+    client_max_batch: int = 1  # rows a single request may have; the alias's promise
+    min_quality: float = 0.0
+
+    def variant(self, name: str) -> VariantPolicy:
+        """Return a variant by the operator's name. Raises KeyError."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class TritonPolicy:
+    """Where the server is and how to talk to it."""
+
+    grpc: str  # host:port
+    metrics_url: str | None
+    traces_listen: str | None  # host:port of the OTLP/HTTP receiver; None: statistics only
+    restricted_key_file: str | None = None  # holds the secret of --grpc-restricted-protocol
+    restricted_key_name: str = "admin-key"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPolicy:
+    """Which GPUs are watched."""
+
+    source: GpuSource = GpuSource.NVML
+    devices: tuple[int, ...] | None = None  # None: all
+
+
+@dataclass(frozen=True, slots=True)
+class StabilityPolicy:
+    """Damping. No damping ever delays an escape."""
+
+    min_dwell_s: float = 0.2  # between a switch and the next one towards better quality
+    max_switches_per_minute: int = 600  # towards better quality; escapes always pass
+    foreign_hold_s: float = 600.0
+    stale_after_s: float = 2.0  # readings older than this are absent
+
+
+@dataclass(frozen=True, slots=True)
+class ProbingPolicy:
+    """How variants nobody has measured are measured."""
+
+    enabled: bool = True
+    max_busy_ratio: float = 0.05  # share of a second that probes may keep a device busy
+    batches: tuple[int, ...] = ()  # () : 1, half and full batch
+
+
+@dataclass(frozen=True, slots=True)
+class MqttPolicy:
+    """The bus for fleets. The daemon has none unless the policy names a broker."""
+
+    host: str
+    port: int = 1883
+    node: str | None = None  # None: the machine's name
+    topic_prefix: str = "triton-governor"
+    username: str | None = None
+    password_file: str | None = None
+    tls_ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPolicy:
+    """What is kept of what was done."""
+
+    path: str | None = None  # None: the state folder
+    max_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything an operator wants of one daemon."""
+
+    triton: TritonPolicy
+    models: tuple[ModelPolicy, ...]
+    gpu: GpuPolicy = GpuPolicy()
+    interval_s: float | None = None  # None: a third of the shortest objective, 20 to 100 ms
+    stability: StabilityPolicy = StabilityPolicy()
+    probing: ProbingPolicy = ProbingPolicy()
+    journal: JournalPolicy = JournalPolicy()
+    mqtt: MqttPolicy | None = None
+    mode: Mode = Mode.ACT
+    on_stop: OnStop = OnStop.KEEP
+    sha256: str = ""  # of the text this came from, for the journal
+
+    @property
+    def tick_s(self) -> float:
+        """Return the interval between ticks in seconds."""
+        if self.interval_s is not None:
+            return self.interval_s
+        shortest_s = min(model.objective.latency_s for model in self.models)
+        return min(max(shortest_s / 3.0, 0.020), 0.100)
+
+    def model(self, name: str) -> ModelPolicy:
+        """Return a model by its name. Raises KeyError."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)

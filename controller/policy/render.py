@@ -1,0 +1,145 @@
+"""A policy written out in full: every effective value, with its unit.
+
+Owns the way back from the frozen policy to text. What it writes is itself a policy with the same
+meaning. It must not consult the file that the policy came from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from controller.policy.model import ModelPolicy, Policy
+from controller.policy.units import format_bytes, format_duration, format_percentage
+
+# A word, a path or a URL; or a quantity. YAML 1.1 readers take 12:30 and `on` for something else.
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*(:[A-Za-z0-9_./-]+)*|[0-9.]+[A-Za-z%]+")
+_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+
+def policy_to_dict(policy: Policy) -> dict[str, Any]:
+    """Return every effective value under the file's keys, JSON-ready; what is off is None."""
+    triton = policy.triton
+    traces = {"listen": triton.traces_listen} if triton.traces_listen is not None else None
+    interval_s = policy.interval_s
+    return {
+        "version": 1,
+        "triton": {
+            "grpc": triton.grpc,
+            "metrics": triton.metrics_url,
+            "traces": traces,
+            "restricted_key_file": triton.restricted_key_file,
+            "restricted_key_name": triton.restricted_key_name,
+        },
+        "gpu": {
+            "source": policy.gpu.source.value,
+            "devices": "all" if policy.gpu.devices is None else list(policy.gpu.devices),
+        },
+        "interval": "auto" if interval_s is None else format_duration(interval_s),
+        "models": {model.name: _model_to_dict(model) for model in policy.models},
+        "stability": {
+            "min_dwell": format_duration(policy.stability.min_dwell_s),
+            "max_switches_per_minute": policy.stability.max_switches_per_minute,
+            "foreign_hold": format_duration(policy.stability.foreign_hold_s),
+            "stale_after": format_duration(policy.stability.stale_after_s),
+        },
+        "probing": {
+            "enabled": policy.probing.enabled,
+            "max_busy": format_percentage(policy.probing.max_busy_ratio),
+            "batches": list(policy.probing.batches),
+        },
+        "journal": {
+            "path": policy.journal.path,
+            "max_size": format_bytes(policy.journal.max_bytes),
+        },
+        "mqtt": _mqtt_to_dict(policy),
+        "mode": policy.mode.value,
+        "on_stop": policy.on_stop.value,
+    }
+
+
+def policy_to_yaml(policy: Policy) -> str:
+    """Return the policy as YAML that reads back as the same policy."""
+    notes = {
+        ("interval",): f"a decision every {format_duration(round(policy.tick_s, 6))}",
+        ("probing", "batches"): "" if policy.probing.batches else "1, half and full batch",
+    }
+    absent = {
+        ("triton", "metrics"): "not read",
+        ("triton", "traces"): "statistics only",
+        ("triton", "restricted_key_file"): "no key is sent",
+        ("journal", "path"): "the state folder",
+        ("mqtt",): "off",
+        ("mqtt", "node"): "the machine's name",
+        ("mqtt", "tls_ca_file"): "no TLS",
+    }
+    return "\n".join(_lines(policy_to_dict(policy), (), notes, absent)) + "\n"
+
+
+def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:
+    return {
+        "objective": {
+            "latency": format_duration(model.objective.latency_s),
+            "percentile": _short(model.objective.percentile),
+        },
+        "alias": model.alias.value,
+        "client_max_batch": model.client_max_batch,
+        "min_quality": model.min_quality,
+        "variants": {
+            variant.name: {"model": variant.model, "quality": variant.quality}
+            for variant in model.variants
+        },
+    }
+
+
+def _short(number: float) -> int | float:
+    return int(number) if number.is_integer() else number
+
+
+def _mqtt_to_dict(policy: Policy) -> dict[str, Any] | None:
+    mqtt = policy.mqtt
+    if mqtt is None:
+        return None
+    return {
+        "host": mqtt.host,
+        "port": mqtt.port,
+        "node": mqtt.node,
+        "topic_prefix": mqtt.topic_prefix,
+        "username": mqtt.username,
+        "password_file": mqtt.password_file,
+        "tls_ca_file": mqtt.tls_ca_file,
+    }
+
+
+def _lines(
+    mapping: Mapping[str, Any],
+    path: tuple[str, ...],
+    notes: Mapping[tuple[str, ...], str],
+    absent: Mapping[tuple[str, ...], str],
+) -> list[str]:
+    lines: list[str] = []
+    indent = "  " * len(path)
+    for key, value in mapping.items():
+        here = (*path, key)
+        if value is None:
+            lines.append(f"{indent}# {key}:  # {absent.get(here, 'none')}")
+        elif isinstance(value, dict):
+            lines.append(f"{indent}{_scalar(key)}:")
+            lines += _lines(value, here, notes, absent)
+        else:
+            note = f"  # {notes[here]}" if notes.get(here) else ""
+            lines.append(f"{indent}{_scalar(key)}: {_scalar(value)}{note}")
+    return lines
+
+
+def _scalar(value: object) -> str:
+    """Return a scalar or a flat list as YAML; JSON is YAML wherever plain text might not be."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text  # Python's escapes are those of YAML's double quotes
+    )

@@ -1,0 +1,169 @@
+"""Arrivals of the next moments, as a distribution of the rate.
+
+Owns the forecast of one model's request rate and of the rows a request carries. It must not know
+variants or latencies.
+
+Method: several Gamma-Poisson filters with exponential forgetting, each with its own memory, are
+mixed by how well each predicted the newest counts (Bayesian model averaging with a fixed share,
+Herbster & Warmuth 1998, so that no expert ever dies out). A step in load moves the weight to the
+shortest memory within a few ticks; a calm hour moves it to the longest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_MEMORIES_S: Final = (0.06, 0.25, 1.0, 5.0)
+_SHARE: Final = 0.02  # weight an expert gets back each observation
+_SCORE_MEMORY_S: Final = 0.5  # how long a good or bad forecast counts
+# Nine equally likely points of a standard normal: medians of its nine equal slices.
+_Z: Final[Floats] = np.array(
+    [-1.5932, -0.9674, -0.5895, -0.2822, 0.0, 0.2822, 0.5895, 0.9674, 1.5932]
+)
+_PRIOR_COUNT: Final = 0.5  # Jeffreys' prior of a Poisson rate
+_MIN_STEP_S: Final = 1e-4
+_MAX_STEP_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RateForecast:
+    """A weighted sample of the request rate to come, sorted ascending."""
+
+    rates_rps: Floats  # [points]
+    weights: Floats  # [points], sums to 1
+    rows_per_request: float
+    rows_squared_per_request: float  # second moment, for the spread of the work
+
+    def quantile(self, probability: float) -> float:
+        """Return a quantile of the rate in requests per second."""
+        index = int(np.searchsorted(np.cumsum(self.weights), probability))
+        return float(self.rates_rps[min(index, len(self.rates_rps) - 1)])
+
+    @property
+    def mean_rps(self) -> float:
+        """Return the expected rate in requests per second."""
+        return float(self.rates_rps @ self.weights)
+
+
+class ArrivalForecaster:
+    """Follows one model's arrivals."""
+
+    def __init__(self) -> None:
+        experts = len(_MEMORIES_S)
+        self._counts = [_PRIOR_COUNT] * experts
+        self._exposure_s = [0.05] * experts
+        self._log_weights = [-math.log(experts)] * experts
+        self._owed = 0.0  # arrivals counted too early, to be taken off later ones
+        self._rows = 1.0
+        self._rows_squared = 1.0
+        self._rows_weight = 0.0
+        self._forecast: RateForecast | None = None  # until something is observed
+
+    @property
+    def rows_per_request(self) -> float:
+        """Return the mean rows of a request."""
+        return self._rows
+
+    def observe(self, arrivals: float, window_s: float) -> None:
+        """Take in how many requests arrived in a window.
+
+        A negative count (queue and completion counters are not read at one instant) is owed by
+        the next ones.
+        """
+        if window_s <= 0.0 or not math.isfinite(arrivals):
+            return
+        self._forecast = None
+        window_s = min(max(window_s, _MIN_STEP_S), _MAX_STEP_S)
+        arrivals += self._owed
+        count = max(arrivals, 0.0)
+        self._owed = max(min(arrivals - count, 0.0), -8.0)
+        fade = math.exp(-window_s / _SCORE_MEMORY_S)
+        scored = [
+            self._log_weights[k] * fade + self._log_likelihood(k, count, window_s)
+            for k in range(len(_MEMORIES_S))
+        ]
+        top = max(scored)
+        raw = [math.exp(value - top) for value in scored]
+        total = sum(raw)
+        share = _SHARE / len(raw)
+        self._log_weights = [math.log((1.0 - _SHARE) * value / total + share) for value in raw]
+        for k, memory_s in enumerate(_MEMORIES_S):
+            keep = math.exp(-window_s / memory_s)
+            self._counts[k] = self._counts[k] * keep + count
+            self._exposure_s[k] = self._exposure_s[k] * keep + window_s
+
+    def observe_rows(self, requests: float, rows: float) -> None:
+        """Take in how many rows completed requests carried together."""
+        if requests <= 0.0 or rows <= 0.0:
+            return
+        self._forecast = None
+        mean = rows / requests
+        keep = 0.998**requests
+        weight = self._rows_weight * keep + requests
+        step = requests / weight
+        self._rows += step * (mean - self._rows)
+        # The counters give sums only. The squared mean of a small window still sees the spread:
+        # E[mean²] = E[r]² + Var[r] / requests.
+        variance = max(requests * (mean - self._rows) ** 2, 0.0)
+        self._rows_squared += step * (self._rows**2 + variance - self._rows_squared)
+        self._rows_weight = weight
+
+    def forecast(self) -> RateForecast:
+        """Return the rate of the next moments as a weighted sample."""
+        if self._forecast is not None:
+            return self._forecast
+        weights = np.exp(np.array(self._log_weights))
+        weights /= weights.sum()
+        shape = np.array(self._counts) + _PRIOR_COUNT
+        mean = shape / np.array(self._exposure_s)
+        # Wilson & Hilferty 1931: the cube root of a Gamma variable is nearly normal.
+        ninth = 1.0 / (9.0 * shape)
+        roots = 1.0 - ninth[:, None] + _Z[None, :] * np.sqrt(ninth)[:, None]
+        points = mean[:, None] * np.maximum(roots, 0.0) ** 3
+        spread = np.repeat(weights / len(_Z), len(_Z))
+        flat = points.ravel()
+        order = np.argsort(flat)
+        self._forecast = RateForecast(
+            rates_rps=flat[order],
+            weights=spread[order],
+            rows_per_request=self._rows,
+            rows_squared_per_request=max(self._rows_squared, self._rows**2),
+        )
+        return self._forecast
+
+    def _log_likelihood(self, expert: int, count: float, window_s: float) -> float:
+        shape = self._counts[expert] + _PRIOR_COUNT
+        exposure_s = self._exposure_s[expert]
+        # Predictive of a Gamma-Poisson filter: negative binomial.
+        return (
+            math.lgamma(shape + count)
+            - math.lgamma(shape)
+            - math.lgamma(count + 1.0)
+            + shape * math.log(exposure_s / (exposure_s + window_s))
+            + count * math.log(window_s / (exposure_s + window_s))
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return what is worth keeping over a restart. JSON-ready."""
+        return {
+            "rows": self._rows,
+            "rows_squared": self._rows_squared,
+            "rows_weight": min(self._rows_weight, 200.0),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned. Raises ValueError, KeyError, TypeError if it is not."""
+        rows, squared, weight = (
+            float(state[key]) for key in ("rows", "rows_squared", "rows_weight")
+        )
+        if not (1.0 <= rows < 1e6 and rows * rows <= squared * 1.001 < 1e12 and weight >= 0.0):
+            raise ValueError("rows per request out of range")
+        self._forecast = None
+        self._rows, self._rows_squared, self._rows_weight = rows, squared, weight

@@ -1,0 +1,127 @@
+"""Calibration: making "99 % under 80 ms" true 99 % of the time.
+
+Owns the factor by which a predicted quantile is stretched. It must not predict.
+
+Method: adaptive conformal inference (Gibbs & Candès 2021). The score of a completed request is
+log(latency / predicted quantile); the factor is the quantile of recent scores at 1 - alpha(t);
+alpha(t+1) = alpha(t) + gamma (alpha - miss(t)), updated as requests complete. Scores also age: a
+variant that a bad moment made infeasible gets no new outcomes, and would never come back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+_WINDOW: Final = 1000
+_MEMORY_S: Final = 60.0
+_RELAX_EVERY_S: Final = 1.0
+_GAMMA: Final = 0.004
+_KEPT: Final = 300  # scores over a restart
+_PRIOR: Final = 60  # scores of 0 that stand for "the model is right" before there is data
+_LOWEST: Final = math.log(0.4)
+_HIGHEST: Final = math.log(4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A completed request and what was stated of it when it arrived."""
+
+    latency_s: float
+    raw_s: float  # predicted quantile before calibration
+    stated_s: float  # after
+
+
+class ConformalCalibration:
+    """Keeps one stated quantile honest."""
+
+    def __init__(self, miss_ratio: float) -> None:
+        self._target = miss_ratio
+        self._alpha = miss_ratio
+        self._scores: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # (when, score)
+        self._relaxed_s: float | None = None
+        self._covered: deque[bool] = deque(maxlen=_WINDOW)
+        self._log_factor = 0.0
+
+    @property
+    def factor(self) -> float:
+        """Return what a predicted quantile must be multiplied by."""
+        return math.exp(self._log_factor)
+
+    @property
+    def coverage(self) -> float | None:
+        """Return the share of recent requests within what was stated; None: too few."""
+        if len(self._covered) < 20:
+            return None
+        return sum(self._covered) / len(self._covered)
+
+    @property
+    def observed(self) -> int:
+        """Return how many requests the coverage counts."""
+        return len(self._covered)
+
+    def observe(self, outcomes: Iterable[Outcome], now_s: float) -> None:
+        """Learn from completed requests."""
+        changed = False
+        for outcome in outcomes:
+            if not (outcome.raw_s > 0.0 and outcome.latency_s > 0.0):
+                continue
+            missed = outcome.latency_s > outcome.stated_s
+            self._scores.append((now_s, math.log(outcome.latency_s / outcome.raw_s)))
+            self._covered.append(not missed)
+            self._alpha += _GAMMA * (self._target - (1.0 if missed else 0.0))
+            changed = True
+        if changed:
+            # alpha may leave (0, 1): then the set is everything or nothing; keep it recoverable.
+            self._alpha = min(max(self._alpha, -0.02), 0.5)
+            self._refresh()
+
+    def relax(self, now_s: float) -> None:
+        """Forget what is old; to be called at every tick, whether or not there were outcomes."""
+        if self._relaxed_s is None:
+            self._relaxed_s = now_s
+            # What was restored has the age of this start, whatever clock it was seen on.
+            self._scores = deque(((now_s, s) for _, s in self._scores), maxlen=_WINDOW)
+        elapsed_s = now_s - self._relaxed_s
+        if elapsed_s < _RELAX_EVERY_S:
+            return
+        self._relaxed_s = now_s
+        if not self._scores or now_s - self._scores[-1][0] > _RELAX_EVERY_S:  # it is not in use
+            self._alpha += (self._target - self._alpha) * (1.0 - math.exp(-elapsed_s / _MEMORY_S))
+        old = False
+        while self._scores and now_s - self._scores[0][0] > _MEMORY_S:
+            self._scores.popleft()
+            old = True
+        if old:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        prior = [0.0] * max(_PRIOR - len(self._scores), 0)
+        scores = np.array([*prior, *(score for _, score in self._scores)])
+        if self._alpha <= 0.0:
+            value = float(scores.max()) - 10.0 * self._alpha
+        else:
+            level = min((1.0 - self._alpha) * (1.0 + 1.0 / len(scores)), 1.0)
+            value = float(np.quantile(scores, level, method="higher"))
+        self._log_factor = min(max(value, _LOWEST), _HIGHEST)
+
+    def state(self) -> dict[str, Any]:
+        """Return what is worth keeping over a restart. JSON-ready."""
+        newest = list(self._scores)[-_KEPT:]
+        return {"alpha": self._alpha, "scores": [round(score, 4) for _, score in newest]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned. Raises ValueError, KeyError, TypeError if it is not."""
+        alpha = float(state["alpha"])
+        scores = [float(score) for score in state["scores"]]
+        if not (-0.02 <= alpha <= 0.5) or not all(math.isfinite(s) for s in scores):
+            raise ValueError("calibration out of range")
+        self._alpha = alpha
+        if scores:
+            self._scores.extend((0.0, score) for score in scores)
+        self._refresh()

@@ -1,0 +1,289 @@
+"""What will happen to one model on each of its variants.
+
+Owns what is learned of one model: its arrivals, how its predictions turned out, what was stated
+when. It must not choose, and knows of other models only the work that waits for them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.policy.model import ModelPolicy
+from controller.prediction.arrivals import ArrivalForecaster, RateForecast
+from controller.prediction.calibration import ConformalCalibration, Outcome
+from controller.prediction.latency import Rollout, roll_forward
+from controller.prediction.service import ServiceTimes
+from controller.telemetry.observation import (
+    Observation,
+    ProbeDone,
+    RequestSample,
+    VariantReading,
+)
+
+Floats = NDArray[np.float64]
+
+_STATEMENTS: Final = 4096
+_PROBES: Final = 8
+_TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
+_MAX_LATENCY_NOISE: Final = 0.5
+_COMPLETION_MEMORY_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is predicted for every variant of a model. Arrays are [variants]."""
+
+    rollout: Rollout
+    forecast: RateForecast
+    raw_s: Floats  # latency at the objective's percentile, before calibration
+    stated_s: Floats  # after
+    p50_s: Floats
+    miss_ratio: Floats  # calibrated
+    known: NDArray[np.bool_]
+    factor: Floats  # of the calibration
+    drift_ratio: float
+    backlog_requests: int
+    backlog_s: float  # by the learned service times
+    drain_s: float  # by the measured rate of completions alone
+
+    @property
+    def sane(self) -> bool:
+        """Return whether every number can be decided on."""
+        return bool(np.isfinite(self.miss_ratio).all() and np.isfinite(self.raw_s).all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """What was predicted for requests that arrive from a moment on."""
+
+    from_s: float
+    model: str
+    raw_s: float
+    stated_s: float
+
+
+class ModelPredictor:
+    """Learns and predicts for one model; `shuffled` mixes its variants up (an ablation)."""
+
+    def __init__(
+        self, policy: ModelPolicy, service: ServiceTimes, *, shuffled: bool = False
+    ) -> None:
+        self._policy = policy
+        self._service = service
+        self.models = tuple(v.model for v in policy.variants)
+        self._arrivals = ArrivalForecaster()
+        # One for each variant: how far a quantile is off on a fast one says little of a slow one.
+        self._calibrations = {
+            model: ConformalCalibration(policy.objective.allowed_miss_ratio)
+            for model in self.models
+        }
+        self._statements: deque[_Statement] = deque(maxlen=_STATEMENTS)
+        self._pending_before = 0
+        self._probes: deque[ProbeDone] = deque(maxlen=_PROBES)  # not yet seen in the counters
+        self._done = 0.0  # requests completed lately
+        self._done_window_s = 0.0
+        self._rows = np.array([service.models.index(m) for m in self.models])
+        self._limits = np.full(len(self.models), policy.client_max_batch, dtype=np.int64)
+        self._lookup = self._rows[::-1] if shuffled else self._rows
+
+    @property
+    def coverage(self) -> float | None:
+        """Return the share of recent requests within what was stated; None: too few."""
+        shares = [
+            (c.coverage, c.observed) for c in self._calibrations.values() if c.coverage is not None
+        ]
+        total = sum(count for _, count in shares)
+        return sum(share * count for share, count in shares) / total if total else None
+
+    @property
+    def outcomes(self) -> int:
+        """Return how many recent requests the coverage counts."""
+        return sum(c.observed for c in self._calibrations.values())
+
+    def factor(self, model: str) -> float:
+        """Return the calibration's factor of one variant (Triton's name). Raises KeyError."""
+        return self._calibrations[model].factor
+
+    def take_over(self, old: ModelPredictor) -> None:
+        """Keep what an earlier policy's predictor knows of the same model."""
+        self._arrivals = old._arrivals
+        self._pending_before = old._pending_before
+        if old._policy.objective == self._policy.objective:
+            kept = old._calibrations
+            self._calibrations.update({m: c for m, c in kept.items() if m in self.models})
+        for i, model in enumerate(self.models):
+            if model in old.models:
+                known = old._limits[old.models.index(model)]
+                self._limits[i] = max(self._limits[i], known)
+
+    def learn(self, observation: Observation) -> None:
+        """Take in arrivals, batch sizes and completed requests."""
+        readings = self._readings(observation)
+        pending = sum(_pending(reading) for reading in readings)
+        failed = sum(r.failed_requests for r in readings if r is not None)
+        completed, rows = self._clients_own(observation, readings)
+        if observation.window_s > 0.0:
+            self._arrivals.observe(
+                completed + failed + pending - self._pending_before, observation.window_s
+            )
+            self._pending_before = pending
+            keep = math.exp(-observation.window_s / _COMPLETION_MEMORY_S)
+            self._done = self._done * keep + completed
+            self._done_window_s = self._done_window_s * keep + observation.window_s
+        self._arrivals.observe_rows(completed, rows)
+        for sample in observation.batch_samples:
+            if sample.model in self.models:
+                at = self.models.index(sample.model)
+                self._limits[at] = max(self._limits[at], min(sample.rows, self._service.max_rows))
+        for model, found in self._outcomes(observation.request_samples).items():
+            self._calibrations[model].observe(found, observation.now_s)
+        for calibration in self._calibrations.values():
+            calibration.relax(observation.now_s)
+
+    def _clients_own(
+        self, observation: Observation, readings: list[VariantReading | None]
+    ) -> tuple[int, int]:
+        """Return completed requests and rows less our own probes, which no client sent."""
+        for probe in observation.probes:
+            if probe.model in self.models:
+                self._probes.append(probe)
+        completed = sum(r.completed_requests for r in readings if r is not None)
+        rows = sum(r.completed_rows for r in readings if r is not None)
+        for probe in tuple(self._probes):
+            # The counters may show a probe a tick later than its answer came.
+            reading = readings[self.models.index(probe.model)]
+            if reading is not None and reading.completed_rows >= probe.rows and completed > 0:
+                self._probes.remove(probe)
+                completed, rows = completed - 1, max(rows - probe.rows, 0)
+        return completed, rows
+
+    def _outcomes(self, samples: Sequence[RequestSample]) -> dict[str, list[Outcome]]:
+        starts = [statement.from_s for statement in self._statements] if samples else []
+        found: dict[str, list[Outcome]] = {}
+        for sample in samples:
+            if sample.alias != self._policy.name:
+                continue
+            at = bisect_right(starts, sample.start_s) - 1
+            if at < 0 or self._statements[at].model != sample.model:
+                continue  # it arrived before a switch took effect: nothing was stated of it
+            said = self._statements[at]
+            outcome = Outcome(sample.latency_s, said.raw_s, said.stated_s)
+            found.setdefault(said.model, []).append(outcome)
+        return found
+
+    def work_s(self, observation: Observation) -> Floats:
+        """Return the seconds of work that wait on each variant."""
+        table_s = self._service.table_s()[self._lookup]
+        row_s = (table_s / np.arange(1, table_s.shape[1] + 1)).min(axis=1)
+        return np.asarray(self._waiting_rows(observation) * row_s)
+
+    def _drain_s(self, pending: int) -> float:
+        """Return how long the queue takes at the rate at which requests complete (Little's law)."""
+        if pending == 0:
+            return 0.0
+        return pending * self._done_window_s / self._done if self._done > 0.0 else math.inf
+
+    def _waiting_rows(self, observation: Observation) -> Floats:
+        waiting = np.array([_pending(r) for r in self._readings(observation)], dtype=np.float64)
+        return np.asarray(waiting * self._arrivals.rows_per_request)
+
+    def predict(
+        self,
+        observation: Observation,
+        *,
+        horizon_s: float,
+        contention: float,
+        elsewhere_s: float,
+    ) -> Prediction:
+        """Return what the next window looks like on each variant. Never raises on odd numbers."""
+        objective = self._policy.objective
+        work = self.work_s(observation)
+        forecast = self._arrivals.forecast()
+        pending = sum(_pending(r) for r in self._readings(observation))
+        with np.errstate(all="ignore"):
+            rollout = roll_forward(
+                table_s=self._service.table_s()[self._lookup],
+                limits=self._limits,
+                waiting_rows=self._waiting_rows(observation),
+                other_work_s=work.sum() - work + elsewhere_s,
+                forecast=forecast,
+                horizon_s=horizon_s,
+                contention=contention,
+            )
+            factor = np.array([self._calibrations[model].factor for model in self.models])
+            p50_s, raw_s = rollout.quantiles_s(0.5, objective.percentile / 100.0)
+            stated_s = raw_s * factor
+            # In its body the model is trusted unless it proved too careful; in the tail the
+            # calibrated quantile is what was seen.
+            body = rollout.miss_ratio(
+                objective.latency_s / np.minimum(factor, 1.0),
+                min(self._service.noise, _MAX_LATENCY_NOISE),
+            )
+            tail = objective.allowed_miss_ratio * (stated_s / objective.latency_s) ** _TAIL
+            miss = np.minimum(np.maximum(body, tail), 1.0)
+            return Prediction(
+                rollout=rollout,
+                forecast=forecast,
+                raw_s=raw_s,
+                stated_s=stated_s,
+                p50_s=p50_s,
+                miss_ratio=miss,
+                known=self._service.known()[self._rows],
+                factor=factor,
+                drift_ratio=self._service.drift_ratio,
+                backlog_requests=pending,
+                backlog_s=float(work.sum()),
+                drain_s=self._drain_s(pending),
+            )
+
+    def state_for(self, now_s: float, variant: int, prediction: Prediction) -> None:
+        """Note what is stated for requests that arrive from now on, on the chosen variant."""
+        raw_s = float(prediction.raw_s[variant])
+        if np.isfinite(raw_s):
+            self._statements.append(
+                _Statement(now_s, self.models[variant], raw_s, float(prediction.stated_s[variant]))
+            )
+
+    def speed_order(self) -> NDArray[np.intp] | None:
+        """Return the variants' indices, fastest first; None while one of them is unknown."""
+        if not self._service.known()[self._rows].all():
+            return None
+        full_s = self._service.table_s()[self._rows, self._policy.client_max_batch - 1]
+        return np.argsort(full_s, kind="stable")
+
+    def _readings(self, observation: Observation) -> list[VariantReading | None]:
+        return [observation.variants.get(model) for model in self.models]
+
+    def state(self) -> dict[str, Any]:
+        """Return what was learned. JSON-ready."""
+        return {
+            "arrivals": self._arrivals.state(),
+            "calibration": {model: c.state() for model, c in self._calibrations.items()},
+            "limits": dict(zip(self.models, self._limits.tolist(), strict=True)),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned. Raises ValueError, KeyError, TypeError."""
+        limits = state["limits"]
+        for i, model in enumerate(self.models):
+            if model in limits:
+                stored = int(limits[model])
+                if not 1 <= stored <= self._service.max_rows:
+                    raise ValueError(f"{model}: batch limit {stored} out of range")
+                self._limits[i] = max(self._limits[i], stored)
+        self._arrivals.restore(state["arrivals"])
+        for model, calibration in self._calibrations.items():
+            if model in state["calibration"]:
+                calibration.restore(state["calibration"][model])
+
+
+def _pending(reading: VariantReading | None) -> int:
+    return 0 if reading is None or reading.pending_requests is None else reading.pending_requests

@@ -1,0 +1,231 @@
+"""Service times: how long a batch of n rows takes on a variant, in the machine's present state.
+
+Owns the learned table of service times, pooled across variants. It must not know queues.
+
+Method. log s(v, n) = base(v, n) + drift. `base` is learned slowly: for each (variant, rows) a
+running mean of log times, shrunk towards a ridge regression over all variants whose features are
+a curve in log n shared by all and a deviation of each variant from it (deviations are penalised,
+so a variant with ten samples borrows its shape from its siblings), then made monotone in n by
+isotonic regression. `drift` is one fast factor for the machine (clocks, throttling, co-tenants),
+seen in every variant's residuals within about a second, and in a changed SM clock at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import Ridge
+
+from controller.telemetry.observation import BatchSample
+
+Floats = NDArray[np.float64]
+
+PRIOR_SERVICE_S: Final = 0.010  # of one row, before anything is known
+_SHRINK: Final = 3.0  # batches that the pooled curve counts for in a cell
+_MEMORY: Final = 400.0  # batches after which an old one counts 1/e
+_DRIFT_MEMORY_S: Final = 0.6
+_DRIFT_FORGET_S: Final = 600.0  # without data, drift returns to none
+_DRIFT_LIMIT: Final = math.log(8.0)
+_OUTLIER: Final = math.log(2.5)  # a known cell's residual is clipped here
+_FIRST_RUNS: Final = 5.0  # batches of a size
+_WARMER: Final = math.log(1.8)
+_REFIT_S: Final = 1.0
+_EARLY_REFIT_S: Final = 0.1  # while there are few samples, each one matters
+_EARLY: Final = 40.0  # batches a variant
+_DEVIATION_SCALE: Final = 0.5  # of a variant's slope feature: smaller borrows more
+
+
+class ServiceTimes:
+    """The table of service times of one pool of variants.
+
+    `models` are Triton's names; `max_rows` is the largest batch that is modelled, `usual_rows` the
+    largest that is asked for before a larger one is seen. `frozen` keeps the prior and learns
+    nothing (an ablation).
+    """
+
+    def __init__(
+        self, models: Sequence[str], max_rows: int, *, usual_rows: int = 1, frozen: bool = False
+    ) -> None:
+        self.models = tuple(models)
+        self.max_rows = max_rows
+        self._used = min(usual_rows, max_rows)
+        self._index = {model: i for i, model in enumerate(self.models)}
+        shape = (len(self.models), max_rows)
+        self._mean = np.zeros(shape)  # of log seconds
+        self._weight = np.zeros(shape)  # batches, with forgetting
+        self._total = np.zeros(shape)  # batches ever
+        self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
+        self._drift = 0.0
+        self._drift_at_s: float | None = None
+        self._noise = 0.15  # spread of log times
+        self._fitted_s: float | None = None
+        self._dirty = False
+        self._table: Floats | None = None
+        self._frozen = frozen
+        self._ridge = Ridge(alpha=0.05)
+        self._isotonic = IsotonicRegression()
+        self._features = self._design()
+
+    @property
+    def drift_ratio(self) -> float:
+        """Return the present service time over what was learned of it."""
+        return math.exp(self._drift)
+
+    @property
+    def noise(self) -> float:
+        """Return the spread (standard deviation) of the logarithm of a batch's time."""
+        return self._noise
+
+    def known(self) -> NDArray[np.bool_]:
+        """Return, per variant, whether it was ever measured. [variants]."""
+        if self._frozen:
+            return np.zeros(len(self.models), dtype=np.bool_)
+        return np.asarray(self._total.sum(axis=1) >= 2.0, dtype=np.bool_)
+
+    def table_s(self) -> Floats:
+        """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
+        if self._table is None:
+            self._table = np.exp(self._base + self._drift + 0.5 * self._noise**2)
+        return self._table
+
+    def samples(self) -> Floats:
+        """Return how many batches were measured. [variants, rows 1..max_rows]."""
+        return self._total.copy()
+
+    def observe(self, samples: Iterable[BatchSample], now_s: float) -> None:
+        """Learn from measured batches; first runs and those just after an action are left out."""
+        if self._frozen:
+            return
+        self._table = None
+        shift, support = 0.0, 0.0
+        for sample in samples:
+            row = self._index.get(sample.model)
+            usable = math.isfinite(sample.mean_service_s) and sample.mean_service_s > 0.0
+            if row is None or not usable or sample.executions < 1:
+                continue
+            if not 1 <= sample.rows <= self.max_rows:
+                continue
+            cell = (row, sample.rows - 1)
+            if sample.after_action and self._total[row].sum() >= 2.0:
+                continue
+            seen = math.log(sample.mean_service_s)
+            count = float(min(sample.executions, 50))
+            trust = self._weight[cell] / (self._weight[cell] + _SHRINK)
+            residual = seen - self._base[cell] - self._drift
+            if trust > 0.5:
+                clipped = max(-_OUTLIER, min(_OUTLIER, residual))
+                self._noise += 0.02 * (abs(clipped) * math.sqrt(count) * 1.2 - self._noise)
+                self._noise = min(max(self._noise, 0.03), 0.5)
+                shift += trust * count * clipped
+                support += trust * count
+                seen = self._base[cell] + self._drift + clipped
+            unsure = 0.0 < self._weight[cell] < _FIRST_RUNS
+            if unsure and seen - self._drift < self._mean[cell] - _WARMER:
+                self._weight[cell] = 0.0  # what came before were first runs that nobody marked
+            self._learn(cell, seen - self._drift, count)
+        self._follow_drift(shift, support, now_s)
+        early = (self._total.sum(axis=1) < _EARLY).any()
+        due_s = _EARLY_REFIT_S if early else _REFIT_S
+        if self._dirty and (self._fitted_s is None or now_s - self._fitted_s >= due_s):
+            self._refit()
+            self._fitted_s = now_s
+
+    def _learn(self, cell: tuple[int, int], value: float, count: float) -> None:
+        weight = self._weight[cell] * math.exp(-count / _MEMORY) + count
+        self._mean[cell] += count / weight * (value - self._mean[cell])
+        self._weight[cell] = weight
+        self._total[cell] += count
+        self._dirty = True
+
+    def _follow_drift(self, shift: float, support: float, now_s: float) -> None:
+        elapsed_s = 0.0 if self._drift_at_s is None else max(now_s - self._drift_at_s, 0.0)
+        if support > 0.0:
+            gain = 1.0 - math.exp(-max(elapsed_s, 0.02) / _DRIFT_MEMORY_S)
+            gain *= support / (support + 0.5)
+            self._drift += gain * shift / support
+        else:
+            self._drift *= math.exp(-elapsed_s / _DRIFT_FORGET_S)
+        self._drift = max(-_DRIFT_LIMIT, min(_DRIFT_LIMIT, self._drift))
+        self._drift_at_s = now_s
+
+    def _design(self) -> Floats:
+        """Return features: a shared curve, each variant's deviation. [variants, rows, features]."""
+        variants, rows = len(self.models), self.max_rows
+        log_n = np.log(np.arange(1, rows + 1))
+        shared = np.stack([log_n, np.maximum(log_n - math.log(4.0), 0.0)], axis=1)
+        own = np.zeros((variants, rows, 2 * variants))
+        for v in range(variants):
+            own[v, :, 2 * v] = 1.0
+            own[v, :, 2 * v + 1] = log_n * _DEVIATION_SCALE
+        return np.concatenate([np.broadcast_to(shared, (variants, rows, 2)), own], axis=2)
+
+    def _refit(self) -> None:
+        """Refit the pooled curve and blend it with what each cell saw itself."""
+        used = max(int(np.flatnonzero(self._weight.sum(axis=0)).max()) + 1, self._used)
+        self._used = used
+        own, mean = self._weight[:, :used], self._mean[:, :used]
+        weight = np.minimum(own, 50.0)
+        seen = weight > 0.0
+        features = self._features[:, :used]
+        self._ridge.fit(features[seen], mean[seen], sample_weight=weight[seen])
+        pooled = self._ridge.predict(features.reshape(-1, features.shape[2])).reshape(mean.shape)
+        blended = (own * mean + _SHRINK * pooled) / (own + _SHRINK)
+        rows = np.arange(1.0, used + 1.0)
+        for v in (np.diff(blended, axis=1) < 0.0).any(axis=1).nonzero()[0]:
+            blended[v] = self._isotonic.fit_transform(rows, blended[v], sample_weight=own[v] + 0.1)
+        self._base[:, :used] = blended
+        # Larger batches than were ever asked for: in proportion, until they are seen.
+        beyond = np.log(np.arange(used + 1, self.max_rows + 1) / used)
+        self._base[:, used:] = blended[:, -1:] + beyond
+        self._dirty = False
+
+    def state(self) -> dict[str, Any]:
+        """Return what was learned. JSON-ready."""
+        return {
+            "models": {
+                model: {
+                    "mean": self._mean[i].tolist(),
+                    "weight": self._weight[i].tolist(),
+                    "total": self._total[i].tolist(),
+                }
+                for model, i in self._index.items()
+            },
+            "noise": self._noise,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned, for those variants that still exist.
+
+        Raises ValueError, KeyError or TypeError if it is not what `state` returned; nothing is
+        changed then.
+        """
+        fresh = (self._mean.copy(), self._weight.copy(), self._total.copy())
+        for model, stored in state["models"].items():
+            row = self._index.get(model)
+            if row is None:
+                continue
+            for target, key in zip(fresh, ("mean", "weight", "total"), strict=True):
+                values = np.asarray(stored[key], dtype=np.float64)
+                if values.ndim != 1 or not np.isfinite(values).all():
+                    raise ValueError(f"{model}: {key} is not a list of numbers")
+                common = min(len(values), self.max_rows)
+                target[row, :common] = values[:common]
+        if (fresh[1] < 0.0).any() or (fresh[2] < 0.0).any():
+            raise ValueError("negative weights")
+        noise = float(state["noise"])
+        if not 0.0 < noise < 10.0:
+            raise ValueError("noise out of range")
+        if self._frozen:
+            return
+        self._table = None
+        self._mean, self._weight, self._total = fresh
+        # Old knowledge is worth less than fresh: the machine may have changed meanwhile.
+        self._weight = np.minimum(self._weight, 20.0)
+        self._noise = min(max(noise, 0.03), 0.5)
+        if (self._weight > 0.0).any():
+            self._refit()

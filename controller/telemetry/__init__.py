@@ -1,0 +1,1 @@
+"""What is: GPU (NVML), host (psutil), Triton (statistics, metrics, OTLP traces)."""

@@ -1,0 +1,153 @@
+"""What one tick sees, as plain values.
+
+Owns the vocabulary between telemetry and the pure core. It must not read anything itself: the
+adapters beside it do. What a device or driver does not support is None, never zero. Variants are
+keyed by *Triton's* model name here, since two policy models may share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One GPU, as NVML tells it."""
+
+    index: int
+    uuid: str | None
+    name: str | None
+    utilization_ratio: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    sm_clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    temperature_celsius: float | None = None
+    triton_memory_bytes: int | None = None
+    mig: bool | None = None
+    error: str | None = None  # this device is degraded, and why
+
+
+@dataclass(frozen=True, slots=True)
+class HostReading:
+    """The host, as psutil tells it."""
+
+    cpu_ratio: float | None = None  # of all cores
+    cpu_count: int | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    load_1m: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHealth:
+    """How well a source of readings does."""
+
+    name: str
+    up: bool
+    age_s: float | None  # of its newest reading; None: it never gave one
+    failures: int
+    error: str | None = None
+    detail: str | None = None  # one short phrase for people, such as "gpu: none"
+
+
+@dataclass(frozen=True, slots=True)
+class VariantReading:
+    """One Triton model: its queue now, and what it did since the previous observation.
+
+    Increments are never negative: adapters treat a counter that falls as restarted.
+    """
+
+    model: str
+    ready: bool | None
+    pending_requests: int | None  # waiting in Triton's queue
+    completed_requests: int = 0
+    completed_rows: int = 0
+    executions: int = 0  # batches
+    failed_requests: int = 0
+    queue_s: float = 0.0  # summed over completed requests
+    compute_s: float = 0.0  # summed over completed requests (in, infer and out)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSample:
+    """The exact mean of batches of one size that ended between two polls."""
+
+    model: str
+    rows: int
+    executions: int
+    mean_service_s: float  # compute input + infer + output, of one batch
+    age_s: float  # from the middle of the poll's window to the observation
+    after_action: bool = False  # a first run, or just after an action: not for the fit
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSample:
+    """One traced request as its client's alias saw it. Times on the monotonic clock."""
+
+    alias: str
+    model: str | None  # the Triton model that served it
+    start_s: float
+    latency_s: float
+    queue_s: float | None = None
+    compute_s: float | None = None
+    batch_requests: int | None = None  # requests known to share its batch
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReading:
+    """One alias, as the actuator knows it."""
+
+    name: str
+    serving: str | None  # Triton model name; None: unknown or gone
+    since_s: float | None = None  # when `serving` began, monotonic
+    ready: bool | None = None
+    switching: bool = False  # an operation on this alias is under way
+    held: str | None = None  # why the governor keeps its hands off: "foreign change", ...
+    pinned: str | None = None  # the operator's variant name
+    paused: bool = False
+    unusable: frozenset[str] = frozenset()  # Triton models that cannot be switched to now
+
+
+@dataclass(frozen=True, slots=True)
+class ActionCost:
+    """What an action took, fed back so that costs are learned."""
+
+    kind: str
+    model: str
+    target: str
+    duration_s: float
+    ended_s: float
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeDone:
+    """A synthetic request of ours that ended: Triton's counters hold it, no client sent it."""
+
+    model: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything one decision may depend on."""
+
+    now_s: float  # monotonic
+    sequence: int
+    models: Mapping[str, ModelReading]
+    variants: Mapping[str, VariantReading]
+    window_s: float  # the time the increments in `variants` cover
+    readings_age_s: float | None = None  # of the variants' readings; None: there are none
+    gpus: tuple[GpuReading, ...] = ()
+    host: HostReading = HostReading()
+    batch_samples: tuple[BatchSample, ...] = ()
+    request_samples: tuple[RequestSample, ...] = ()
+    actions: tuple[ActionCost, ...] = ()
+    probes: tuple[ProbeDone, ...] = ()
+    sources: tuple[SourceHealth, ...] = field(default=())

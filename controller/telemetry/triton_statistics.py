@@ -1,0 +1,202 @@
+"""Triton over gRPC: is it there, which version, which models are ready, what did batches take.
+
+Owns the connection that observes (acting has its own) and the poll, about twice a second. One
+call answers for all models: only loaded ones have statistics, so it tells readiness as well. It
+must not change anything on the server.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import grpc
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from controller.policy.model import TritonPolicy
+from controller.telemetry.batches import BatchTotals, ModelTotals
+from controller.telemetry.channel import KeyFileError, open_client, read_headers
+from controller.telemetry.source import Backoff, Clock, Ledger, silence_s
+from controller.telemetry.triton_metrics import ModelCounters
+
+CADENCE_S = 0.5
+_DEADLINE_S = 2.0
+_US_PER_NS = 1e-3
+_RESTRICTED = "protocol is restricted"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """One poll: everything the server says about its loaded models."""
+
+    at_s: float
+    batches: Mapping[str, ModelTotals]
+    counters: Mapping[str, ModelCounters]  # as on the metrics page, but reset by reloads
+
+
+class TritonStatistics:
+    """Polls one server from a task of its own; survives the server's absence and return."""
+
+    def __init__(
+        self,
+        policy: TritonPolicy,
+        *,
+        clock: Clock,
+        on_poll: Callable[[Statistics], None],
+        on_restart: Callable[[], None],
+    ) -> None:
+        self.ledger: Ledger[Statistics] = Ledger(
+            "triton",
+            clock=clock,
+            backoff=Backoff(0.2, CADENCE_S),
+            silent_s=silence_s(CADENCE_S) + _DEADLINE_S,
+        )
+        self.version: str | None = None
+        self.restarts = 0
+        self.gone = False  # it was there, and refuses connections now
+        self._policy = policy
+        self._clock = clock
+        self._on_poll = on_poll
+        self._on_restart = on_restart
+        self._client: triton.InferenceServerClient | None = None
+        self._headers: dict[str, str] = {}
+        self._poke = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def client(self) -> triton.InferenceServerClient | None:
+        """The client that observes, for the trace settings; None before the first poll."""
+        return self._client
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each call carries."""
+        return self._headers
+
+    def start(self) -> None:
+        """Start polling in the running event loop."""
+        self.ledger.begin()
+        self._task = asyncio.create_task(self._run(), name="telemetry-triton")
+
+    async def stop(self) -> None:
+        """Stop polling and close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        await self._close()
+
+    def poke(self) -> None:
+        """Poll now: another source saw the server disappear, or come back."""
+        self._poke.set()
+
+    async def _run(self) -> None:
+        while True:
+            wait_s = CADENCE_S
+            try:
+                await self._poll()
+            except Exception as error:  # noqa: BLE001 - one bad answer must not end the watch
+                wait_s = self._failed(error)
+            with contextlib.suppress(TimeoutError):
+                # Not wait_for: on Python 3.11 that swallows a cancellation when the event is set.
+                async with asyncio.timeout(wait_s):
+                    await self._poke.wait()
+                # However often it is poked: not more than a poll per tenth of the cadence.
+                await asyncio.sleep(CADENCE_S / 10.0)
+            self._poke.clear()
+
+    def _failed(self, error: BaseException) -> float:
+        text = describe(error, self._policy.grpc)
+        if is_unreachable(error):
+            self.gone = self.gone or self.ledger.reading is not None
+        return self.ledger.fail(text)
+
+    async def _poll(self) -> None:
+        if self._client is None or not self.ledger.up:
+            self._connect()
+        client = self._client
+        assert client is not None  # noqa: S101 - connected above
+        if self.version is None or self.gone:
+            metadata = await client.get_server_metadata(
+                headers=self._headers, client_timeout=_DEADLINE_S
+            )
+            self.version = str(metadata.version)
+        answer = await client.get_inference_statistics(
+            headers=self._headers, client_timeout=_DEADLINE_S
+        )
+        statistics = _read(answer, self._clock())
+        if self.gone:
+            self.gone = False
+            self.restarts += 1
+            self._on_restart()
+        self.ledger.succeed(statistics)
+        self._on_poll(statistics)
+
+    def _connect(self) -> None:
+        # The key is read again after a failure: it may have been rotated with the server.
+        if self._client is None:
+            self._client, self._headers = open_client(self._policy)
+        else:
+            self._headers = read_headers(self._policy)
+
+    async def _close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+
+def is_restricted(error: BaseException) -> bool:
+    """Return whether the server refuses a call for want of the right key."""
+    return isinstance(error, InferenceServerException) and _RESTRICTED in str(error.message())
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether nobody answers at the server's address."""
+    if not isinstance(error, InferenceServerException) or is_restricted(error):
+        return False
+    return bool(error.status() == str(grpc.StatusCode.UNAVAILABLE))
+
+
+def describe(error: BaseException, address: str) -> str:
+    """Return what is wrong with the server at an address, and what to do, in one line."""
+    if isinstance(error, KeyFileError):
+        return str(error)
+    if isinstance(error, InferenceServerException):
+        # Triton answers both with UNAVAILABLE, so the words are looked at first.
+        if is_restricted(error):
+            return (
+                f"Triton at {address} restricts a protocol that is needed: {error.message()}; "
+                "check triton.restricted_key_file and triton.restricted_key_name"
+            )
+        if is_unreachable(error):
+            return f"no Triton answers gRPC at {address}; is it running, and is triton.grpc right?"
+        message = error.message()
+        return f"Triton at {address}: {message}"
+    return f"Triton at {address}: {error or type(error).__name__}"
+
+
+def _read(answer: object, at_s: float) -> Statistics:
+    """Take the numbers out of the protobuf message, summed over versions."""
+    batches: dict[str, dict[int, BatchTotals]] = {}
+    counters: dict[str, ModelCounters] = {}
+    for model in answer.model_stats:  # type: ignore[attr-defined]
+        name = str(model.name)
+        sizes = batches.setdefault(name, {})
+        for batch in model.batch_stats:
+            service_ns = batch.compute_input.ns + batch.compute_infer.ns + batch.compute_output.ns
+            rows, executions = int(batch.batch_size), int(batch.compute_infer.count)
+            old = sizes.get(rows, BatchTotals(0, 0))
+            sizes[rows] = BatchTotals(old.executions + executions, old.service_ns + service_ns)
+        total = counters.setdefault(name, ModelCounters())
+        stats = model.inference_stats
+        total.completed_requests += stats.success.count
+        total.failed_requests += stats.fail.count
+        total.completed_rows += model.inference_count
+        total.executions += model.execution_count
+        total.queue_us += stats.queue.ns * _US_PER_NS
+        compute_ns = stats.compute_input.ns + stats.compute_infer.ns + stats.compute_output.ns
+        total.compute_us += compute_ns * _US_PER_NS
+    totals = {name: ModelTotals(sizes) for name, sizes in batches.items()}
+    return Statistics(at_s, totals, counters)

@@ -1,0 +1,176 @@
+"""The doctor where there is no Triton: this machine, and a server that is something else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.cli.main import main
+from controller.doctor.finding import Finding, Level, fail, ok, report, warn
+from controller.doctor.host import check_journal, check_receiver, check_socket
+from controller.doctor.server import check_listeners, check_metrics, is_loopback
+from controller.journal import Journal
+from controller.policy.model import JournalPolicy, TritonPolicy
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_GOVERNOR_SOCKET", str(tmp_path / "run" / "governor.sock"))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def port_of(server: socket.socket) -> int:
+    return int(server.getsockname()[1])
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return port_of(server)
+
+
+def a_policy(tmp_path: Path, grpc_port: int) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        f"""\
+version: 1
+triton: {{grpc: "127.0.0.1:{grpc_port}"}}
+models:
+  digits:
+    objective: {{latency: 60ms, percentile: 99}}
+    variants:
+      wide: {{model: digits_wide, quality: 0.9}}
+"""
+    )
+    return path
+
+
+def test_a_server_that_is_down_fails_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--policy", str(a_policy(tmp_path, closed_port()))]) == 1
+    out = capsys.readouterr().out
+    assert "does not answer over gRPC" in out
+    assert "-> start Triton, or correct triton.grpc" in out
+    assert "ok    journal" in out
+    assert not (tmp_path / "state").exists()  # it leaves no trace
+
+
+def test_json_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--policy", str(a_policy(tmp_path, closed_port()))]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["ok"] is False
+    assert {check["name"]: check["level"] for check in result["checks"]}["triton"] == "fail"
+
+
+def test_a_policy_that_is_wrong_is_all_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\n")
+    assert main(["doctor", "--json", "--policy", str(path)]) == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {check["name"] for check in checks} == {"policy"}
+    assert all(str(path) in check["message"] for check in checks)
+
+
+def test_what_works_less_well_is_no_failure() -> None:
+    assert report([ok("a", "fine"), warn("b", "so so", "do")])["ok"]
+    assert not report([ok("a", "fine"), fail("b", "bad", "do")])["ok"]
+
+
+def test_the_journal_check_tells_sound_from_broken_and_impossible(tmp_path: Path) -> None:
+    path = tmp_path / "j" / "journal.sqlite3"
+    policy = JournalPolicy(str(path), max_bytes=2**20)
+    assert check_journal(policy).level is Level.OK
+    journal = Journal(path, 2**20)
+    journal.open()
+    assert journal.close(5.0)
+    assert check_journal(policy).level is Level.OK
+    path.write_bytes(b"broken" * 1000)
+    assert "set it aside" in str(check_journal(policy).advice)
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    impossible = JournalPolicy(str(in_the_way / "journal.sqlite3"))
+    assert check_journal(impossible).level is Level.FAIL
+    huge = JournalPolicy(str(tmp_path / "k.sqlite3"), max_bytes=2**60)
+    assert "GiB left" in check_journal(huge).message
+
+
+def test_the_socket_check_tells_free_live_stale_and_blocked(tmp_path: Path) -> None:
+    path = tmp_path / "governor.sock"
+    assert "is free" in check_socket(path).message
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen()
+    assert "a governor answers" in check_socket(path).message
+    server.close()
+    assert "is left from a governor that is gone" in check_socket(path).message
+    path.unlink()
+    path.write_text("")
+    assert check_socket(path).level is Level.FAIL
+
+
+def test_the_trace_receivers_port_must_be_free(listener: socket.socket) -> None:
+    taken = f"127.0.0.1:{port_of(listener)}"
+    assert [f.level for f in check_receiver(taken, governor_runs=False)] == [Level.FAIL]
+    assert check_receiver(taken, governor_runs=True) == []
+    assert check_receiver(None, governor_runs=False) == []
+    free = f"127.0.0.1:{closed_port()}"
+    assert [f.level for f in check_receiver(free, governor_runs=False)] == [Level.OK]
+
+
+def test_a_port_open_to_the_network_is_noticed(listener: socket.socket) -> None:
+    def levels(port: int) -> list[Level]:
+        return [f.level for f in check_listeners(TritonPolicy(f"127.0.0.1:{port}", None, None))]
+
+    assert levels(port_of(listener)) == [Level.OK]
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - that is the test
+        assert levels(port_of(everywhere)) == [Level.WARN]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:8001", True),
+        ("localhost:8001", True),
+        ("[::1]:8001", True),
+        ("10.0.0.1:8001", False),
+        ("triton.example:8001", False),
+    ],
+)
+def test_loopback_is_recognised(address: str, expected: bool) -> None:
+    assert is_loopback(address) is expected
+
+
+async def metrics(page: bytes, status: str = "200 OK") -> Finding:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(page)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + page)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        return await check_metrics(TritonPolicy("", f"http://127.0.0.1:{port}/metrics", None))
+
+
+async def test_the_metrics_page_must_have_the_queue_depth() -> None:
+    assert (await metrics(b"# TYPE nv_inference_pending_request_count gauge\n")).level is Level.OK
+    assert "has no nv_inference_pending" in (await metrics(b"up 1\n")).message
+    assert "answered 404" in (await metrics(b"", "404 Not Found")).message
+    gone = TritonPolicy("", f"http://127.0.0.1:{closed_port()}/metrics", None)
+    assert (await check_metrics(gone)).level is Level.FAIL
+    assert (await check_metrics(TritonPolicy("", None, None))).level is Level.WARN

@@ -1,0 +1,139 @@
+"""The daemon as a process on a real Triton, under traffic."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from governor_process import GovernorProcess, echo_policy, free_port
+from repository import fill_repository
+from traffic import Traffic, answered
+
+from controller.embedded.server import RunningServer
+
+
+@pytest.fixture(scope="module")
+def otlp_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def server(start_triton, tmp_path_factory, otlp_port) -> RunningServer:
+    root = fill_repository(tmp_path_factory.mktemp("daemon") / "repository")
+    return start_triton(root, otlp_url=f"http://127.0.0.1:{otlp_port}/v1/traces")
+
+
+@pytest.fixture
+def governor(server: RunningServer, otlp_port: int, tmp_path: Path) -> Iterator[GovernorProcess]:
+    policy = echo_policy(server.grpc, server.metrics_url, otlp_port)
+    daemon = GovernorProcess(tmp_path / "governor", policy)
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+def _everything_is_known(model) -> bool:
+    return bool(model["candidates"]) and all(c["known"] for c in model["candidates"])
+
+
+async def test_it_measures_what_nobody_has_measured_and_then_serves_the_best(governor):
+    await governor.until(_everything_is_known, what="all variants measured by probes")
+    await governor.until(lambda m: m["serving"] == "slow", what="the best quality when quiet")
+    service_ms = {c["variant"]: c["service_ms"] for c in governor.model()["candidates"]}
+    assert service_ms["fast"] < service_ms["mid"] < service_ms["slow"]
+
+
+async def test_a_burst_is_escaped_and_no_request_fails(governor, server):
+    await governor.until(lambda m: m["serving"] == "slow")
+    async with Traffic(server.grpc, "chat", rate=30.0) as calm:
+        await asyncio.sleep(2.0)
+        async with Traffic(server.grpc, "chat", rate=350.0) as burst:
+            await governor.until(lambda m: m["serving"] in {"mid", "fast"}, timeout_s=5.0)
+            await asyncio.sleep(1.5)
+        fast = governor.model()["serving"]
+        # Back towards quality; how far depends on how many requests the burst made late.
+        await governor.until(lambda m: m["serving"] != "fast", timeout_s=20.0, what=f"from {fast}")
+    calm.check(at_least=50)
+    burst.check(at_least=300)
+    assert {1, 2} & set(burst.tags())
+
+
+async def test_after_kill_9_triton_serves_on_and_the_next_daemon_adopts_what_it_finds(
+    governor, server
+):
+    await governor.until(_everything_is_known)
+    async with Traffic(server.grpc, "chat", rate=60.0) as traffic:
+        await governor.until(lambda m: (m["attainment"] or 0.0) > 0.9, what="traces counted")
+        await asyncio.sleep(6.0)  # what was learned is written every few seconds
+        governor.kill()
+        await asyncio.sleep(1.0)
+        governor.start()
+        await governor.until(lambda m: m["serving"] is not None, what="adopted")
+        assert all(c["known"] for c in governor.model()["candidates"]), "what was learned is back"
+        await asyncio.sleep(1.0)
+    traffic.check(at_least=200)
+    actions = governor.ask("GET", "/v1/history?limit=50")["actions"]
+    assert any(action["kind"] == "adopt" for action in actions)
+    with sqlite3.connect(f"file:{governor.journal}?mode=ro", uri=True) as journal:
+        assert journal.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_after_kill_9_of_triton_everything_is_put_back(governor, server):
+    await governor.until(lambda m: m["serving"] is not None)
+    os.kill(server.pid, signal.SIGKILL)
+    await asyncio.to_thread(server.restart)
+    await answered(server.grpc, "chat", within_s=10.0)
+    async with Traffic(server.grpc, "chat", rate=60.0) as traffic:
+        await asyncio.sleep(2.0)
+    traffic.check(at_least=100)
+
+
+async def test_a_pin_holds_until_it_is_taken_back(governor, server):
+    await governor.until(lambda m: m["serving"] == "slow")
+    wish = {"model": "chat", "variant": "mid", "why": "a test"}
+    assert "mid" in governor.ask("POST", "/v1/pin", wish)["message"]
+    await governor.until(lambda m: m["serving"] == "mid" and m["reason"] == "pinned")
+    refused = governor.ask("POST", "/v1/pin", {"model": "chat", "variant": "md"})
+    assert "did you mean mid?" in str(refused)
+    assert "message" in governor.ask("POST", "/v1/unpin", {"model": "chat"})
+    await governor.until(lambda m: m["serving"] == "slow" and m["pinned"] is None)
+
+
+async def test_sighup_takes_a_good_policy_and_refuses_a_bad_one(governor, server, otlp_port):
+    await governor.until(_everything_is_known)
+    assert governor.process is not None
+    policy = echo_policy(server.grpc, server.metrics_url, otlp_port)
+    policy["models"]["chat"]["objective"]["latency"] = "sixty"
+    governor.write_policy(policy)
+    governor.process.send_signal(signal.SIGHUP)
+    await governor.until(lambda _: "latency" in str(governor.status()["daemon"]["policy_error"]))
+    assert governor.model()["objective"]["latency_ms"] == 60.0
+    policy["models"]["chat"]["objective"]["latency"] = "90ms"
+    governor.write_policy(policy)
+    governor.process.send_signal(signal.SIGHUP)
+    await governor.until(lambda m: m["objective"]["latency_ms"] == 90.0)
+    assert all(c["known"] for c in governor.model()["candidates"]), "nothing learned was lost"
+    assert governor.status()["daemon"]["policy_error"] is None
+
+
+async def test_advising_decides_and_records_but_touches_nothing(
+    server, otlp_port, tmp_path, governor
+):
+    await governor.until(lambda m: _everything_is_known(m) and m["serving"] == "slow")
+    assert governor.stop() == 0
+    policy = echo_policy(server.grpc, server.metrics_url, otlp_port, mode="advise")
+    adviser = GovernorProcess(tmp_path / "adviser", policy)
+    adviser.start()
+    try:
+        await adviser.until(lambda m: m["serving"] == "slow", what="what it finds is shown")
+        async with Traffic(server.grpc, "chat", rate=40.0) as traffic:
+            await asyncio.sleep(3.0)
+        traffic.check(at_least=80)
+        assert set(traffic.tags()) == {3}
+        assert adviser.model()["desired"] is not None
+        assert adviser.status()["daemon"]["advice"]
+    finally:
+        assert adviser.stop() == 0

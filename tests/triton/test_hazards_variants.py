@@ -1,0 +1,275 @@
+"""Hazards of the variants (H4 to H7, H10, H14 to H16, H20), on a real server under traffic."""
+
+import asyncio
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from governed import ALIAS, governed, make_policy, precompile, until
+from repository import alias_config, write_model
+from traffic import HttpTraffic, Traffic
+
+from controller.actuation.state import Timing
+from controller.ports import Outcome
+
+VARIANTS = ("slow", "fast")
+TAGS = {"fast": 1, "slow": 3}
+FILES = {"file:1/alias": b"x"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("variants") / "repository"
+    for name, tag in TAGS.items():
+        write_model(root, name, tag=tag, delay_s=0.001 * tag)
+    write_model(root, "late", tag=4, init_s=1.0)
+    write_model(root, "broken", fail_load=True)
+    write_model(root, "cached", extra={"response_cache": {"enable": True}})
+    write_model(root, "sequential", extra={"sequence_batching": {}})
+    for name, tag in (("stream_slow", 3), ("stream_fast", 1)):
+        write_model(root, name, tag=tag, decoupled=True, delay_s=0.1 * tag, responses=5)
+    precompile(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(start_triton, root):
+    # The variants that do not batch dynamically: Triton allows one scheduler for a model.
+    path = root / "sequential" / "config.pbtxt"
+    text = path.read_text().replace("dynamic_batching {\n}\n", "")
+    path.write_text(text)
+    names = [*VARIANTS, "cached", "sequential", "stream_slow", "stream_fast"]
+    return start_triton(root, load_models=names, extra_args=["--cache-config=local,size=1048576"])
+
+
+@pytest.fixture
+async def outside(server):
+    client = triton.InferenceServerClient(server.grpc)
+    await client.unload_model(ALIAS)
+    yield client
+    await client.unload_model(ALIAS)
+    await client.close()
+
+
+async def test_h4_h9_h10_a_cold_variant_is_loaded_and_proven_before_it_is_switched_to(
+    server, outside
+):
+    """Its load outlasts its deadline: settled by looking, done once, and nothing stalls."""
+    policy = make_policy(server.grpc, "late", *VARIANTS)
+    async with governed(
+        policy, order=("fast", "slow", "late"), timing=Timing(variant_load_s=0.5)
+    ) as test:
+        await until(lambda: test.reading.ready)
+        loads = []
+        load = test.server.control.load
+
+        async def counted(name, **settings):
+            loads.append(name)
+            await load(name, **settings)
+
+        test.server.control.load = counted
+        async with (
+            Traffic(server.grpc, ALIAS) as traffic,
+            HttpTraffic(server.http, ALIAS) as keep_alive,
+        ):
+            refused = await test.switch("late", urgent=True)
+            assert refused.outcome in (Outcome.REFUSED, Outcome.BUSY)
+            await until(lambda: test.of_kind("load"), timeout_s=20.0)
+            settled = test.of_kind("load")[0]
+            assert (settled.target, settled.outcome) == ("late", Outcome.DONE)
+            assert "looking" in settled.reason
+            assert loads.count("late") == 1
+            await test.ready()
+            record = await test.switched("late")
+            assert record.outcome is Outcome.DONE
+            assert record.switch_s < 0.5
+        traffic.check(at_least=50)
+        keep_alive.check(at_least=50)
+        assert max(answer.latency_s for answer in keep_alive.answers) < 1.0
+        assert (await test.switched("fast")).outcome is Outcome.DONE
+
+
+async def test_h4_h16_a_load_that_fails_changes_nothing_and_is_tried_ever_less_often(
+    server, outside
+):
+    policy = make_policy(server.grpc, "broken", *VARIANTS)
+    timing = Timing(backoff_s=0.4)
+    async with governed(policy, timing=timing) as test:
+        await test.ready(without=("broken",))
+        async with Traffic(server.grpc, ALIAS) as traffic:
+            await until(lambda: test.of_kind("load"), timeout_s=20.0)
+            first = test.of_kind("load")[0]
+            assert (first.target, first.outcome) == ("broken", Outcome.FAILED)
+            assert "told to fail its load" in first.error
+            refused = await test.switch("broken")
+            assert refused.outcome is not Outcome.DONE
+            await until(lambda: len(test.of_kind("load")) == 2, timeout_s=20.0)
+            assert test.variant("broken").retry_s - time.monotonic() > 0.5
+            assert await test.target() == "fast"
+        traffic.check()
+
+
+async def test_h16_a_load_for_which_there_is_no_memory_is_not_begun(server, outside):
+    await outside.unload_model("late")
+    policy = make_policy(server.grpc, "late", *VARIANTS)
+    why = "2.0 GiB needed, 1.1 GiB free"
+    gate = {"late": why}.get
+    async with governed(policy, order=("fast", "slow", "late"), load_gate=gate) as test:
+        await test.ready(without=("late",))
+        await until(lambda: test.variant("late").error)
+        assert why in (await test.switch("late")).error
+        assert not await outside.is_model_ready("late")
+
+
+async def test_h5_h15_a_variant_is_unloaded_only_when_nothing_points_at_it_and_then_fully(
+    server, outside
+):
+    policy = make_policy(server.grpc, *VARIANTS)
+    async with governed(policy) as test, Traffic(server.grpc, ALIAS) as traffic:
+        await test.ready()
+        await test.switched("slow")
+        traffic.answers.clear()
+        refused = await test.actuator.unload("slow")
+        assert refused.outcome is Outcome.REFUSED
+        assert ALIAS in refused.error
+        # Somebody else's ensemble counts as much as an alias of ours.
+        theirs = json.dumps(alias_config("theirs", "fast"))
+        await outside.load_model("theirs", config=theirs, files=FILES)
+        await test.switched("fast")
+        assert (await test.actuator.unload("fast")).outcome is Outcome.REFUSED
+        done = await test.actuator.unload("slow")
+        assert done.outcome is Outcome.DONE
+        index = await outside.get_model_repository_index()
+        assert {m.name: m.state for m in index.models}["slow"] == "UNAVAILABLE"
+        await asyncio.sleep(1.2)
+        assert not await outside.is_model_ready("slow")
+        await outside.unload_model("theirs")
+    traffic.check()
+    await outside.load_model("slow")
+
+
+async def test_h6_h7_an_override_survives_what_happens_to_the_folder(server, root, outside):
+    policy = make_policy(server.grpc, *VARIANTS)
+    override = {"instance_group": [{"kind": "KIND_CPU", "count": 2}]}
+
+    async def instances() -> int:
+        return int((await test.config("slow"))["instance_group"][0]["count"])
+
+    async with governed(policy) as test, Traffic(server.grpc, ALIAS) as traffic:
+        await test.ready()
+        traffic.answers.clear()
+        assert (await test.actuator.load("slow", override=override)).outcome is Outcome.DONE
+        assert await instances() == 2
+        # H7: a plain load is no way to take an override back, and never used as one.
+        await outside.load_model("slow")
+        assert await instances() == 2
+        # H6: the folder changes, so a switch makes Triton reload it as it stands on disk.
+        later = time.time() + 1
+        os.utime(root / "slow" / "1" / "model.py", (later, later))
+        record = await test.switched("slow")
+        assert record.outcome is Outcome.ROLLED_BACK
+        assert "override" in record.error
+        assert await test.target() == "fast"
+        await test.ready()
+        assert await instances() == 2
+        assert (await test.switched("slow")).outcome is Outcome.DONE
+        assert await instances() == 2
+        await test.switched("fast")
+        assert (await test.actuator.load("slow", override={})).outcome is Outcome.DONE
+        assert await instances() == 1
+    traffic.check()
+
+
+async def test_h6_a_changed_folder_is_noticed_while_the_variant_is_idle(server, root, outside):
+    policy = make_policy(server.grpc, *VARIANTS)
+    async with governed(policy, timing=Timing(refresh_s=0.3)) as test:
+        await test.ready()
+        later = time.time() + 2
+        os.utime(root / "slow" / "1" / "model.py", (later, later))
+        await until(lambda: test.of_kind("load"), what="the reload")
+        await test.ready()
+        record = await test.switched("slow")
+        assert record.switch_s < 0.5
+
+
+async def test_h6_a_folder_that_was_broken_does_no_harm(server, root, outside):
+    """A half-copied model: Triton keeps the old copy, which serves until the new one is whole."""
+    policy = make_policy(server.grpc, *VARIANTS)
+    path = root / "slow" / "1" / "model.py"
+    good, later = path.read_text(), time.time() + 10
+    timing = Timing(refresh_s=0.2, backoff_s=0.3)
+    async with governed(policy, timing=timing) as test, Traffic(server.grpc, ALIAS) as traffic:
+        await test.ready()
+        traffic.answers.clear()
+        path.write_text("raise RuntimeError('half of a file')")
+        os.utime(path, (later, later))
+        await test.switch("slow", urgent=True)
+        await test.switch("fast", urgent=True)
+        await until(lambda: test.variant("slow").error, what="the failing load is noticed")
+        assert "half of a file" in test.variant("slow").error
+        assert (await test.switch("slow", urgent=True)).outcome is not Outcome.DONE
+        path.write_text(good)
+        os.utime(path, (later + 10, later + 10))
+        await until(lambda: "slow" not in test.reading.unusable, timeout_s=20.0)
+        assert (await test.switched("slow")).outcome is Outcome.DONE
+    traffic.check()
+
+
+async def test_h14_h20_variants_that_a_switch_would_harm_are_refused(server, outside):
+    policy = make_policy(server.grpc, "cached", "sequential", *VARIANTS)
+    odd = ("cached", "sequential")
+    async with governed(policy) as test, Traffic(server.grpc, ALIAS) as traffic:
+        await test.ready(without=odd)
+        await until(lambda: all(test.variant(name).error for name in odd))
+        traffic.answers.clear()
+        for name, word in zip(odd, ("response cache", "sequence"), strict=True):
+            record = await test.switch(name, urgent=True)
+            assert record.outcome is Outcome.REFUSED
+            assert word in record.error
+        await until(lambda: len(traffic.answers) > 5)
+    traffic.check()
+
+
+async def test_h20_a_stream_ends_on_the_variant_on_which_it_began(server, outside):
+    policy = make_policy(server.grpc, "stream_slow", "stream_fast")
+    tensor = triton.InferInput("IN", [1, 1], "FP32")
+    tensor.set_data_from_numpy(np.zeros((1, 1), np.float32))
+
+    async def requests():
+        yield {"model_name": ALIAS, "inputs": [tensor]}
+        await asyncio.sleep(3.0)
+
+    async def stream(tags: list[int]) -> None:
+        async for answer, error in outside.stream_infer(requests()):
+            assert error is None
+            values = answer.as_numpy("TAG")
+            if values is not None:
+                tags.append(int(values[0, 0]))
+            if len(tags) == 5:
+                return
+
+    async with governed(policy) as test:
+        await test.ready()
+        assert (await test.switched("stream_slow")).outcome is Outcome.DONE
+        before: list[int] = []
+        running = asyncio.create_task(stream(before))
+        await until(lambda: before)
+        assert (await test.switch("stream_fast", urgent=True)).outcome is Outcome.DONE
+        after: list[int] = []
+        await stream(after)
+        await running
+    assert before == [3] * 5
+    assert after == [1] * 5
+
+
+async def test_a_stream_and_a_plain_model_do_not_stand_behind_one_alias(server, outside):
+    policy = make_policy(server.grpc, "stream_fast", *VARIANTS)
+    async with governed(policy) as test:
+        await test.ready(without=("stream_fast",))
+        await until(lambda: test.variant("stream_fast").warm)
+        record = await test.switch("stream_fast", urgent=True)
+        assert record.outcome is Outcome.REFUSED
+        assert "stream" in record.error

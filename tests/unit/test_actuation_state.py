@@ -1,0 +1,93 @@
+import subprocess
+import sys
+
+import pytest
+
+from controller.actuation.lease import Lease, canonical
+from controller.actuation.state import Memory, Override
+
+
+def test_what_is_remembered_is_there_after_a_death(tmp_path):
+    path = tmp_path / "state" / "actuator.json"
+    memory = Memory(path)
+    memory.remember("chat", "fast")
+    memory.save()
+    memory.overrides["slow"] = Override({"name": "slow"}, {"a": 1}, {"b": 2})
+    memory.save()
+    again = Memory(path)
+    assert again.targets == {"chat": "fast"}
+    assert again.overrides == memory.overrides
+    assert [entry.name for entry in path.parent.iterdir()] == ["actuator.json"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"targets": 3, "overrides": {}}', '{"targets": {}}', "\x00"]
+)
+def test_a_spoilt_file_is_a_beginning_without_memory(tmp_path, text):
+    path = tmp_path / "actuator.json"
+    path.write_text(text)
+    memory = Memory(path)
+    assert (memory.targets, memory.overrides) == ({}, {})
+    memory.remember("chat", "fast")
+    memory.save()
+    assert Memory(path).targets == {"chat": "fast"}
+
+
+def test_an_override_of_an_unknown_shape_is_forgotten(tmp_path):
+    path = tmp_path / "actuator.json"
+    path.write_text('{"targets": {"chat": "a"}, "overrides": {"a": {"sent": {}}}}')
+    assert Memory(path).overrides == {}
+
+
+def test_a_place_that_cannot_be_written_is_no_failure(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    memory = Memory(tmp_path / "file" / "actuator.json")
+    memory.remember("chat", "fast")
+    memory.save()
+    assert memory.targets == {"chat": "fast"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("localhost:8001", "127.0.0.1:8001"),
+        ("[::1]:8001", "127.0.0.1:8001"),
+        ("127.0.0.2:8001", "LOCALHOST:8001"),
+        ("Triton.example:8001", "triton.example:8001"),
+    ],
+)
+def test_the_spellings_of_one_address_are_one_lease(one, other):
+    assert canonical(one) == canonical(other)
+
+
+@pytest.mark.parametrize("other", ["127.0.0.1:8002", "10.0.0.1:8001", "triton:8001"])
+def test_other_servers_have_other_leases(other):
+    assert canonical("127.0.0.1:8001") != canonical(other)
+
+
+_HOLD = """
+import sys
+from controller.actuation.lease import Lease
+lease = Lease(sys.argv[1])
+assert lease.acquire() is None
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_lease_of_a_killed_process_is_free_and_of_a_live_one_names_it():
+    address = "lease.example:1"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        lease = Lease(address)
+        assert f"process {holder.pid} of user" in lease.acquire()
+        assert not lease.held
+        holder.kill()
+        holder.wait()
+        assert lease.acquire() is None
+        assert lease.acquire() is None
+        assert lease.held
+        lease.release()
+        assert not lease.held

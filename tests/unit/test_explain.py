@@ -1,0 +1,158 @@
+"""The paragraph that explains a decision."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from controller.planning.decision import Candidate, Decision, Excluded, Reason
+from controller.planning.explain import explain_decision
+from controller.policy.model import ModelPolicy, Objective, VariantPolicy
+
+MODEL = ModelPolicy(
+    name="digits",
+    objective=Objective(latency_s=0.060, percentile=99.0),
+    variants=(
+        VariantPolicy("wide", "digits_wide", 0.927),
+        VariantPolicy("medium", "digits_medium", 0.905),
+        VariantPolicy("narrow", "digits_narrow", 0.884),
+    ),
+)
+
+
+def candidate(variant: str, quality: float, **changes: object) -> Candidate:
+    values: dict[str, object] = {
+        "variant": variant,
+        "model": f"digits_{variant}",
+        "quality": quality,
+        "excluded": None,
+        "known": True,
+        "service_s": 0.004,
+        "utilization_ratio": 0.5,
+        "p50_s": 0.01,
+        "p99_s": 0.04,
+        "miss_ratio": 0.002,
+        "value": 0.9,
+        "feasible": True,
+    }
+    return Candidate(**{**values, **changes})
+
+
+def decision(**changes: object) -> Decision:
+    values: dict[str, object] = {
+        "now_s": 1.0,
+        "sequence": 1,
+        "model": "digits",
+        "serving": "wide",
+        "desired": "medium",
+        "target": "medium",
+        "reason": Reason.ESCAPE,
+        "candidates": (
+            candidate("wide", 0.927, p99_s=0.184, miss_ratio=0.31, feasible=False),
+            candidate("medium", 0.905),
+            candidate("narrow", 0.884, p99_s=0.012),
+        ),
+        "rate_rps": 212.0,
+        "rate_p95_rps": 260.0,
+        "rows_per_request": 1.5,
+        "backlog_requests": 14,
+        "backlog_s": 0.062,
+        "drift_ratio": 1.0,
+    }
+    return Decision(**{**values, **changes})
+
+
+def test_an_escape_tells_what_was_seen_compared_chosen_and_why() -> None:
+    assert explain_decision(decision(), MODEL) == (
+        "digits: about 212 requests/s are expected (260 at the 95th percentile), and 14 requests "
+        "wait (62 ms of work). Of 3 variants, 2 are predicted to answer 99 % of requests within "
+        "60 ms. It switches from wide to medium at once: wide would miss the objective (31 % of "
+        "requests late). Predicted for medium (quality 0.905): 40 ms, with 0.2 % of requests late. "
+        "wide (quality 0.927) would miss the objective: its 99th percentile would be 184 ms, with "
+        "31 % of requests late."
+    )
+
+
+def test_every_reason_has_a_sentence_of_its_own() -> None:
+    texts = {reason: explain_decision(decision(reason=reason), MODEL) for reason in Reason}
+    assert len(set(texts.values())) == len(Reason)
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_can_be_told_when_next_to_nothing_is_known(reason: Reason) -> None:
+    for candidates in (
+        (),
+        (candidate("wide", 0.9, known=False, p99_s=math.nan, miss_ratio=math.inf),),
+        (candidate("wide", 0.9, excluded=Excluded.NOT_READY, p99_s=math.inf),),
+    ):
+        text = explain_decision(
+            decision(
+                reason=reason,
+                serving=None,
+                desired=None,
+                target=None,
+                candidates=candidates,
+                rate_rps=math.nan,
+                rate_p95_rps=math.inf,
+                backlog_requests=0,
+                backlog_s=math.nan,
+                drift_ratio=math.nan,
+            ),
+            MODEL,
+        )
+        assert text.endswith(".")
+        for word in ("None", "nan", "inf ", "  "):
+            assert word not in text
+
+
+@pytest.mark.parametrize(
+    ("excluded", "words"),
+    [
+        (Excluded.MIN_QUALITY, "wide (quality 0.927) is below the policy's min_quality"),
+        (Excluded.NOT_READY, "wide (quality 0.927) is not ready on Triton"),
+        (Excluded.UNUSABLE, "wide (quality 0.927) cannot be switched to"),
+    ],
+)
+def test_a_better_variant_that_is_excluded_is_named_with_its_reason(
+    excluded: Excluded, words: str
+) -> None:
+    candidates = (candidate("wide", 0.927, excluded=excluded), candidate("medium", 0.905))
+    assert words in explain_decision(decision(candidates=candidates), MODEL)
+
+
+def test_every_exclusion_can_be_told() -> None:
+    for excluded in Excluded:
+        text = explain_decision(
+            decision(
+                reason=Reason.NO_CHOICE,
+                target=None,
+                candidates=(candidate("wide", 0.9, excluded=excluded),),
+            ),
+            MODEL,
+        )
+        assert "No variant may be chosen: wide" in text
+
+
+def test_a_pin_says_what_would_be_chosen_without_it() -> None:
+    text = explain_decision(decision(reason=Reason.PINNED, target="wide", desired="narrow"), MODEL)
+    assert "An operator has pinned it to wide." in text
+    assert "By itself the governor would choose narrow." in text
+
+
+def test_a_machine_that_slows_down_is_mentioned() -> None:
+    slow = explain_decision(dataclasses.replace(decision(), drift_ratio=1.5), MODEL)
+    assert "The machine runs 1.5 times slower than learned." in slow
+    fast = explain_decision(dataclasses.replace(decision(), drift_ratio=0.5), MODEL)
+    assert "2.0 times faster" in fast
+    assert "times" not in explain_decision(decision(), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("percentile", "words"),
+    [(99.0, "99th"), (99.9, "99.9th"), (91.0, "91st"), (11.0, "11th"), (93.0, "93rd")],
+)
+def test_percentiles_are_spelt_as_people_do(percentile: float, words: str) -> None:
+    model = dataclasses.replace(MODEL, objective=Objective(0.060, percentile))
+    assert f"its {words} percentile" in explain_decision(decision(), model)

@@ -1,0 +1,62 @@
+"""Calibration by adaptive conformal inference."""
+
+import math
+
+import numpy as np
+import pytest
+
+from controller.prediction.calibration import ConformalCalibration, Outcome
+
+
+def _run(
+    calibration: ConformalCalibration, scale: float, count: int, seed: int, start_s: float = 0.0
+) -> float:
+    """Feed requests whose model is off by `scale`; return the coverage of what was stated."""
+    rng = np.random.default_rng(seed)
+    covered = 0
+    for i in range(count):
+        latency_s = 0.010 * scale * math.exp(rng.normal(0.0, 0.3))
+        stated_s = 0.020 * calibration.factor
+        covered += latency_s <= stated_s
+        calibration.observe([Outcome(latency_s, 0.020, stated_s)], start_s + i * 0.02)
+        calibration.relax(start_s + i * 0.02)
+    return covered / count
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_the_stated_quantile_covers_what_it_says_however_wrong_the_model_is(scale):
+    calibration = ConformalCalibration(0.01)
+    _run(calibration, scale, 2000, seed=1)
+    assert _run(calibration, scale, 8000, seed=2, start_s=40.0) == pytest.approx(0.99, abs=0.005)
+
+
+def test_it_stays_sharp():
+    calibration = ConformalCalibration(0.01)
+    _run(calibration, 0.6, 6000, seed=3)
+    realised_s = 0.010 * 0.6 * math.exp(2.326 * 0.3)
+    assert 0.020 * calibration.factor < 1.3 * realised_s
+
+
+def test_coverage_holds_when_latencies_drift():
+    calibration = ConformalCalibration(0.01)
+    _run(calibration, 1.0, 4000, seed=4)
+    assert _run(calibration, 1.3, 6000, seed=5, start_s=80.0) == pytest.approx(0.99, abs=0.006)
+
+
+def test_state_survives_and_a_broken_one_is_refused():
+    before = ConformalCalibration(0.01)
+    _run(before, 2.0, 3000, seed=6)
+    after = ConformalCalibration(0.01)
+    after.restore(before.state())
+    assert after.factor == pytest.approx(before.factor, rel=0.25)
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        after.restore({"alpha": 7.0, "scores": []})
+
+
+def test_a_variant_that_a_bad_moment_made_unusable_gets_another_chance():
+    calibration = ConformalCalibration(0.01)
+    _run(calibration, 6.0, 500, seed=7)
+    assert calibration.factor > 2.0
+    for second in range(10, 90):  # it is not used meanwhile
+        calibration.relax(float(second))
+    assert calibration.factor == pytest.approx(1.0, abs=0.05)
