@@ -88,6 +88,7 @@ class TraceSampling:
         """Drop what is known of a server that restarted: its settings are as at its start."""
         self._aliases.clear()
         self._destination_known = False
+        self._tell()
 
     def rate(self, alias: str) -> int | None:
         """Return N of one in N traced requests; None: not ours, or off."""

@@ -62,7 +62,6 @@ async def test_h4_h9_h10_a_cold_variant_is_loaded_and_proven_before_it_is_switch
     async with governed(
         policy, order=("fast", "slow", "late"), timing=Timing(variant_load_s=0.5)
     ) as test:
-        await until(lambda: test.reading.ready)
         loads = []
         load = test.server.control.load
 
@@ -70,7 +69,8 @@ async def test_h4_h9_h10_a_cold_variant_is_loaded_and_proven_before_it_is_switch
             loads.append(name)
             await load(name, **settings)
 
-        test.server.control.load = counted
+        test.server.control.load = counted  # before its first load could begin
+        await until(lambda: test.reading.ready)
         async with (
             Traffic(server.grpc, ALIAS) as traffic,
             HttpTraffic(server.http, ALIAS) as keep_alive,

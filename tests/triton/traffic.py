@@ -108,8 +108,8 @@ class Traffic:
 
     def check(self, *, at_least: int = 1) -> None:
         """Assert that there was traffic and that none of it failed."""
-        assert len(self.answers) >= at_least
         assert not self.failures, self.failures[:3]
+        assert len(self.answers) >= at_least, f"{len(self.answers)} answers only"
 
 
 async def answered(grpc: str, model: str, *, within_s: float) -> float:
