@@ -53,6 +53,7 @@ def policy_text(
     percentile: float,
     client_max_batch: int,
     choices: Sequence[Choice],
+    interval: str = "auto",
 ) -> str:
     """Return the policy of the demo's daemon."""
     variants = "\n".join(
@@ -65,7 +66,7 @@ triton:
   grpc: {grpc}
   metrics: {metrics_url}
   traces: {{listen: {traces}}}
-interval: auto
+interval: {interval}
 models:
   {model}:
     objective: {{latency: {objective_ms:g}ms, percentile: {percentile:g}}}

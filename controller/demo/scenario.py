@@ -141,6 +141,12 @@ def steps(
     return _arrivals(rng, shape, knots_s, knots_rps, warmup_s, tuple(bursts))
 
 
+def steady(rate_rps: float, *, seed: int, duration_s: float, warmup_s: float = 0.0) -> Schedule:
+    """Draw a schedule of one rate throughout: what the governor's own cost is measured on."""
+    knots_s, knots_rps = [-warmup_s, duration_s], [rate_rps, rate_rps]
+    return _arrivals(np.random.default_rng(seed), Shape(), knots_s, knots_rps, warmup_s, ())
+
+
 def _arrivals(
     rng: np.random.Generator,
     shape: Shape,

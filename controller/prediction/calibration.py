@@ -6,6 +6,9 @@ Method: adaptive conformal inference (Gibbs & Candès 2021). The score of a comp
 log(latency / predicted quantile); the factor is the quantile of recent scores at 1 - alpha(t);
 alpha(t+1) = alpha(t) + gamma (alpha - miss(t)), updated as requests complete. Scores also age: a
 variant that a bad moment made infeasible gets no new outcomes, and would never come back.
+
+A 99th percentile of twenty scores is their maximum, so a variant that was seen little borrows
+the newest scores of its siblings: one straggler on it would otherwise rule it out for a minute.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ _MEMORY_S: Final = 60.0
 _RELAX_EVERY_S: Final = 1.0
 _GAMMA: Final = 0.004
 _KEPT: Final = 300  # scores over a restart
-_PRIOR: Final = 60  # scores of 0 that stand for "the model is right" before there is data
+_ENOUGH: Final = 300  # scores; with fewer of its own, a variant borrows its siblings'
+_PRIOR: Final = 200  # scores, of 0 ("the model is right") as far as there are no others
 _LOWEST: Final = math.log(0.4)
 _HIGHEST: Final = math.log(4.0)
 
@@ -46,11 +50,19 @@ class ConformalCalibration:
         self._scores: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # (when, score)
         self._relaxed_s: float | None = None
         self._covered: deque[bool] = deque(maxlen=_WINDOW)
-        self._log_factor = 0.0
+        self._log_factor: float | None = 0.0  # None: to be found anew
+        self._siblings: tuple[ConformalCalibration, ...] = ()
+
+    def borrow_from(self, siblings: Iterable[ConformalCalibration]) -> None:
+        """Name the calibrations of the same model's other variants."""
+        self._siblings = tuple(other for other in siblings if other is not self)
+        self._log_factor = None
 
     @property
     def factor(self) -> float:
         """Return what a predicted quantile must be multiplied by."""
+        if self._log_factor is None:
+            self._log_factor = self._find()
         return math.exp(self._log_factor)
 
     @property
@@ -79,7 +91,7 @@ class ConformalCalibration:
         if changed:
             # alpha may leave (0, 1): then the set is everything or nothing; keep it recoverable.
             self._alpha = min(max(self._alpha, -0.02), 0.5)
-            self._refresh()
+            self._renew()
 
     def relax(self, now_s: float) -> None:
         """Forget what is old; to be called at every tick, whether or not there were outcomes."""
@@ -98,17 +110,27 @@ class ConformalCalibration:
             self._scores.popleft()
             old = True
         if old:
-            self._refresh()
+            self._renew()
 
-    def _refresh(self) -> None:
-        prior = [0.0] * max(_PRIOR - len(self._scores), 0)
-        scores = np.array([*prior, *(score for _, score in self._scores)])
+    def _renew(self) -> None:
+        for one in (self, *self._siblings):
+            one._log_factor = None  # noqa: SLF001 - of this class
+
+    def _find(self) -> float:
+        found = list(self._scores)
+        lacking = _ENOUGH - len(found)
+        if lacking > 0:
+            # The newest of all siblings together.
+            others = [pair for other in self._siblings for pair in other._scores]  # noqa: SLF001
+            found += sorted(others)[-lacking:]
+        prior = [0.0] * max(_PRIOR - len(found), 0)
+        scores = np.array([*prior, *(score for _, score in found)])
         if self._alpha <= 0.0:
             value = float(scores.max()) - 10.0 * self._alpha
         else:
-            level = min((1.0 - self._alpha) * (1.0 + 1.0 / len(scores)), 1.0)
-            value = float(np.quantile(scores, level, method="higher"))
-        self._log_factor = min(max(value, _LOWEST), _HIGHEST)
+            # No correction for a finite sample: alpha(t) makes up for it as outcomes come.
+            value = float(np.quantile(scores, 1.0 - self._alpha))
+        return min(max(value, _LOWEST), _HIGHEST)
 
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
@@ -124,4 +146,4 @@ class ConformalCalibration:
         self._alpha = alpha
         if scores:
             self._scores.extend((0.0, score) for score in scores)
-        self._refresh()
+        self._renew()

@@ -30,7 +30,7 @@ from controller.telemetry.observation import (
 
 Floats = NDArray[np.float64]
 
-_STATEMENTS: Final = 4096
+_STATEMENTS: Final = 2048  # at least so many are kept
 _PROBES: Final = 8
 _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
@@ -80,12 +80,14 @@ class ModelPredictor:
         self._service = service
         self.models = tuple(v.model for v in policy.variants)
         self._arrivals = ArrivalForecaster()
-        # One for each variant: how far a quantile is off on a fast one says little of a slow one.
+        # One for each variant: how far a quantile is off on a fast one says less of a slow one
+        # than its own outcomes do, once there are enough of them.
         self._calibrations = {
             model: ConformalCalibration(policy.objective.allowed_miss_ratio)
             for model in self.models
         }
-        self._statements: deque[_Statement] = deque(maxlen=_STATEMENTS)
+        self._acquaint()
+        self._statements: list[_Statement] = []
         self._pending_before = 0
         self._probes: deque[ProbeDone] = deque(maxlen=_PROBES)  # not yet seen in the counters
         self._done = 0.0  # requests completed lately
@@ -119,10 +121,15 @@ class ModelPredictor:
         if old._policy.objective == self._policy.objective:
             kept = old._calibrations
             self._calibrations.update({m: c for m, c in kept.items() if m in self.models})
+            self._acquaint()
         for i, model in enumerate(self.models):
             if model in old.models:
                 known = old._limits[old.models.index(model)]
                 self._limits[i] = max(self._limits[i], known)
+
+    def _acquaint(self) -> None:
+        for calibration in self._calibrations.values():
+            calibration.borrow_from(self._calibrations.values())
 
     def learn(self, observation: Observation) -> None:
         """Take in arrivals, batch sizes and completed requests."""
@@ -166,12 +173,11 @@ class ModelPredictor:
         return completed, rows
 
     def _outcomes(self, samples: Sequence[RequestSample]) -> dict[str, list[Outcome]]:
-        starts = [statement.from_s for statement in self._statements] if samples else []
         found: dict[str, list[Outcome]] = {}
         for sample in samples:
             if sample.alias != self._policy.name:
                 continue
-            at = bisect_right(starts, sample.start_s) - 1
+            at = bisect_right(self._statements, sample.start_s, key=_from_s) - 1
             if at < 0 or self._statements[at].model != sample.model:
                 continue  # it arrived before a switch took effect: nothing was stated of it
             said = self._statements[at]
@@ -181,9 +187,7 @@ class ModelPredictor:
 
     def work_s(self, observation: Observation) -> Floats:
         """Return the seconds of work that wait on each variant."""
-        table_s = self._service.table_s()[self._lookup]
-        row_s = (table_s / np.arange(1, table_s.shape[1] + 1)).min(axis=1)
-        return np.asarray(self._waiting_rows(observation) * row_s)
+        return np.asarray(self._waiting_rows(observation) * self._service.row_s()[self._lookup])
 
     def _drain_s(self, pending: int) -> float:
         """Return how long the queue takes at the rate at which requests complete (Little's law)."""
@@ -251,6 +255,8 @@ class ModelPredictor:
             self._statements.append(
                 _Statement(now_s, self.models[variant], raw_s, float(prediction.stated_s[variant]))
             )
+            if len(self._statements) >= 2 * _STATEMENTS:
+                del self._statements[:_STATEMENTS]
 
     def speed_order(self) -> NDArray[np.intp] | None:
         """Return the variants' indices, fastest first; None while one of them is unknown."""
@@ -283,6 +289,10 @@ class ModelPredictor:
         for model, calibration in self._calibrations.items():
             if model in state["calibration"]:
                 calibration.restore(state["calibration"][model])
+
+
+def _from_s(statement: _Statement) -> float:
+    return statement.from_s
 
 
 def _pending(reading: VariantReading | None) -> int:

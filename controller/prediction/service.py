@@ -26,6 +26,8 @@ from controller.telemetry.observation import BatchSample
 Floats = NDArray[np.float64]
 
 PRIOR_SERVICE_S: Final = 0.010  # of one row, before anything is known
+_SHORTEST_S: Final = 1e-7  # what is told of a batch outside of these is no measurement
+_LONGEST_S: Final = 1e4
 _SHRINK: Final = 3.0  # batches that the pooled curve counts for in a cell
 _MEMORY: Final = 400.0  # batches after which an old one counts 1/e
 _DRIFT_MEMORY_S: Final = 0.6
@@ -65,7 +67,10 @@ class ServiceTimes:
         self._noise = 0.15  # spread of log times
         self._fitted_s: float | None = None
         self._dirty = False
+        self._early = False  # what waits for a refit is of a variant of which little is known
         self._table: Floats | None = None
+        self._row: Floats | None = None
+        self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
         self._ridge = Ridge(alpha=0.05)
         self._isotonic = IsotonicRegression()
@@ -90,8 +95,16 @@ class ServiceTimes:
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
         if self._table is None:
-            self._table = np.exp(self._base + self._drift + 0.5 * self._noise**2)
+            self._table = np.exp(self._base + (self._drift + 0.5 * self._noise**2))
+            self._row = None
         return self._table
+
+    def row_s(self) -> Floats:
+        """Return the expected seconds of a row in the batch that is cheapest a row. [variants]."""
+        table_s = self.table_s()
+        if self._row is None:
+            self._row = (table_s / self._counts).min(axis=1)
+        return self._row
 
     def samples(self) -> Floats:
         """Return how many batches were measured. [variants, rows 1..max_rows]."""
@@ -105,7 +118,7 @@ class ServiceTimes:
         shift, support = 0.0, 0.0
         for sample in samples:
             row = self._index.get(sample.model)
-            usable = math.isfinite(sample.mean_service_s) and sample.mean_service_s > 0.0
+            usable = _SHORTEST_S <= sample.mean_service_s <= _LONGEST_S
             if row is None or not usable or sample.executions < 1:
                 continue
             if not 1 <= sample.rows <= self.max_rows:
@@ -128,9 +141,9 @@ class ServiceTimes:
             if unsure and seen - self._drift < self._mean[cell] - _WARMER:
                 self._weight[cell] = 0.0  # what came before were first runs that nobody marked
             self._learn(cell, seen - self._drift, count)
+            self._early = self._early or bool(self._total[row].sum() < _EARLY)
         self._follow_drift(shift, support, now_s)
-        early = (self._total.sum(axis=1) < _EARLY).any()
-        due_s = _EARLY_REFIT_S if early else _REFIT_S
+        due_s = _EARLY_REFIT_S if self._early else _REFIT_S
         if self._dirty and (self._fitted_s is None or now_s - self._fitted_s >= due_s):
             self._refit()
             self._fitted_s = now_s
@@ -182,7 +195,7 @@ class ServiceTimes:
         # Larger batches than were ever asked for: in proportion, until they are seen.
         beyond = np.log(np.arange(used + 1, self.max_rows + 1) / used)
         self._base[:, used:] = blended[:, -1:] + beyond
-        self._dirty = False
+        self._dirty = self._early = False
 
     def state(self) -> dict[str, Any]:
         """Return what was learned. JSON-ready."""

@@ -57,7 +57,7 @@ class Traffic:
             await asyncio.wait({self._sender})
             self._sender = None
             if self._open:
-                await asyncio.wait(self._open, timeout=DEADLINE_S)
+                await asyncio.wait(self._open, timeout=DEADLINE_S + 2.0)  # each ends by itself
             await self._disconnect()
 
     async def _connect(self) -> None:

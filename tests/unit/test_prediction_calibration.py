@@ -60,3 +60,20 @@ def test_a_variant_that_a_bad_moment_made_unusable_gets_another_chance():
     for second in range(10, 90):  # it is not used meanwhile
         calibration.relax(float(second))
     assert calibration.factor == pytest.approx(1.0, abs=0.05)
+
+
+def test_one_straggler_does_not_rule_out_a_variant_whose_siblings_are_well_behaved():
+    seldom, often = ConformalCalibration(0.01), ConformalCalibration(0.01)
+    for one in (seldom, often):
+        one.borrow_from((seldom, often))
+    often.observe([Outcome(0.010, 0.010, 0.010)] * 250, 0.0)
+    seldom.observe([Outcome(0.040, 0.010, 0.010)], 0.1)
+    assert seldom.factor < 1.1
+
+
+def test_a_variant_seen_little_is_as_careful_as_its_siblings_had_to_be():
+    seldom, often = ConformalCalibration(0.01), ConformalCalibration(0.01)
+    for one in (seldom, often):
+        one.borrow_from((seldom, often))
+    often.observe([Outcome(0.020, 0.010, 0.030)] * 250, 0.0)
+    assert seldom.factor > 1.5
