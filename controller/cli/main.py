@@ -39,7 +39,7 @@ exit codes:
   1    the answer is no, or a problem was found
   2    the command line is wrong
   3    the daemon does not answer
-  78   `run`: the policy is bad, starting again does not help
+  78   `run`: the policy is bad; mend the file
   130  interrupted (Ctrl-C)
   141  whoever read the output went away
 

@@ -13,7 +13,7 @@ OK: Final = 0
 PROBLEM: Final = 1  # the answer is no, or a problem was found
 USAGE: Final = 2  # argparse's own code for a wrong command line
 UNREACHABLE: Final = 3  # the daemon does not answer
-BAD_POLICY: Final = 78  # sysexits' EX_CONFIG: starting again cannot help
+BAD_POLICY: Final = 78  # sysexits' EX_CONFIG: the file must be mended
 INTERRUPTED: Final = 130  # as a shell reports SIGINT
 READER_GONE: Final = 141  # as a shell reports SIGPIPE
 
