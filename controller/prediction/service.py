@@ -127,7 +127,8 @@ class ServiceTimes:
             if sample.after_action and self._total[row].sum() >= 2.0:
                 continue
             seen = math.log(sample.mean_service_s)
-            count = float(min(sample.executions, 50))
+            # First runs are better than nothing, but no reason to stop measuring.
+            count = 1.0 if sample.after_action else float(min(sample.executions, 50))
             trust = self._weight[cell] / (self._weight[cell] + _SHRINK)
             residual = seen - self._base[cell] - self._drift
             if trust > 0.5:

@@ -141,3 +141,14 @@ def test_first_runs_that_nobody_marked_are_forgotten_when_a_warm_one_is_seen():
     for now_s in (1.2, 2.4, 3.6):
         service.observe([_sample("small", 1)], now_s)
     assert service.table_s()[0, 0] < 2.0 * (0.0002 + ROW_S["small"])
+
+
+def test_first_runs_alone_do_not_end_the_probing_and_give_way_to_what_follows():
+    service = ServiceTimes(("fast", "slow"), 8)
+    first = BatchSample("fast", 1, 3, 0.020, 0.0, after_action=True)
+    service.observe([first], 0.0)
+    assert service.samples()[0, 0] < 3
+    assert not service.known()[0]
+    service.observe([BatchSample("fast", 1, 2, 0.002, 0.0)], 0.5)
+    service.observe([BatchSample("fast", 1, 1, 0.002, 0.0)], 1.0)
+    assert service.table_s()[0, 0] < 0.004
