@@ -68,7 +68,7 @@ class SupervisedTriton:
 
     def kill(self) -> None:
         """Kill tritonserver itself; its supervisor stays."""
-        os.kill(int(self.status()["pid"]), signal.SIGKILL)
+        os.kill(int(self.status()["server_pid"]), signal.SIGKILL)
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
