@@ -10,8 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from controller.demo.arms import policy_for
 from controller.demo.bench import Bench, open_bench
-from controller.demo.governed import Governor, policy_text
+from controller.demo.governed import Governor
 from controller.demo.live import Quiet
 from controller.demo.load import LoadRun
 from controller.demo.scenario import Schedule, steady
@@ -40,18 +41,7 @@ def main() -> int:
 def _measure(bench: Bench, interval: str, schedule: Schedule) -> str:
     folder: Path = bench.folder / interval
     folder.mkdir()
-    policy = policy_text(
-        grpc=bench.server.grpc,
-        metrics_url=bench.server.metrics_url,
-        traces=bench.traces,
-        model=bench.alias,
-        objective_ms=bench.objective_ms,
-        percentile=bench.percentile,
-        client_max_batch=bench.models.max_rows,
-        choices=bench.choices,
-        interval=interval,
-    )
-    with Governor(policy, folder) as governor:
+    with Governor(policy_for(bench, interval), folder) as governor:
         governor.wait_until_serving()
         with LoadRun(bench.target(), schedule, folder) as load:
             first, count = 0, 0

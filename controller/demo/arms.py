@@ -141,17 +141,7 @@ def _run_fixed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: P
 
 
 def _run_governed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: Path) -> Result:
-    policy = policy_text(
-        grpc=bench.server.grpc,
-        metrics_url=bench.server.metrics_url,
-        traces=bench.traces,
-        model=bench.alias,
-        objective_ms=bench.objective_ms,
-        percentile=bench.percentile,
-        client_max_batch=bench.models.max_rows,
-        choices=bench.choices,
-    )
-    with Governor(policy, folder, ablation=arm.ablation) as governor:
+    with Governor(policy_for(bench), folder, ablation=arm.ablation) as governor:
         governor.wait_until_serving()
         with LoadRun(bench.target(), schedule, folder) as load:
             status, measuring = None, False
@@ -182,6 +172,21 @@ def _run_governed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder
         gpu=next((device.get("name") for device in status.get("gpu") or ()), None),
     )
     return Result(arm, _score(bench, records), records, governed)
+
+
+def policy_for(bench: Bench, interval: str = "auto") -> str:
+    """Return the policy of a daemon that governs the bench's alias."""
+    return policy_text(
+        grpc=bench.server.grpc,
+        metrics_url=bench.server.metrics_url,
+        traces=bench.traces,
+        model=bench.alias,
+        objective_ms=bench.objective_ms,
+        percentile=bench.percentile,
+        client_max_batch=bench.models.max_rows,
+        choices=bench.choices,
+        interval=interval,
+    )
 
 
 def _score(bench: Bench, records: Records) -> scores.Score:
