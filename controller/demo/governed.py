@@ -60,6 +60,8 @@ def policy_text(
         f"      {choice.name}: {{model: {choice.model}, quality: {choice.quality:.4f}}}"
         for choice in choices
     )
+    # The dwell: one or two objectives. A burst lasts about a second here, and is served best by
+    # two variants in turn.
     return f"""\
 version: 1
 triton:
@@ -74,6 +76,7 @@ models:
     client_max_batch: {client_max_batch}
     variants:
 {variants}
+stability: {{min_dwell: 100ms}}
 mode: act
 """
 

@@ -105,7 +105,7 @@ class ModelMind:
                 quality=self._quality,
                 miss_ratio=prediction.miss_ratio,
                 horizon_s=horizon_s,
-                limit_s=self._policy.objective.latency_s / prediction.factor,
+                limit_s=prediction.raw_limit_s,
                 contention=contention,
             )
         budget = self._policy.objective.allowed_miss_ratio

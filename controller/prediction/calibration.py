@@ -1,11 +1,16 @@
 """Calibration: making "99 % under 80 ms" true 99 % of the time.
 
-Owns the factor by which a predicted quantile is stretched. It must not predict.
+Owns how far a predicted quantile is stretched. It must not predict.
 
 Method: adaptive conformal inference (Gibbs & Candès 2021). The score of a completed request is
-log(latency / predicted quantile); the factor is the quantile of recent scores at 1 - alpha(t);
-alpha(t+1) = alpha(t) + gamma (alpha - miss(t)), updated as requests complete. Scores also age: a
-variant that a bad moment made infeasible gets no new outcomes, and would never come back.
+log((latency + offset) / (predicted quantile + offset)); the factor is the quantile of recent
+scores at 1 - alpha(t); alpha(t+1) = alpha(t) + gamma (alpha - miss(t)), updated as requests
+complete. Scores also age: a variant that a bad moment made infeasible gets no new outcomes, and
+would never come back.
+
+The offset is what makes scores of short and long predictions comparable (a normalised score: Lei
+et al. 2018). The host's own pauses add milliseconds, whatever was predicted: without it a quantile
+of 3 ms that came out as 12 ms would teach that one of 20 ms may come out as 80 ms.
 
 A 99th percentile of twenty scores is their maximum, so a variant that was seen little borrows
 the newest scores of its siblings: one straggler on it would otherwise rule it out for a minute.
@@ -44,8 +49,9 @@ class Outcome:
 class ConformalCalibration:
     """Keeps one stated quantile honest."""
 
-    def __init__(self, miss_ratio: float) -> None:
+    def __init__(self, miss_ratio: float, offset_s: float = 0.0) -> None:
         self._target = miss_ratio
+        self._offset_s = offset_s
         self._alpha = miss_ratio
         self._scores: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # (when, score)
         self._relaxed_s: float | None = None
@@ -60,10 +66,20 @@ class ConformalCalibration:
 
     @property
     def factor(self) -> float:
-        """Return what a predicted quantile must be multiplied by."""
+        """Return what a predicted quantile and the offset together must be multiplied by."""
         if self._log_factor is None:
             self._log_factor = self._find()
         return math.exp(self._log_factor)
+
+    def stated_s(self, raw_s: float) -> float:
+        """Return what to state where `raw_s` is predicted. Never falls as `raw_s` grows."""
+        stretched_s = (raw_s + self._offset_s) * self.factor - self._offset_s
+        return max(stretched_s, raw_s * math.exp(_LOWEST))
+
+    def raw_limit_s(self, limit_s: float) -> float:
+        """Return the largest predicted quantile that is stated as no more than a limit; 0: none."""
+        stretched_s = (limit_s + self._offset_s) / self.factor - self._offset_s
+        return max(min(stretched_s, limit_s / math.exp(_LOWEST)), 0.0)
 
     @property
     def coverage(self) -> float | None:
@@ -84,7 +100,7 @@ class ConformalCalibration:
             if not (outcome.raw_s > 0.0 and outcome.latency_s > 0.0):
                 continue
             missed = outcome.latency_s > outcome.stated_s
-            self._scores.append((now_s, math.log(outcome.latency_s / outcome.raw_s)))
+            self._scores.append((now_s, self._score(outcome)))
             self._covered.append(not missed)
             self._alpha += _GAMMA * (self._target - (1.0 if missed else 0.0))
             changed = True
@@ -92,6 +108,10 @@ class ConformalCalibration:
             # alpha may leave (0, 1): then the set is everything or nothing; keep it recoverable.
             self._alpha = min(max(self._alpha, -0.02), 0.5)
             self._renew()
+
+    def _score(self, outcome: Outcome) -> float:
+        offset_s = self._offset_s
+        return math.log((outcome.latency_s + offset_s) / (outcome.raw_s + offset_s))
 
     def relax(self, now_s: float) -> None:
         """Forget what is old; to be called at every tick, whether or not there were outcomes."""
@@ -135,7 +155,11 @@ class ConformalCalibration:
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
         newest = list(self._scores)[-_KEPT:]
-        return {"alpha": self._alpha, "scores": [round(score, 4) for _, score in newest]}
+        return {
+            "alpha": self._alpha,
+            "offset_s": self._offset_s,
+            "scores": [round(score, 4) for _, score in newest],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned. Raises ValueError, KeyError, TypeError if it is not."""
@@ -143,6 +167,8 @@ class ConformalCalibration:
         scores = [float(score) for score in state["scores"]]
         if not (-0.02 <= alpha <= 0.5) or not all(math.isfinite(s) for s in scores):
             raise ValueError("calibration out of range")
+        if not math.isclose(float(state.get("offset_s", 0.0)), self._offset_s):
+            return  # scores about another objective: they say nothing here
         self._alpha = alpha
         if scores:
             self._scores.extend((0.0, score) for score in scores)

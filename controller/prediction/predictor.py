@@ -35,6 +35,8 @@ _PROBES: Final = 8
 _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 _COMPLETION_MEMORY_S: Final = 0.25
+# Of the objective: what is far below it need not be predicted to a fine share of itself.
+_OFFSET_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Prediction:
     p50_s: Floats
     miss_ratio: Floats  # calibrated
     known: NDArray[np.bool_]
-    factor: Floats  # of the calibration
+    raw_limit_s: Floats  # what a latency before calibration may be, to be stated as in time
     drift_ratio: float
     backlog_requests: int
     backlog_s: float  # by the learned service times
@@ -83,7 +85,9 @@ class ModelPredictor:
         # One for each variant: how far a quantile is off on a fast one says less of a slow one
         # than its own outcomes do, once there are enough of them.
         self._calibrations = {
-            model: ConformalCalibration(policy.objective.allowed_miss_ratio)
+            model: ConformalCalibration(
+                policy.objective.allowed_miss_ratio, _OFFSET_SHARE * policy.objective.latency_s
+            )
             for model in self.models
         }
         self._acquaint()
@@ -222,13 +226,15 @@ class ModelPredictor:
                 horizon_s=horizon_s,
                 contention=contention,
             )
-            factor = np.array([self._calibrations[model].factor for model in self.models])
             p50_s, raw_s = rollout.quantiles_s(0.5, objective.percentile / 100.0)
-            stated_s = raw_s * factor
+            calibrations = [self._calibrations[model] for model in self.models]
+            raws = zip(calibrations, raw_s.tolist(), strict=True)
+            stated_s = np.array([calibration.stated_s(raw) for calibration, raw in raws])
+            raw_limit_s = np.array([c.raw_limit_s(objective.latency_s) for c in calibrations])
             # In its body the model is trusted unless it proved too careful; in the tail the
             # calibrated quantile is what was seen.
             body = rollout.miss_ratio(
-                objective.latency_s / np.minimum(factor, 1.0),
+                np.maximum(raw_limit_s, objective.latency_s),
                 min(self._service.noise, _MAX_LATENCY_NOISE),
             )
             tail = objective.allowed_miss_ratio * (stated_s / objective.latency_s) ** _TAIL
@@ -241,7 +247,7 @@ class ModelPredictor:
                 p50_s=p50_s,
                 miss_ratio=miss,
                 known=self._service.known()[self._rows],
-                factor=factor,
+                raw_limit_s=raw_limit_s,
                 drift_ratio=self._service.drift_ratio,
                 backlog_requests=pending,
                 backlog_s=float(work.sum()),

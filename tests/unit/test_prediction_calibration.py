@@ -77,3 +77,30 @@ def test_a_variant_seen_little_is_as_careful_as_its_siblings_had_to_be():
         one.borrow_from((seldom, often))
     often.observe([Outcome(0.020, 0.010, 0.030)] * 250, 0.0)
     assert seldom.factor > 1.5
+
+
+def test_pauses_of_the_host_on_short_requests_do_not_rule_out_longer_ones():
+    offset, factor = (ConformalCalibration(0.01, offset_s) for offset_s in (0.015, 0.0))
+    for calibration in (offset, factor):
+        calibration.observe([Outcome(0.012, 0.003, 0.012)] * 300, 0.0)
+    assert offset.stated_s(0.003) == pytest.approx(0.012, rel=0.01)
+    assert offset.stated_s(0.020) < 0.040
+    assert factor.stated_s(0.020) > 0.060
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
+def test_the_limit_is_where_the_statement_meets_it(scale):
+    calibration = ConformalCalibration(0.01, 0.015)
+    calibration.observe([Outcome(0.010 * scale, 0.010, 0.010)] * 300, 0.0)
+    raw_s = calibration.raw_limit_s(0.060)
+    assert calibration.stated_s(raw_s) == pytest.approx(0.060)
+    statements = [calibration.stated_s(raw / 1000.0) for raw in range(100)]
+    assert statements == sorted(statements)
+    assert min(statements) >= 0.0
+
+
+def test_scores_about_another_objective_are_not_taken_over():
+    before, after = ConformalCalibration(0.01, 0.015), ConformalCalibration(0.01, 0.500)
+    before.observe([Outcome(0.040, 0.010, 0.010)] * 300, 0.0)
+    after.restore(before.state())
+    assert after.factor == 1.0
