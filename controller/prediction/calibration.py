@@ -22,9 +22,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
-
-import numpy as np
 
 _WINDOW: Final = 1000
 _MEMORY_S: Final = 60.0
@@ -133,24 +132,36 @@ class ConformalCalibration:
             self._renew()
 
     def _renew(self) -> None:
-        for one in (self, *self._siblings):
-            one._log_factor = None  # noqa: SLF001 - of this class
+        self._log_factor = None
+        for other in self._siblings:
+            if len(other._scores) < _ENOUGH:  # noqa: SLF001 - of this class
+                other._log_factor = None  # noqa: SLF001
 
     def _find(self) -> float:
-        found = list(self._scores)
-        lacking = _ENOUGH - len(found)
+        scores = [score for _, score in self._scores]
+        lacking = _ENOUGH - len(scores)
         if lacking > 0:
-            # The newest of all siblings together.
-            others = [pair for other in self._siblings for pair in other._scores]  # noqa: SLF001
-            found += sorted(others)[-lacking:]
-        prior = [0.0] * max(_PRIOR - len(found), 0)
-        scores = np.array([*prior, *(score for _, score in found)])
+            scores += self._borrowed(lacking)
+        scores += [0.0] * (_PRIOR - len(scores))
+        scores.sort()
         if self._alpha <= 0.0:
-            value = float(scores.max()) - 10.0 * self._alpha
+            value = scores[-1] - 10.0 * self._alpha
         else:
             # No correction for a finite sample: alpha(t) makes up for it as outcomes come.
-            value = float(np.quantile(scores, 1.0 - self._alpha))
+            at = (1.0 - self._alpha) * (len(scores) - 1)
+            low = int(at)
+            high = min(low + 1, len(scores) - 1)
+            value = scores[low] + (at - low) * (scores[high] - scores[low])
         return min(max(value, _LOWEST), _HIGHEST)
+
+    def _borrowed(self, count: int) -> list[float]:
+        """Return the newest scores of all siblings together."""
+        newest: list[tuple[float, float]] = []
+        for other in self._siblings:
+            theirs = other._scores  # noqa: SLF001 - of this class
+            newest += islice(reversed(theirs), count)
+        newest.sort()
+        return [score for _, score in newest[-count:]]
 
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
