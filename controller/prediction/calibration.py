@@ -2,18 +2,24 @@
 
 Owns how far a predicted quantile is stretched. It must not predict.
 
-Method: adaptive conformal inference (Gibbs & Candès 2021). The score of a completed request is
+Method: adaptive conformal inference (Gibbs & Candès 2021). The score of completed requests is
 log((latency + offset) / (predicted quantile + offset)); the factor is the quantile of recent
-scores at 1 - alpha(t); alpha(t+1) = alpha(t) + gamma (alpha - miss(t)), updated as requests
-complete. Scores also age: a variant that a bad moment made infeasible gets no new outcomes, and
-would never come back.
+scores at 1 - alpha(t); alpha(t+1) = alpha(t) + gamma (alpha - miss(t)). Scores fade, and those of
+a variant that is not used are dropped: one that a bad moment made infeasible gets no new
+outcomes, and would never come back.
+
+Scores come from single requests, where these are known (traces), and from the mean latency of
+the requests that completed in a tick, which counts as many: traces are so many a second, however
+high the load is, and would have a calm hour speak for a burst. Requests of one tick waited in one
+queue, so their mean is near to each; what it lacks in spread alpha(t) makes up for, which follows
+single requests only.
 
 The offset is what makes scores of short and long predictions comparable (a normalised score: Lei
 et al. 2018). The host's own pauses add milliseconds, whatever was predicted: without it a quantile
 of 3 ms that came out as 12 ms would teach that one of 20 ms may come out as 80 ms.
 
 A 99th percentile of twenty scores is their maximum, so a variant that was seen little borrows
-the newest scores of its siblings: one straggler on it would otherwise rule it out for a minute.
+the scores of its siblings: one straggler on it would otherwise rule it out for a minute.
 """
 
 from __future__ import annotations
@@ -22,27 +28,37 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
-_WINDOW: Final = 1000
-_MEMORY_S: Final = 60.0
+import numpy as np
+from numpy.typing import NDArray
+
+_COUNTED: Final = 1000  # single requests, for the coverage
+_MEMORY_S: Final = 30.0  # after which a score counts 1/e
+_UNUSED_S: Final = 60.0  # after which a variant's scores say nothing of it any more
 _RELAX_EVERY_S: Final = 1.0
 _GAMMA: Final = 0.004
-_KEPT: Final = 300  # scores over a restart
-_ENOUGH: Final = 300  # scores; with fewer of its own, a variant borrows its siblings'
-_PRIOR: Final = 200  # scores, of 0 ("the model is right") as far as there are no others
+_ENOUGH: Final = 300.0  # outcomes; with fewer of its own, a variant borrows its siblings'
+_PRIOR: Final = 200.0  # outcomes of score 0 ("the model is right") as far as there are no others
 _LOWEST: Final = math.log(0.4)
 _HIGHEST: Final = math.log(4.0)
+# Scores are kept as a histogram of log ratios, one bin of it centred on 0.
+_STEP: Final = 0.02
+_ZERO: Final = 80
+_BINS: Final = 201
+_TAIL: Final = 0.5  # an outcome: less of one, faded, is not the highest that was seen
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A completed request and what was stated of it when it arrived."""
+    """Completed requests and what was stated of them when they arrived."""
 
-    latency_s: float
+    latency_s: float  # their mean
     raw_s: float  # predicted quantile before calibration
     stated_s: float  # after
+    requests: int = 1
 
 
 class ConformalCalibration:
@@ -52,9 +68,11 @@ class ConformalCalibration:
         self._target = miss_ratio
         self._offset_s = offset_s
         self._alpha = miss_ratio
-        self._scores: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # (when, score)
+        self._weights = np.zeros(_BINS)  # requests, by score
+        self._support = 0.0  # outcomes that they came from
+        self._used_s: float | None = None
         self._relaxed_s: float | None = None
-        self._covered: deque[bool] = deque(maxlen=_WINDOW)
+        self._covered: deque[bool] = deque(maxlen=_COUNTED)
         self._log_factor: float | None = 0.0  # None: to be found anew
         self._siblings: tuple[ConformalCalibration, ...] = ()
 
@@ -82,31 +100,31 @@ class ConformalCalibration:
 
     @property
     def coverage(self) -> float | None:
-        """Return the share of recent requests within what was stated; None: too few."""
+        """Return the share of recent single requests within what was stated; None: too few."""
         if len(self._covered) < 20:
             return None
         return sum(self._covered) / len(self._covered)
 
     @property
     def observed(self) -> int:
-        """Return how many requests the coverage counts."""
+        """Return how many single requests the coverage counts."""
         return len(self._covered)
 
     def observe(self, outcomes: Iterable[Outcome], now_s: float) -> None:
         """Learn from completed requests."""
-        changed = False
         for outcome in outcomes:
-            if not (outcome.raw_s > 0.0 and outcome.latency_s > 0.0):
+            if not (outcome.raw_s > 0.0 and outcome.latency_s > 0.0 and outcome.requests > 0):
                 continue
-            missed = outcome.latency_s > outcome.stated_s
-            self._scores.append((now_s, self._score(outcome)))
-            self._covered.append(not missed)
-            self._alpha += _GAMMA * (self._target - (1.0 if missed else 0.0))
-            changed = True
-        if changed:
-            # alpha may leave (0, 1): then the set is everything or nothing; keep it recoverable.
-            self._alpha = min(max(self._alpha, -0.02), 0.5)
-            self._renew()
+            self._weights[_bin(self._score(outcome))] += outcome.requests
+            self._support += 1.0
+            self._used_s = now_s
+            self._log_factor = None
+            if outcome.requests == 1:
+                missed = outcome.latency_s > outcome.stated_s
+                self._covered.append(not missed)
+                alpha = self._alpha + _GAMMA * (self._target - (1.0 if missed else 0.0))
+                # It may leave (0, 1): then the set is everything or nothing; keep it recoverable.
+                self._alpha = min(max(alpha, -0.02), 0.5)
 
     def _score(self, outcome: Outcome) -> float:
         offset_s = self._offset_s
@@ -117,70 +135,69 @@ class ConformalCalibration:
         if self._relaxed_s is None:
             self._relaxed_s = now_s
             # What was restored has the age of this start, whatever clock it was seen on.
-            self._scores = deque(((now_s, s) for _, s in self._scores), maxlen=_WINDOW)
+            self._used_s = now_s
         elapsed_s = now_s - self._relaxed_s
         if elapsed_s < _RELAX_EVERY_S:
             return
         self._relaxed_s = now_s
-        if not self._scores or now_s - self._scores[-1][0] > _RELAX_EVERY_S:  # it is not in use
-            self._alpha += (self._target - self._alpha) * (1.0 - math.exp(-elapsed_s / _MEMORY_S))
-        old = False
-        while self._scores and now_s - self._scores[0][0] > _MEMORY_S:
-            self._scores.popleft()
-            old = True
-        if old:
-            self._renew()
-
-    def _renew(self) -> None:
-        self._log_factor = None
-        for other in self._siblings:
-            if len(other._scores) < _ENOUGH:  # noqa: SLF001 - of this class
-                other._log_factor = None  # noqa: SLF001
+        unused_s = math.inf if self._used_s is None else now_s - self._used_s
+        keep = math.exp(-elapsed_s / _MEMORY_S) if unused_s <= _UNUSED_S else 0.0
+        self._weights *= keep
+        self._support *= keep
+        if unused_s > _RELAX_EVERY_S:
+            self._alpha += (self._target - self._alpha) * (1.0 - math.exp(-elapsed_s / _UNUSED_S))
+        self._log_factor = None  # the siblings' scores, too, need to be looked at no more often
 
     def _find(self) -> float:
-        scores = [score for _, score in self._scores]
-        lacking = _ENOUGH - len(scores)
-        if lacking > 0:
-            scores += self._borrowed(lacking)
-        scores += [0.0] * (_PRIOR - len(scores))
-        scores.sort()
+        scores = self._weighed()
+        lacking = _ENOUGH - self._support
+        if lacking > 0.0:
+            borrowed = sum(other._support for other in self._siblings)  # noqa: SLF001 - of this class
+            share = min(lacking / borrowed, 1.0) if borrowed > 0.0 else 0.0
+            for other in self._siblings:
+                scores += share * other._weighed()  # noqa: SLF001
+        scores[_ZERO] += max(_PRIOR - scores.sum(), 0.0)
+        below = np.cumsum(scores)
+        total = float(below[-1])
         if self._alpha <= 0.0:
-            value = scores[-1] - 10.0 * self._alpha
+            highest = int(np.searchsorted(below, total - _TAIL))
+            value = (highest - _ZERO) * _STEP - 10.0 * self._alpha
         else:
             # No correction for a finite sample: alpha(t) makes up for it as outcomes come.
-            at = (1.0 - self._alpha) * (len(scores) - 1)
-            low = int(at)
-            high = min(low + 1, len(scores) - 1)
-            value = scores[low] + (at - low) * (scores[high] - scores[low])
+            level = (1.0 - self._alpha) * total
+            at = min(int(np.searchsorted(below, level)), _BINS - 1)
+            inside = 1.0 - (float(below[at]) - level) / max(float(scores[at]), 1e-12)
+            value = (at - _ZERO - 0.5 + min(max(inside, 0.0), 1.0)) * _STEP
         return min(max(value, _LOWEST), _HIGHEST)
 
-    def _borrowed(self, count: int) -> list[float]:
-        """Return the newest scores of all siblings together."""
-        newest: list[tuple[float, float]] = []
-        for other in self._siblings:
-            theirs = other._scores  # noqa: SLF001 - of this class
-            newest += islice(reversed(theirs), count)
-        newest.sort()
-        return [score for _, score in newest[-count:]]
+    def _weighed(self) -> Floats:
+        """Return how many outcomes speak for each score. [bins]. A copy."""
+        total = float(self._weights.sum())
+        return self._weights * (self._support / total if total > 0.0 else 0.0)
 
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
-        newest = list(self._scores)[-_KEPT:]
         return {
             "alpha": self._alpha,
             "offset_s": self._offset_s,
-            "scores": [round(score, 4) for _, score in newest],
+            "scores": [round(weight, 4) for weight in self._weighed().tolist()],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned. Raises ValueError, KeyError, TypeError if it is not."""
         alpha = float(state["alpha"])
-        scores = [float(score) for score in state["scores"]]
-        if not (-0.02 <= alpha <= 0.5) or not all(math.isfinite(s) for s in scores):
+        scores = np.asarray(state["scores"], dtype=np.float64)
+        if scores.shape != (_BINS,) or not np.isfinite(scores).all() or (scores < 0.0).any():
+            raise ValueError(f"not {_BINS} weights of scores")
+        if not -0.02 <= alpha <= 0.5:
             raise ValueError("calibration out of range")
-        if not math.isclose(float(state.get("offset_s", 0.0)), self._offset_s):
+        if not math.isclose(float(state["offset_s"]), self._offset_s):
             return  # scores about another objective: they say nothing here
         self._alpha = alpha
-        if scores:
-            self._scores.extend((0.0, score) for score in scores)
-        self._renew()
+        self._weights = scores
+        self._support = min(float(scores.sum()), _ENOUGH)
+        self._log_factor = None
+
+
+def _bin(score: float) -> int:
+    return min(max(round(score / _STEP) + _ZERO, 0), _BINS - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -156,6 +156,8 @@ class ModelPredictor:
                 self._limits[at] = max(self._limits[at], min(sample.rows, self._service.max_rows))
         for model, found in self._outcomes(observation.request_samples).items():
             self._calibrations[model].observe(found, observation.now_s)
+        for model, outcome in self._mean_outcomes(observation, readings):
+            self._calibrations[model].observe((outcome,), observation.now_s)
         for calibration in self._calibrations.values():
             calibration.relax(observation.now_s)
 
@@ -181,13 +183,31 @@ class ModelPredictor:
         for sample in samples:
             if sample.alias != self._policy.name:
                 continue
-            at = bisect_right(self._statements, sample.start_s, key=_from_s) - 1
-            if at < 0 or self._statements[at].model != sample.model:
-                continue  # it arrived before a switch took effect: nothing was stated of it
-            said = self._statements[at]
-            outcome = Outcome(sample.latency_s, said.raw_s, said.stated_s)
-            found.setdefault(said.model, []).append(outcome)
+            said = self._said(sample.start_s, sample.model)
+            if said is not None:
+                outcome = Outcome(sample.latency_s, said.raw_s, said.stated_s)
+                found.setdefault(said.model, []).append(outcome)
         return found
+
+    def _mean_outcomes(
+        self, observation: Observation, readings: list[VariantReading | None]
+    ) -> Iterator[tuple[str, Outcome]]:
+        """Yield what completed since the last observation, by its exact mean latency."""
+        read_s = observation.now_s - (observation.readings_age_s or 0.0)
+        probed = {probe.model for probe in self._probes}
+        for reading in readings:
+            if reading is None or reading.completed_requests < 1 or reading.model in probed:
+                continue
+            mean_s = (reading.queue_s + reading.compute_s) / reading.completed_requests
+            said = self._said(read_s - observation.window_s / 2.0 - mean_s, reading.model)
+            if said is not None:
+                count = reading.completed_requests
+                yield reading.model, Outcome(mean_s, said.raw_s, said.stated_s, count)
+
+    def _said(self, arrived_s: float, model: str | None) -> _Statement | None:
+        """Return what was stated of a request; None: it arrived before a switch took effect."""
+        at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
+        return self._statements[at] if at >= 0 and self._statements[at].model == model else None
 
     def work_s(self, observation: Observation) -> Floats:
         """Return the seconds of work that wait on each variant."""

@@ -1,5 +1,7 @@
 """Fixtures that need the embedded server; skipped only where the platform cannot run it."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +36,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # The first test to use the server pays for its download and the ladder's training.
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(120, func_only=True))
+
+
+_ahead: list[subprocess.Popen[bytes]] = []
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin with the download and the training while tests run that need neither.
+
+    The fixtures below wait for it, or do what it failed to do and say why.
+    """
+    needed = any(item.get_closest_marker("triton") for item in session.items)
+    if needed and not session.config.option.collectonly and _why_not() is None:
+        command = [sys.executable, "-m", "controller.cli.main", "triton", "install"]
+        quiet = subprocess.DEVNULL
+        _ahead.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
+
+
+def pytest_sessionfinish() -> None:
+    while _ahead:
+        process = _ahead.pop()
+        process.terminate()  # where it has not ended: the session was interrupted
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from controller.telemetry.observation import (
     HostReading,
     ModelReading,
     Observation,
+    ProbeDone,
     VariantReading,
 )
 
@@ -279,6 +280,21 @@ def test_whatever_is_observed_a_decision_stays_within_its_bounds(steps):
         assert isinstance(decision.reason, Reason)
         assert len(decision.candidates) == len(names)
         assert np.isfinite(decision.rate_rps)
+
+
+@pytest.mark.parametrize("probed", [False, True])
+def test_without_traces_the_mean_latency_of_a_tick_calibrates(probed):
+    core = _taught()
+    for tick in range(100):
+        variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
+        variants["m_big"] = VariantReading(
+            "m_big", True, 0, completed_requests=2, completed_rows=2, queue_s=0.080, compute_s=0.010
+        )
+        # What a probe of ours took tells nothing of a client's request.
+        probes = (ProbeDone("m_big", 4),) if probed else ()
+        core.step(_observation(5.0 + tick * 0.02, variants=variants, probes=probes))
+    _, factors = core.calibration("m")
+    assert (factors["m_big"] > 1.5) is not probed
 
 
 def test_reasons_are_append_only():

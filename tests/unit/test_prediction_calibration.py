@@ -103,4 +103,20 @@ def test_scores_about_another_objective_are_not_taken_over():
     before, after = ConformalCalibration(0.01, 0.015), ConformalCalibration(0.01, 0.500)
     before.observe([Outcome(0.040, 0.010, 0.010)] * 300, 0.0)
     after.restore(before.state())
-    assert after.factor == 1.0
+    assert after.factor == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_tick_with_many_requests_speaks_for_as_many():
+    calibration = ConformalCalibration(0.01)
+    calm = [Outcome(0.010, 0.010, 0.010)] * 290
+    burst = [Outcome(0.020, 0.010, 0.010, requests=20)] * 10
+    calibration.observe([*calm, *burst], 0.0)
+    assert calibration.factor == pytest.approx(2.0, rel=0.02)
+    assert calibration.observed == 290  # the mean of many says nothing of one
+
+
+def test_a_state_of_another_shape_is_refused():
+    state = ConformalCalibration(0.01).state()
+    for broken in ({**state, "scores": [0.1]}, {**state, "scores": [-1.0] * len(state["scores"])}):
+        with pytest.raises(ValueError, match="weights of scores"):
+            ConformalCalibration(0.01).restore(broken)
