@@ -1,0 +1,1 @@
+"""A simulated Triton in virtual time: replay of traces, rival policies, oracle."""

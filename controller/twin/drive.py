@@ -1,0 +1,116 @@
+"""One policy on one simulated server, from the first request to the last.
+
+Owns the stepping: who looks when, and what he sees. The governor runs as in the daemon, through
+the two ports; rivals get the view that their papers assume. It must not score.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.planning.core import GovernorCore
+from controller.policy.model import (
+    ModelPolicy,
+    Objective,
+    Policy,
+    TritonPolicy,
+    VariantPolicy,
+)
+from controller.twin.port import TwinPort
+from controller.twin.rivals import Rival, View
+from controller.twin.server import SimulatedTriton
+
+Floats = NDArray[np.float64]
+
+MODEL: Final = "replayed"
+_AFTER: Final = 5.0  # objectives that the server is given to finish after the last arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of every request of a run."""
+
+    latency_s: Floats  # [requests], infinite: never answered
+    served_by: NDArray[np.int64]  # [requests]
+    switches: int
+    decision_s: Floats  # seconds of real time of each decision
+
+
+def drive_rival(
+    server: SimulatedTriton, rival: Rival, *, duration_s: float, limit_s: float, seed: int
+) -> Outcome:
+    """Let a rival look at its interval, from a random phase on."""
+    took_s: list[float] = []
+
+    def look() -> None:
+        view = View(
+            server.now_s,
+            server.serving,
+            server.arrived,
+            [server.pending(i) for i in range(len(server.variants))],
+        )
+        began_s = time.perf_counter()
+        variant = rival.choose(view)
+        took_s.append(time.perf_counter() - began_s)
+        if variant is not None and variant != server.serving:
+            server.switch(variant)
+
+    _run(server, look, rival.tick_s, duration_s, limit_s, seed)
+    return _outcome(server, took_s)
+
+
+def drive_governor(
+    server: SimulatedTriton, policy: Policy, *, duration_s: float, limit_s: float, seed: int
+) -> Outcome:
+    """Let the governor govern; it starts without having learned anything."""
+    core = GovernorCore(policy)
+    port = TwinPort(server, policy.models[0])
+    took_s: list[float] = []
+
+    def tick() -> None:
+        observation = port.read()
+        began_s = time.perf_counter()
+        decisions = core.step(observation)
+        took_s.append(time.perf_counter() - began_s)
+        for decision in decisions:
+            port.act(decision)
+        for probe in core.probes(observation):
+            port.send_probe(probe)
+            core.probe_spent(port.probe_cost_s(probe), observation.now_s)
+
+    _run(server, tick, policy.tick_s, duration_s, limit_s, seed)
+    return _outcome(server, took_s)
+
+
+def policy_for(server: SimulatedTriton, limit_s: float, percentile: float) -> Policy:
+    """Return the policy that an operator would write for a simulated server."""
+    variants = tuple(VariantPolicy(v.name, v.name, v.quality) for v in server.variants)
+    largest = max(variant.max_batch for variant in server.variants)
+    model = ModelPolicy(MODEL, Objective(limit_s, percentile), variants, client_max_batch=largest)
+    return Policy(triton=TritonPolicy("127.0.0.1:8001", None, None), models=(model,))
+
+
+def _run(
+    server: SimulatedTriton,
+    look: Callable[[], None],
+    tick_s: float,
+    duration_s: float,
+    limit_s: float,
+    seed: int,
+) -> None:
+    phase_s = float(np.random.default_rng(seed).random()) * tick_s
+    count = int((duration_s - phase_s) / tick_s) + 1
+    for index in range(count):
+        server.advance(phase_s + index * tick_s)
+        look()
+    server.advance(max(server.now_s, duration_s) + _AFTER * limit_s)
+
+
+def _outcome(server: SimulatedTriton, took_s: list[float]) -> Outcome:
+    return Outcome(server.latency_s(), server.served_by(), server.switches, np.array(took_s))

@@ -1,0 +1,189 @@
+"""The simulated server behind the two ports: observations out, decisions in.
+
+Owns the translation, with the cadences of the real adapters: counters at every tick, statistics
+by batch size twice a second, some traced requests a second that come late. It must not add
+knowledge that the real adapters do not have.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from typing import Final
+
+from controller.planning.decision import Decision
+from controller.policy.model import ModelPolicy
+from controller.ports import ActionRecord, Outcome
+from controller.prediction.probing import Probe
+from controller.telemetry.observation import (
+    BatchSample,
+    GpuReading,
+    HostReading,
+    ModelReading,
+    Observation,
+    ProbeDone,
+    RequestSample,
+    VariantReading,
+)
+from controller.twin.server import Counters, Executed, SimulatedTriton
+
+_STATISTICS_S: Final = 0.5
+_TRACES_PER_S: Final = 8.0
+_TRACE_DELAY_S: Final = 0.15
+
+
+class TwinPort:
+    """Reads and acts on one simulated server for one model of a policy."""
+
+    def __init__(self, server: SimulatedTriton, model: ModelPolicy) -> None:
+        self._server = server
+        self._model = model
+        self._names = tuple(variant.model for variant in model.variants)
+        self._seen = [Counters() for _ in self._names]
+        self._observed_s: float | None = None
+        self._polled_s = 0.0
+        self._unpolled: list[Executed] = []
+        self._sequence = 0
+        self._traced: deque[int] = deque()  # requests whose trace is to come
+        self._traced_s = 0.0
+        self._probes: list[ProbeDone] = []
+        self._busy_s = 0.0
+
+    async def observe(self) -> Observation:
+        """Return what is known now."""
+        return self.read()
+
+    async def apply(self, decision: Decision) -> ActionRecord:
+        """Carry a decision out."""
+        return self.act(decision)
+
+    def read(self) -> Observation:
+        """Return what is known now; what `observe` does, for a loop without asyncio."""
+        server = self._server
+        now_s = server.now_s
+        window_s = 0.0 if self._observed_s is None else now_s - self._observed_s
+        variants = {name: self._reading(index, name) for index, name in enumerate(self._names)}
+        self._take_executed()
+        probes, self._probes = tuple(self._probes), []
+        observation = Observation(
+            now_s=now_s,
+            sequence=self._sequence,
+            models={self._model.name: self._alias()},
+            variants=variants,
+            window_s=window_s,
+            readings_age_s=0.0,
+            gpus=(self._gpu(window_s),),
+            host=HostReading(),
+            batch_samples=self._batch_samples(now_s),
+            request_samples=self._request_samples(now_s),
+            probes=probes,
+        )
+        self._observed_s = now_s
+        self._sequence += 1
+        return observation
+
+    def act(self, decision: Decision) -> ActionRecord:
+        """Carry a decision out; what `apply` does, for a loop without asyncio."""
+        server = self._server
+        source = self._names[server.serving]
+        outcome, target = Outcome.NOTHING_TO_DO, None
+        if decision.changes:
+            assert decision.target is not None  # noqa: S101 - `changes` says so
+            target = self._model.variant(decision.target).model
+            accepted = server.switch(self._names.index(target))
+            outcome = Outcome.DONE if accepted else Outcome.BUSY
+        took_s = server.physics.switch_s if outcome is Outcome.DONE else None
+        return ActionRecord(
+            kind="switch",
+            model=self._model.name,
+            source=source,
+            target=target,
+            outcome=outcome,
+            started_s=server.now_s,
+            switch_s=took_s,
+            transaction_s=took_s,
+            reason=str(decision.reason),
+        )
+
+    def send_probe(self, probe: Probe) -> None:
+        """Send a synthetic request."""
+        self._server.probe(self._names.index(probe.model), probe.rows)
+
+    def probe_cost_s(self, probe: Probe) -> float:
+        """Return about what a probe takes; the daemon measures it when the answer comes."""
+        variant = self._server.variants[self._names.index(probe.model)]
+        return variant.service_s(min(probe.rows, variant.max_batch))
+
+    def _alias(self) -> ModelReading:
+        server = self._server
+        return ModelReading(
+            self._model.name,
+            self._names[server.serving],
+            server.since_s,
+            ready=True,
+            switching=server.switching,
+        )
+
+    def _reading(self, index: int, name: str) -> VariantReading:
+        now, before = self._server.counters[index], self._seen[index]
+        reading = VariantReading(
+            model=name,
+            ready=True,
+            pending_requests=self._server.pending(index),
+            completed_requests=now.requests - before.requests,
+            completed_rows=now.rows - before.rows,
+            executions=now.executions - before.executions,
+            queue_s=now.queue_s - before.queue_s,
+            compute_s=now.compute_s - before.compute_s,
+        )
+        self._seen[index] = Counters(
+            now.requests, now.rows, now.executions, now.queue_s, now.compute_s
+        )
+        return reading
+
+    def _gpu(self, window_s: float) -> GpuReading:
+        busy_s = self._server.busy_s - self._busy_s
+        self._busy_s = self._server.busy_s
+        used = min(busy_s / window_s, 1.0) if window_s > 0.0 else None
+        return GpuReading(0, None, "simulated", utilization_ratio=used)
+
+    def _take_executed(self) -> None:
+        """Take what ended since the last look."""
+        ended, self._server.executed = self._server.executed, []
+        self._unpolled += ended
+        for batch in ended:
+            if batch.probe:
+                self._probes.append(ProbeDone(self._names[batch.variant], batch.rows))
+
+    def _batch_samples(self, now_s: float) -> tuple[BatchSample, ...]:
+        """Return the means by batch size since the last poll of the statistics."""
+        if now_s - self._polled_s < _STATISTICS_S:
+            return ()
+        age_s = (now_s - self._polled_s) / 2.0
+        self._polled_s = now_s
+        cells: dict[tuple[int, int], list[float]] = defaultdict(list)
+        for batch in self._unpolled:
+            cells[batch.variant, batch.rows].append(batch.took_s)
+        self._unpolled = []
+        return tuple(
+            BatchSample(self._names[variant], rows, len(took), sum(took) / len(took), age_s)
+            for (variant, rows), took in cells.items()
+        )
+
+    def _request_samples(self, now_s: float) -> tuple[RequestSample, ...]:
+        """Return a few single requests, some time after they ended."""
+        server = self._server
+        if now_s - self._traced_s >= 1.0 / _TRACES_PER_S and server.arrived > 0:
+            self._traced_s = now_s
+            newest = server.arrived - 1
+            if not self._traced or self._traced[-1] != newest:
+                self._traced.append(newest)
+        found = []
+        for request, variant, arrived_s, done_s in server.ended(tuple(self._traced)):
+            if done_s + _TRACE_DELAY_S <= now_s:
+                self._traced.remove(request)
+                found.append(
+                    RequestSample(
+                        self._model.name, self._names[variant], arrived_s, done_s - arrived_s
+                    )
+                )
+        return tuple(found)

@@ -1,0 +1,219 @@
+"""Replay: policies side by side on one trace and one ladder, scored alike.
+
+Owns the comparison: which policies, the same arrivals for all, scores, intervals over seeds. It
+must not print.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from scipy import stats
+
+from controller.twin.drive import Outcome, drive_governor, drive_rival, policy_for
+from controller.twin.ladder import Ladder, TwinVariant
+from controller.twin.oracle import fluid_quality
+from controller.twin.rivals import Rival, Setting
+from controller.twin.rivals.backlog import Backlog
+from controller.twin.rivals.fixed import Fixed
+from controller.twin.rivals.jellyfish import Jellyfish
+from controller.twin.rivals.model_switching import ModelSwitching
+from controller.twin.server import Physics, SimulatedTriton
+from controller.twin.trace import Trace
+
+Floats = NDArray[np.float64]
+
+GOVERNOR: Final = "governor"
+RIVALS: Final[Mapping[str, Callable[[Setting], Rival]]] = {
+    "fixed:best": lambda _: Fixed(),
+    "fixed:fastest": lambda _: Fixed(),
+    "model-switching": ModelSwitching,
+    "model-switching-tuned": lambda s: ModelSwitching(s, window_s=0.25, safety=1.2),
+    "jellyfish": Jellyfish,
+    "backlog": Backlog,
+}
+POLICIES: Final = (GOVERNOR, *RIVALS)
+_CONFIDENCE: Final = 0.95
+
+
+class ReplayError(Exception):
+    """A replay that cannot be run; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is replayed."""
+
+    trace: Trace  # as recorded; scaled to the ladder when it is run
+    ladder: Ladder
+    limit_s: float
+    percentile: float = 99.0
+    peak_load: float = 1.67  # 99th percentile of the rate, in capacities of the best variant
+    cap: float = 0.95  # highest rate, in capacities of the fastest variant
+    slowdown: float = 1.0  # every latency times this ...
+    slowdown_from: float = 0.5  # ... from this share of the trace on
+    noise: float = 0.05
+    max_batch: int = 64
+
+    @property
+    def variants(self) -> tuple[TwinVariant, ...]:
+        """Return the ladder's variants that meet the objective at all, with limited batches."""
+        limited = (
+            TwinVariant(v.name, v.quality, v.table_s[: self.max_batch])
+            for v in self.ladder.variants
+        )
+        return tuple(v for v in limited if v.capacity_rps(self.limit_s) > 0.0)
+
+    def load(self) -> Trace:
+        """Return the trace, scaled. Raises ReplayError where the ladder cannot bear any."""
+        variants = self.variants
+        if len(variants) < 2:
+            raise ReplayError(
+                f"{self.ladder.name}: fewer than two variants serve one row within half of "
+                f"{self.limit_s * 1e3:g} ms; take a longer objective"
+            )
+        capacities = [variant.capacity_rps(self.limit_s) for variant in variants]
+        best = max(range(len(variants)), key=lambda i: variants[i].quality)
+        return self.trace.scaled(self.peak_load * capacities[best], self.cap * max(capacities))
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one policy did with one seed. Field's usual score: effective quality."""
+
+    requests: int
+    slo_attainment: float
+    effective_quality: float
+    mean_quality: float  # of what was answered
+    p99_ms: float
+    switches: int
+    decision_ms: float  # mean
+
+
+def score(outcome: Outcome, quality: Floats, limit_s: float) -> Score:
+    """Score a run; whatever was not answered is a miss."""
+    answered = outcome.served_by >= 0
+    met = answered & (outcome.latency_s <= limit_s)
+    got = np.where(answered, quality[outcome.served_by], 0.0)
+    count = max(len(met), 1)
+    return Score(
+        requests=len(met),
+        slo_attainment=float(met.sum() / count),
+        effective_quality=float((got * met).sum() / count),
+        mean_quality=float(got[answered].mean()) if answered.any() else 0.0,
+        p99_ms=float(np.quantile(outcome.latency_s, 0.99, method="higher") * 1e3),
+        switches=outcome.switches,
+        decision_ms=float(outcome.decision_s.mean() * 1e3) if len(outcome.decision_s) else 0.0,
+    )
+
+
+def run_one(plan: Plan, load: Trace, policy: str, seed: int) -> Score:
+    """Replay one policy with one seed."""
+    variants = plan.variants
+    setting = Setting(variants, plan.limit_s, 1.0 - plan.percentile / 100.0, seed)
+    change_s = plan.slowdown_from * load.duration_s
+    slowdown = plan.slowdown
+    physics = Physics(
+        noise=plan.noise, slowdown=lambda now_s: slowdown if now_s >= change_s else 1.0
+    )
+    fastest = setting.fastest()
+    first = setting.by_quality()[0] if policy == "fixed:best" else fastest
+    server = SimulatedTriton(
+        variants, load.arrivals_s(seed), serving=first, physics=physics, seed=seed
+    )
+    run: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s, "seed": seed}
+    if policy == GOVERNOR:
+        governed = policy_for(server, plan.limit_s, plan.percentile)
+        outcome = drive_governor(server, governed, **run)
+    else:
+        outcome = drive_rival(server, RIVALS[policy](setting), **run)
+    return score(outcome, np.array([v.quality for v in variants]), plan.limit_s)
+
+
+def replay(
+    plan: Plan, policies: Sequence[str], seeds: Sequence[int], *, jobs: int = -1
+) -> dict[str, Any]:
+    """Replay policies over seeds; return the document that `governor replay --json` writes.
+
+    Raises:
+        ReplayError: a policy is unknown, or the ladder does not serve the objective.
+    """
+    unknown = [name for name in policies if name not in POLICIES]
+    if unknown:
+        raise ReplayError(f"unknown policy {unknown[0]!r}: {', '.join(POLICIES)}")
+    load = plan.load()
+    # The score needs the fastest fixed variant as its zero, whoever else runs.
+    wanted = list(dict.fromkeys((*policies, "fixed:fastest")))
+    tasks = [(name, seed) for name in wanted for seed in seeds]
+    scores = Parallel(n_jobs=jobs)(delayed(run_one)(plan, load, *task) for task in tasks)
+    by_policy: dict[str, list[Score]] = {name: [] for name in wanted}
+    for (name, _), one in zip(tasks, scores, strict=True):
+        by_policy[name].append(one)
+    oracle = _oracle(plan, load)
+    floor = np.array([one.effective_quality for one in by_policy["fixed:fastest"]])
+    return {
+        "trace": plan.trace.name,
+        "ladder": plan.ladder.name,
+        "slo_ms": plan.limit_s * 1e3,
+        "percentile": plan.percentile,
+        "seeds": list(seeds),
+        "oracle": {"effective_quality": oracle},
+        "policies": [_summed_up(name, by_policy[name], floor, oracle) for name in policies],
+    }
+
+
+def _oracle(plan: Plan, load: Trace) -> float:
+    """Return the fluid bound, with the slow-down known."""
+    variants = plan.variants
+    quality = np.array([v.quality for v in variants])
+    capacity = np.array([v.capacity_rps(plan.limit_s) for v in variants])
+    slow = [TwinVariant(v.name, v.quality, v.table_s * plan.slowdown) for v in variants]
+    slow_capacity = np.array([v.capacity_rps(plan.limit_s) for v in slow])
+    change = int(plan.slowdown_from * len(load.rate_rps))
+    before, after = load.rate_rps[:change], load.rate_rps[change:]
+    total = float(load.rate_rps.sum())
+    gained = fluid_quality(before, quality, capacity) * float(before.sum())
+    gained += fluid_quality(after, quality, slow_capacity) * float(after.sum())
+    return gained / total
+
+
+def _summed_up(name: str, scores: list[Score], floor: Floats, oracle: float) -> dict[str, Any]:
+    columns = {
+        field: np.array([getattr(one, field) for one in scores], dtype=np.float64)
+        for field in (
+            "slo_attainment",
+            "effective_quality",
+            "mean_quality",
+            "p99_ms",
+            "switches",
+            "decision_ms",
+        )
+    }
+    room = np.where(np.abs(oracle - floor) > 1e-9, oracle - floor, math.nan)
+    columns["headroom_captured"] = (columns["effective_quality"] - floor) / room
+    means = {field: _number(float(values.mean())) for field, values in columns.items()}
+    return {
+        "name": name,
+        "idealised": False,
+        **means,
+        "ci95": {field: _half_width(values) for field, values in columns.items()},
+    }
+
+
+def _half_width(values: Floats) -> float | None:
+    """Return half of the interval of the mean over seeds (Student's t); None: there is none."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    spread = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return _number(float(stats.t.ppf(0.5 + _CONFIDENCE / 2.0, len(values) - 1)) * spread)
+
+
+def _number(value: float) -> float | None:
+    """Return a number that JSON has: an infinite latency is none."""
+    return value if math.isfinite(value) else None

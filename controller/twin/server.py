@@ -1,0 +1,265 @@
+"""A Triton in virtual time: dynamic batching, variants on one GPU, an alias, nothing else.
+
+Owns the event loop and its clock. It must not decide, and knows neither policies nor the
+governor's observations (`controller.twin.port` translates).
+
+Model. Each variant has a FIFO queue and some instances; an instance takes up to `max_batch`
+waiting requests at once, after `queue_delay_s` at the latest. Batches that run at one time on the
+GPU share it equally. A switch of the alias takes `switch_s`; from then on *new* requests go to the
+other variant, and what waits stays where it is, as on the real server. Service times are the
+ladder's, times a log-normal noise, times the slow-down of the moment, which nobody is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.twin.ladder import TwinVariant
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_NOISE_CHUNK: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Physics:
+    """How the simulated server differs from its ladder."""
+
+    noise: float = 0.05  # spread of the logarithm of a batch's time
+    queue_delay_s: float = 0.0
+    instances: int = 1
+    switch_s: float = 0.004
+    slowdown: Callable[[float], float] = field(default=lambda _: 1.0)  # by time
+
+
+@dataclass(slots=True)
+class Counters:
+    """The running totals of one variant, as Triton's counters have them."""
+
+    requests: int = 0
+    rows: int = 0
+    executions: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch in execution."""
+
+    variant: int
+    requests: list[int]
+    began_s: float
+    left_s: float  # of work, alone on the GPU
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """One batch that ended."""
+
+    variant: int
+    rows: int
+    took_s: float
+    ended_s: float
+    probe: bool
+
+
+class SimulatedTriton:
+    """One server with one alias. Time only moves in `advance`."""
+
+    def __init__(
+        self,
+        variants: Sequence[TwinVariant],
+        arrivals_s: Floats,
+        *,
+        serving: int,
+        physics: Physics | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.variants = tuple(variants)
+        self.physics = physics or Physics()
+        self.now_s = 0.0
+        self.serving = serving
+        self.since_s = 0.0
+        self.switches = 0
+        self.counters = [Counters() for _ in self.variants]
+        self.executed: list[Executed] = []  # to be taken by who reads them
+        count = len(arrivals_s)
+        self._done_s = [math.inf] * count
+        self._served_by = [-1] * count
+        self.busy_s = 0.0  # of the GPU
+        self._arrivals: list[float] = arrivals_s.tolist()
+        self._next = 0
+        self._tables = [variant.table_s.tolist() for variant in self.variants]
+        self._queues: list[deque[int]] = [deque() for _ in self.variants]
+        self._probes: list[deque[int]] = [deque() for _ in self.variants]
+        self._free = [self.physics.instances] * len(self.variants)
+        self._running: list[Batch] = []
+        self._switch: tuple[float, int] | None = None
+        self._rng = np.random.default_rng(seed)
+        self._noise: list[float] = []
+
+    @property
+    def switching(self) -> bool:
+        """Return whether a switch is under way."""
+        return self._switch is not None
+
+    @property
+    def arrived(self) -> int:
+        """Return how many requests have arrived."""
+        return self._next
+
+    def arrival_s(self, request: int) -> float:
+        """Return when a request arrived."""
+        return self._arrivals[request]
+
+    def latency_s(self) -> Floats:
+        """Return every request's latency, infinite where it is not answered. [requests]."""
+        return np.asarray(np.array(self._done_s) - np.array(self._arrivals))
+
+    def served_by(self) -> Ints:
+        """Return which variant answered each request; -1: none. [requests]."""
+        return np.array(self._served_by, dtype=np.int64)
+
+    def ended(self, requests: Sequence[int]) -> list[tuple[int, int, float, float]]:
+        """Return (request, variant, arrival, end) of those of some requests that are answered."""
+        done = ((r, self._served_by[r], self._arrivals[r], self._done_s[r]) for r in requests)
+        return [one for one in done if one[1] >= 0]
+
+    def pending(self, variant: int) -> int:
+        """Return how many requests wait for a variant, those in execution not counted."""
+        return len(self._queues[variant])
+
+    def switch(self, variant: int) -> bool:
+        """Point the alias at a variant; False while another switch is under way."""
+        if self._switch is not None:
+            return False
+        self._switch = (self.now_s + self.physics.switch_s, variant)
+        return True
+
+    def probe(self, variant: int, rows: int) -> None:
+        """Put a synthetic batch into a variant's queue."""
+        self._probes[variant].append(min(rows, self.variants[variant].max_batch))
+        self._start(variant)
+
+    def advance(self, to_s: float) -> None:
+        """Let time pass. Raises ValueError for a moment that has passed."""
+        if to_s < self.now_s:
+            raise ValueError(f"{to_s:g} s is before {self.now_s:g} s")
+        while True:
+            next_s = self._next_event_s(to_s)
+            self._pass(next_s)
+            self._admit()
+            if self._switch is not None and self._switch[0] <= self.now_s:
+                self.serving, self.since_s = self._switch[1], self.now_s
+                self.switches += 1
+                self._switch = None
+            self._end_batches()
+            for variant in range(len(self.variants)):
+                self._start(variant)
+            if next_s >= to_s:
+                return
+
+    def _next_event_s(self, to_s: float) -> float:
+        next_s = to_s
+        running = self._running
+        if running:
+            sharing = len(running)
+            for batch in running:
+                next_s = min(next_s, self.now_s + batch.left_s * sharing)
+        if self._switch is not None:
+            next_s = min(next_s, self._switch[0])
+        # While no instance of the serving variant is free, arrivals need not be looked at.
+        if self._free[self.serving] > 0 and self._next < len(self._arrivals):
+            next_s = min(next_s, self._arrivals[self._next])
+        delay_s = self.physics.queue_delay_s
+        if delay_s > 0.0:
+            for variant, queue in enumerate(self._queues):
+                if queue and self._free[variant] > 0:
+                    next_s = min(next_s, self._arrivals[queue[0]] + delay_s)
+        return max(next_s, self.now_s)
+
+    def _pass(self, to_s: float) -> None:
+        running = self._running
+        if running:
+            elapsed_s = to_s - self.now_s
+            share_s = elapsed_s / len(running)
+            for batch in running:
+                batch.left_s -= share_s
+            self.busy_s += elapsed_s
+        self.now_s = to_s
+
+    def _admit(self) -> None:
+        """Queue what has arrived by now; a switch takes effect after what arrived before it."""
+        arrivals, at = self._arrivals, self._next
+        queue = self._queues[self.serving]
+        count = len(arrivals)
+        while at < count and arrivals[at] <= self.now_s:
+            queue.append(at)
+            at += 1
+        self._next = at
+
+    def _end_batches(self) -> None:
+        ended = [batch for batch in self._running if batch.left_s <= 1e-12]
+        if not ended:
+            return
+        self._running = [batch for batch in self._running if batch.left_s > 1e-12]
+        now_s = self.now_s
+        for batch in ended:
+            variant = batch.variant
+            self._free[variant] += 1
+            took_s = now_s - batch.began_s
+            rows = len(batch.requests)
+            counters = self.counters[variant]
+            counters.executions += 1
+            if batch.probe:
+                rows = batch.requests[0]
+                counters.requests += 1
+                counters.rows += rows
+                counters.compute_s += took_s
+            else:
+                counters.requests += rows
+                counters.rows += rows
+                counters.compute_s += took_s * rows
+                waited_s = 0.0
+                for request in batch.requests:
+                    waited_s += batch.began_s - self._arrivals[request]
+                    self._done_s[request] = now_s
+                    self._served_by[request] = variant
+                counters.queue_s += waited_s
+            self.executed.append(Executed(variant, rows, took_s, now_s, batch.probe))
+
+    def _start(self, variant: int) -> None:
+        queue, probes = self._queues[variant], self._probes[variant]
+        most = self.variants[variant].max_batch
+        delay_s = self.physics.queue_delay_s
+        while self._free[variant] > 0 and (queue or probes):
+            if queue:
+                due_s = self._arrivals[queue[0]] + delay_s
+                if len(queue) < most and due_s > self.now_s + 1e-12:
+                    return
+                requests = [queue.popleft() for _ in range(min(most, len(queue)))]
+                rows, probe = len(requests), False
+            else:
+                rows, probe = probes.popleft(), True
+                requests = [rows]
+            self._free[variant] -= 1
+            work_s = self._tables[variant][rows - 1] * self._factor()
+            self._running.append(Batch(variant, requests, self.now_s, work_s, probe))
+
+    def _factor(self) -> float:
+        if not self._noise:
+            # Of mean 1, whatever the spread.
+            spread = self.physics.noise
+            drawn = self._rng.normal(-0.5 * spread * spread, spread, _NOISE_CHUNK)
+            self._noise = np.exp(drawn).tolist()
+        return self._noise.pop() * self.physics.slowdown(self.now_s)

@@ -1,0 +1,125 @@
+"""The simulated Triton: what its queue, its GPU and its alias do."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.twin.ladder import TwinVariant
+from controller.twin.server import Physics, SimulatedTriton
+
+EXACT = Physics(noise=0.0)
+
+
+def _variant(name: str, fixed_s: float, row_s: float, quality: float = 0.9, most: int = 8):
+    return TwinVariant(name, quality, fixed_s + row_s * np.arange(1, most + 1))
+
+
+FAST, SLOW = _variant("fast", 0.001, 0.001), _variant("slow", 0.010, 0.010)
+
+
+def _served(arrivals_s, *, variants=(FAST, SLOW), serving=0, physics=EXACT, until_s=100.0):
+    server = SimulatedTriton(variants, np.array(arrivals_s), serving=serving, physics=physics)
+    server.advance(until_s)
+    return server
+
+
+def test_a_request_alone_takes_its_service_time():
+    assert _served([1.0]).latency_s() == pytest.approx([0.002])
+
+
+def test_what_waits_while_a_batch_runs_goes_together():
+    server = _served([0.0, 0.001, 0.001, 0.001])
+    # One alone (2 ms), then three together (4 ms).
+    assert server.latency_s() == pytest.approx([0.002, 0.005, 0.005, 0.005])
+    assert [batch.rows for batch in server.executed] == [1, 3]
+
+
+def test_no_batch_is_larger_than_it_may_be():
+    server = _served(np.linspace(0.0, 0.0015, 30))
+    assert max(batch.rows for batch in server.executed) == 8
+    assert sum(batch.rows for batch in server.executed) == 30
+
+
+def test_a_queue_delay_gathers_and_a_full_batch_does_not_wait():
+    physics = Physics(noise=0.0, queue_delay_s=0.005)
+    assert _served([0.0, 0.004], physics=physics).latency_s() == pytest.approx([0.008, 0.004])
+    together = _served([0.0] * 8, physics=physics)
+    assert together.latency_s() == pytest.approx([0.009] * 8)
+
+
+def test_a_switch_sends_new_requests_elsewhere_and_leaves_the_backlog():
+    server = SimulatedTriton((FAST, SLOW), np.array([0.0, 0.001, 0.050]), serving=1, physics=EXACT)
+    server.advance(0.002)
+    assert server.switch(0)
+    assert not server.switch(1)  # one at a time
+    server.advance(1.0)
+    assert server.served_by().tolist() == [1, 1, 0]
+    assert (server.serving, server.switches) == (0, 1)
+
+
+def test_variants_that_run_at_one_time_share_the_gpu():
+    server = SimulatedTriton((FAST, SLOW), np.array([0.0, 0.010]), serving=1, physics=EXACT)
+    server.advance(0.001)
+    server.switch(0)
+    server.advance(1.0)
+    # 10 ms of 20 alone; then the 2 ms of the other take 4, and the rest is alone again.
+    assert server.latency_s() == pytest.approx([0.022, 0.004])
+
+
+def test_instances_of_one_variant_work_side_by_side_at_half_the_speed():
+    server = _served([0.0, 0.0005], physics=Physics(noise=0.0, instances=2))
+    # 0.5 ms alone, then both at half the speed.
+    assert server.latency_s() == pytest.approx([0.0035, 0.0035])
+
+
+def test_a_slow_down_changes_the_batches_that_begin_under_it():
+    physics = Physics(noise=0.0, slowdown=lambda now_s: 3.0 if now_s >= 1.0 else 1.0)
+    assert _served([0.5, 1.5], physics=physics).latency_s() == pytest.approx([0.002, 0.006])
+
+
+def test_time_does_not_run_backwards():
+    server = _served([1.0])
+    with pytest.raises(ValueError, match="before"):
+        server.advance(1.0)
+
+
+def test_the_queue_agrees_with_theory():
+    # M/D/1: a Poisson stream, one at a time, 10 ms each, 60 % busy.
+    rng = np.random.default_rng(4)
+    arrivals_s = np.cumsum(rng.exponential(1.0 / 60.0, 60_000))
+    one = TwinVariant("one", 0.9, np.array([0.010]))
+    server = _served(arrivals_s, variants=(one,), until_s=float(arrivals_s[-1]) + 10.0)
+    waiting_s = 0.6 * 0.010 / (2.0 * (1.0 - 0.6))  # Pollaczek & Khinchine 1930
+    assert server.latency_s().mean() == pytest.approx(0.010 + waiting_s, rel=0.03)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gaps=st.lists(st.floats(0.0, 0.02), min_size=1, max_size=60),
+    switches=st.lists(st.tuples(st.floats(0.0, 0.5), st.integers(0, 1)), max_size=6),
+    instances=st.integers(1, 3),
+    noise=st.floats(0.0, 0.5),
+)
+def test_every_request_is_answered_once_in_order_and_the_counters_agree(
+    gaps, switches, instances, noise
+):
+    arrivals_s = np.cumsum(gaps)
+    physics = Physics(noise=noise, instances=instances)
+    server = SimulatedTriton((FAST, SLOW), arrivals_s, serving=0, physics=physics, seed=1)
+    for at_s, variant in sorted(switches):
+        server.advance(max(at_s, server.now_s))
+        server.switch(variant)
+    server.advance(1000.0)
+    latency_s, served_by = server.latency_s(), server.served_by()
+    assert (served_by >= 0).all()
+    assert np.isfinite(latency_s).all()
+    assert (latency_s > 0.0).all()
+    assert sum(counters.requests for counters in server.counters) == len(gaps)
+    total_s = sum(counters.queue_s + counters.compute_s for counters in server.counters)
+    assert total_s == pytest.approx(latency_s.sum(), rel=1e-6, abs=1e-9)
+    assert server.busy_s <= server.now_s
+    if instances == 1:
+        for variant in (0, 1):
+            ends_s = (arrivals_s + latency_s)[served_by == variant]
+            assert (np.diff(ends_s) >= -1e-9).all()
