@@ -128,7 +128,7 @@ def test_show_writes_every_default_with_its_unit(capsys):
 def test_show_as_json_has_the_same_values(capsys):
     assert cli.main(["policy", "show", "--json", DEMO]) == output.OK
     answer = json.loads(capsys.readouterr().out)
-    assert answer["stability"]["min_dwell"] == "200ms"
+    assert answer["stability"]["min_dwell"] == "100ms"
     assert answer["mqtt"] is None
 
 
