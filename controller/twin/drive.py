@@ -54,7 +54,9 @@ def drive_rival(
             server.serving,
             server.arrived,
             [server.pending(i) for i in range(len(server.variants))],
+            [(batch.variant, batch.rows, batch.took_s) for batch in server.executed],
         )
+        server.executed.clear()
         began_s = time.perf_counter()
         variant = rival.choose(view)
         took_s.append(time.perf_counter() - began_s)

@@ -20,10 +20,14 @@ from controller.twin.drive import Outcome, drive_governor, drive_rival, policy_f
 from controller.twin.ladder import Ladder, TwinVariant
 from controller.twin.oracle import fluid_quality
 from controller.twin.rivals import Rival, Setting
+from controller.twin.rivals.alert import Alert
 from controller.twin.rivals.backlog import Backlog
 from controller.twin.rivals.fixed import Fixed
+from controller.twin.rivals.infaas import Infaas
+from controller.twin.rivals.infadapter import InfAdapter
 from controller.twin.rivals.jellyfish import Jellyfish
 from controller.twin.rivals.model_switching import ModelSwitching
+from controller.twin.rivals.proteus import Proteus
 from controller.twin.server import Physics, SimulatedTriton
 from controller.twin.trace import Trace
 
@@ -36,6 +40,11 @@ RIVALS: Final[Mapping[str, Callable[[Setting], Rival]]] = {
     "model-switching": ModelSwitching,
     "model-switching-tuned": lambda s: ModelSwitching(s, window_s=0.25, safety=1.2),
     "jellyfish": Jellyfish,
+    "infaas": Infaas,
+    "infadapter": InfAdapter,
+    "ipa": lambda s: InfAdapter(s, period_s=10.0),
+    "proteus": Proteus,
+    "alert": Alert,
     "backlog": Backlog,
 }
 POLICIES: Final = (GOVERNOR, *RIVALS)

@@ -3,11 +3,12 @@
 Owns the event loop and its clock. It must not decide, and knows neither policies nor the
 governor's observations (`controller.twin.port` translates).
 
-Model. Each variant has a FIFO queue and some instances; an instance takes up to `max_batch`
-waiting requests at once, after `queue_delay_s` at the latest. Batches that run at one time on the
-GPU share it equally. A switch of the alias takes `switch_s`; from then on *new* requests go to the
-other variant, and what waits stays where it is, as on the real server. Service times are the
-ladder's, times a log-normal noise, times the slow-down of the moment, which nobody is told.
+Model. Each variant has a FIFO queue and some instances; an instance takes waiting requests of up
+to `max_batch` rows together at once, after `queue_delay_s` at the latest. Batches that run at one
+time on the GPU share it equally. A switch of the alias takes `switch_s`; from then on *new*
+requests go to the other variant, and what waits stays where it is, as on the real server. Service
+times are the ladder's, times a log-normal noise, times the slow-down of the moment, which nobody
+is told.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ class Batch:
     """One batch in execution."""
 
     variant: int
-    requests: list[int]
+    requests: list[int]  # empty: a probe
+    rows: int
     began_s: float
     left_s: float  # of work, alone on the GPU
-    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,14 @@ class SimulatedTriton:
         arrivals_s: Floats,
         *,
         serving: int,
+        rows: Ints | None = None,
         physics: Physics | None = None,
         seed: int = 0,
     ) -> None:
+        """Take requests that arrive at some times, ascending, of so many rows (default: one).
+
+        Raises ValueError where a request is larger than a variant's largest batch.
+        """
         self.variants = tuple(variants)
         self.physics = physics or Physics()
         self.now_s = 0.0
@@ -98,6 +104,10 @@ class SimulatedTriton:
         self._served_by = [-1] * count
         self.busy_s = 0.0  # of the GPU
         self._arrivals: list[float] = arrivals_s.tolist()
+        self._rows: list[int] = [1] * count if rows is None else rows.tolist()
+        smallest = min(variant.max_batch for variant in self.variants)
+        if len(self._rows) != count or not 1 <= max(self._rows, default=1) <= smallest:
+            raise ValueError(f"rows of {count} requests, 1 to {smallest} each, are needed")
         self._next = 0
         self._tables = [variant.table_s.tolist() for variant in self.variants]
         self._queues: list[deque[int]] = [deque() for _ in self.variants]
@@ -218,43 +228,45 @@ class SimulatedTriton:
             variant = batch.variant
             self._free[variant] += 1
             took_s = now_s - batch.began_s
-            rows = len(batch.requests)
+            count = len(batch.requests) or 1
             counters = self.counters[variant]
             counters.executions += 1
-            if batch.probe:
-                rows = batch.requests[0]
-                counters.requests += 1
-                counters.rows += rows
-                counters.compute_s += took_s
-            else:
-                counters.requests += rows
-                counters.rows += rows
-                counters.compute_s += took_s * rows
-                waited_s = 0.0
-                for request in batch.requests:
-                    waited_s += batch.began_s - self._arrivals[request]
-                    self._done_s[request] = now_s
-                    self._served_by[request] = variant
-                counters.queue_s += waited_s
-            self.executed.append(Executed(variant, rows, took_s, now_s, batch.probe))
+            counters.requests += count
+            counters.rows += batch.rows
+            counters.compute_s += took_s * count
+            for request in batch.requests:
+                counters.queue_s += batch.began_s - self._arrivals[request]
+                self._done_s[request] = now_s
+                self._served_by[request] = variant
+            probe = not batch.requests
+            self.executed.append(Executed(variant, batch.rows, took_s, now_s, probe))
 
     def _start(self, variant: int) -> None:
         queue, probes = self._queues[variant], self._probes[variant]
         most = self.variants[variant].max_batch
         delay_s = self.physics.queue_delay_s
         while self._free[variant] > 0 and (queue or probes):
+            requests: list[int] = []
             if queue:
-                due_s = self._arrivals[queue[0]] + delay_s
-                if len(queue) < most and due_s > self.now_s + 1e-12:
+                rows = self._fill(queue, most, requests)
+                waits = delay_s > 0.0 and rows < most and not queue
+                if waits and self._arrivals[requests[0]] + delay_s > self.now_s + 1e-12:
+                    queue.extend(requests)
                     return
-                requests = [queue.popleft() for _ in range(min(most, len(queue)))]
-                rows, probe = len(requests), False
             else:
-                rows, probe = probes.popleft(), True
-                requests = [rows]
+                rows = probes.popleft()
             self._free[variant] -= 1
             work_s = self._tables[variant][rows - 1] * self._factor()
-            self._running.append(Batch(variant, requests, self.now_s, work_s, probe))
+            self._running.append(Batch(variant, requests, rows, self.now_s, work_s))
+
+    def _fill(self, queue: deque[int], most: int, requests: list[int]) -> int:
+        """Take requests off a queue, in order, as many as fit; return their rows."""
+        rows = 0
+        while queue and rows + self._rows[queue[0]] <= most:
+            request = queue.popleft()
+            rows += self._rows[request]
+            requests.append(request)
+        return rows
 
     def _factor(self) -> float:
         if not self._noise:

@@ -12,9 +12,13 @@ from controller.twin.ladder import Ladder, LadderFormatError, TwinVariant, inter
 from controller.twin.oracle import fluid_quality
 from controller.twin.replay import POLICIES, Plan, ReplayError, replay, score
 from controller.twin.rivals import Setting, View
+from controller.twin.rivals.alert import Alert
 from controller.twin.rivals.backlog import Backlog
+from controller.twin.rivals.infaas import Infaas
+from controller.twin.rivals.infadapter import InfAdapter
 from controller.twin.rivals.jellyfish import Jellyfish
 from controller.twin.rivals.model_switching import ModelSwitching, bears_rps
+from controller.twin.rivals.proteus import Proteus
 from controller.twin.trace import Trace, TraceFormatError, load_trace
 
 ROWS = np.arange(1, 17)
@@ -202,6 +206,43 @@ def test_a_backlog_of_work_is_answered_by_a_faster_variant():
     policy = Backlog(SETTING)
     assert policy.choose(_view(1)) == 0
     assert policy.choose(_view(2, pending=(40, 0, 0))) != 0
+
+
+def test_infaas_goes_down_in_quality_at_once_and_up_after_twenty_calm_seconds():
+    policy, arrived = Infaas(SETTING), 10**4
+    assert policy.choose(_view(arrived, serving=0)) == 2
+    wishes = []
+    for _ in range(25):
+        arrived += 5
+        wishes.append(policy.choose(_view(arrived, serving=2)))
+    assert wishes[:19] == [None] * 19
+    assert wishes[19] == 0
+
+
+@pytest.mark.parametrize(("policy", "period"), [(InfAdapter, 30), (Proteus, 10)])
+def test_a_programme_is_solved_in_its_period_only(policy, period):
+    solver = policy(SETTING)
+    wishes = [solver.choose(_view(5 * (second + 1))) for second in range(61)]
+    solved = [second for second, wish in enumerate(wishes) if wish is not None]
+    assert solved == list(range(0, 61, period))
+
+
+def test_a_programme_takes_the_most_accurate_that_bears_the_demand():
+    for policy in (InfAdapter, Proteus):
+        assert policy(SETTING).choose(_view(5)) == 0
+        assert policy(SETTING).choose(_view(10**6)) == 2
+
+
+def test_alert_follows_a_slow_down_within_some_batches():
+    policy, arrived = Alert(SETTING), 0
+    usual_s = LADDER.variants[0].service_s(4)
+    choices = []
+    for factor in (1.0,) * 20 + (8.0,) * 20:
+        arrived += 2
+        ended = [(0, 4, factor * usual_s)] * 2
+        choices.append(policy.choose(View(0.0, 0, arrived, (0, 0, 0), ended)))
+    assert choices[19] == 0
+    assert choices[-1] != 0
 
 
 # --- the whole

@@ -41,6 +41,18 @@ def test_no_batch_is_larger_than_it_may_be():
     assert sum(batch.rows for batch in server.executed) == 30
 
 
+def test_requests_of_several_rows_share_a_batch_in_order_while_they_fit():
+    rows = np.array([1, 5, 4, 3])
+    server = SimulatedTriton(
+        (FAST,), np.array([0.0, 0.001, 0.001, 0.001]), serving=0, rows=rows, physics=EXACT
+    )
+    server.advance(1.0)
+    # The third does not fit beside the second; the fourth may not pass it.
+    assert [batch.rows for batch in server.executed] == [1, 5, 7]
+    with pytest.raises(ValueError, match="1 to 8 each"):
+        SimulatedTriton((FAST,), np.array([0.0]), serving=0, rows=np.array([9]))
+
+
 def test_a_queue_delay_gathers_and_a_full_batch_does_not_wait():
     physics = Physics(noise=0.0, queue_delay_s=0.005)
     assert _served([0.0, 0.004], physics=physics).latency_s() == pytest.approx([0.008, 0.004])
@@ -100,13 +112,17 @@ def test_the_queue_agrees_with_theory():
     switches=st.lists(st.tuples(st.floats(0.0, 0.5), st.integers(0, 1)), max_size=6),
     instances=st.integers(1, 3),
     noise=st.floats(0.0, 0.5),
+    largest=st.integers(1, 8),
 )
 def test_every_request_is_answered_once_in_order_and_the_counters_agree(
-    gaps, switches, instances, noise
+    gaps, switches, instances, noise, largest
 ):
     arrivals_s = np.cumsum(gaps)
+    rows = np.random.default_rng(1).integers(1, largest + 1, len(gaps))
     physics = Physics(noise=noise, instances=instances)
-    server = SimulatedTriton((FAST, SLOW), arrivals_s, serving=0, physics=physics, seed=1)
+    server = SimulatedTriton(
+        (FAST, SLOW), arrivals_s, serving=0, rows=rows, physics=physics, seed=1
+    )
     for at_s, variant in sorted(switches):
         server.advance(max(at_s, server.now_s))
         server.switch(variant)
@@ -116,6 +132,8 @@ def test_every_request_is_answered_once_in_order_and_the_counters_agree(
     assert np.isfinite(latency_s).all()
     assert (latency_s > 0.0).all()
     assert sum(counters.requests for counters in server.counters) == len(gaps)
+    assert sum(counters.rows for counters in server.counters) == rows.sum()
+    assert all(1 <= batch.rows <= 8 for batch in server.executed)
     total_s = sum(counters.queue_s + counters.compute_s for counters in server.counters)
     assert total_s == pytest.approx(latency_s.sum(), rel=1e-6, abs=1e-9)
     assert server.busy_s <= server.now_s

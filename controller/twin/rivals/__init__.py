@@ -44,6 +44,7 @@ class View:
     serving: int
     arrived: int  # requests so far
     pending: Sequence[int]  # per variant
+    ended: Sequence[tuple[int, int, float]] = ()  # (variant, rows, seconds) of batches since then
 
 
 class Rival(Protocol):
