@@ -22,6 +22,7 @@ from controller.policy.model import (
     TritonPolicy,
     VariantPolicy,
 )
+from controller.twin.clairvoyant import best_schedule
 from controller.twin.port import TwinPort
 from controller.twin.rivals import Rival, View
 from controller.twin.server import SimulatedTriton
@@ -87,6 +88,27 @@ def drive_governor(
             core.probe_spent(port.probe_cost_s(probe), observation.now_s)
 
     _run(server, tick, policy.tick_s, duration_s, limit_s, seed)
+    return _outcome(server, took_s)
+
+
+def drive_clairvoyant(
+    server: SimulatedTriton, *, duration_s: float, limit_s: float, tick_s: float, seed: int
+) -> Outcome:
+    """Follow the best of the schedules that a beam search finds with the true arrivals."""
+    schedule = best_schedule(server, duration_s=duration_s, tick_s=tick_s)
+    took_s: list[float] = []
+    steps = iter(schedule)
+
+    def look() -> None:
+        variant = next(steps, None)
+        if variant is not None and variant != server.serving:
+            server.switch(variant)
+
+    del seed  # its phase is its own
+    for index in range(len(schedule)):
+        server.advance(index * tick_s)
+        look()
+    server.advance(max(server.now_s, duration_s) + _AFTER * limit_s)
     return _outcome(server, took_s)
 
 

@@ -16,7 +16,13 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy import stats
 
-from controller.twin.drive import Outcome, drive_governor, drive_rival, policy_for
+from controller.twin.drive import (
+    Outcome,
+    drive_clairvoyant,
+    drive_governor,
+    drive_rival,
+    policy_for,
+)
 from controller.twin.ladder import Ladder, TwinVariant
 from controller.twin.oracle import fluid_quality
 from controller.twin.rivals import Rival, Setting
@@ -34,6 +40,7 @@ from controller.twin.trace import Trace
 Floats = NDArray[np.float64]
 
 GOVERNOR: Final = "governor"
+CLAIRVOYANT: Final = "clairvoyant"
 RIVALS: Final[Mapping[str, Callable[[Setting], Rival]]] = {
     "fixed:best": lambda _: Fixed(),
     "fixed:fastest": lambda _: Fixed(),
@@ -47,7 +54,8 @@ RIVALS: Final[Mapping[str, Callable[[Setting], Rival]]] = {
     "alert": Alert,
     "backlog": Backlog,
 }
-POLICIES: Final = (GOVERNOR, *RIVALS)
+POLICIES: Final = (GOVERNOR, *RIVALS, CLAIRVOYANT)
+_IDEALISED: Final = frozenset({CLAIRVOYANT})  # nobody could run it
 _CONFIDENCE: Final = 0.95
 
 
@@ -134,10 +142,18 @@ def run_one(plan: Plan, load: Trace, policy: str, seed: int) -> Score:
     fastest = setting.fastest()
     first = setting.by_quality()[0] if policy == "fixed:best" else fastest
     server = SimulatedTriton(
-        variants, load.arrivals_s(seed), serving=first, physics=physics, seed=seed
+        variants,
+        load.arrivals_s(seed),
+        serving=first,
+        limit_s=plan.limit_s,
+        physics=physics,
+        seed=seed,
     )
     run: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s, "seed": seed}
-    if policy == GOVERNOR:
+    if policy == CLAIRVOYANT:
+        governed = policy_for(server, plan.limit_s, plan.percentile)
+        outcome = drive_clairvoyant(server, tick_s=governed.tick_s, **run)
+    elif policy == GOVERNOR:
         governed = policy_for(server, plan.limit_s, plan.percentile)
         outcome = drive_governor(server, governed, **run)
     else:
@@ -209,7 +225,7 @@ def _summed_up(name: str, scores: list[Score], floor: Floats, oracle: float) -> 
     means = {field: _number(float(values.mean())) for field, values in columns.items()}
     return {
         "name": name,
-        "idealised": False,
+        "idealised": name in _IDEALISED,
         **means,
         "ci95": {field: _half_width(values) for field, values in columns.items()},
     }

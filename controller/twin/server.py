@@ -14,8 +14,10 @@ is told.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -84,6 +86,7 @@ class SimulatedTriton:
         *,
         serving: int,
         rows: Ints | None = None,
+        limit_s: float = math.inf,
         physics: Physics | None = None,
         seed: int = 0,
     ) -> None:
@@ -92,14 +95,17 @@ class SimulatedTriton:
         Raises ValueError where a request is larger than a variant's largest batch.
         """
         self.variants = tuple(variants)
+        self.limit_s = limit_s
         self.physics = physics or Physics()
         self.now_s = 0.0
         self.serving = serving
         self.since_s = 0.0
         self.switches = 0
+        self.earned = 0.0  # quality of the answers within `limit_s`
         self.counters = [Counters() for _ in self.variants]
         self.executed: list[Executed] = []  # to be taken by who reads them
         count = len(arrivals_s)
+        self._records = True
         self._done_s = [math.inf] * count
         self._served_by = [-1] * count
         self.busy_s = 0.0  # of the GPU
@@ -115,8 +121,47 @@ class SimulatedTriton:
         self._free = [self.physics.instances] * len(self.variants)
         self._running: list[Batch] = []
         self._switch: tuple[float, int] | None = None
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
+        self._chunks = 0  # of noise that were drawn
         self._noise: list[float] = []
+
+    def fork(self) -> SimulatedTriton:
+        """Return a server in the same state, to look ahead with: it keeps no records.
+
+        It gets the same future arrivals and noise, so that two forks differ by what was decided.
+        """
+        other = copy(self)
+        other._detach()  # noqa: SLF001 - of this class
+        return other
+
+    def _detach(self) -> None:
+        self._records = False
+        self.executed = []
+        self.counters = [copy(counters) for counters in self.counters]
+        self._queues = [queue.copy() for queue in self._queues]
+        self._probes = [probes.copy() for probes in self._probes]
+        self._free = self._free.copy()
+        self._running = [copy(batch) for batch in self._running]
+        self._noise = self._noise.copy()
+
+    def arriving_rps(self, within_s: float) -> float:
+        """Return the rate of the arrivals to come; for those who know the future."""
+        until = bisect_left(self._arrivals, self.now_s + within_s, lo=self._next)
+        return (until - self._next) / within_s
+
+    def waiting_s(self) -> list[float]:
+        """Return when each request arrived that waits or is in execution, per variant."""
+        waiting = [request for queue in self._queues for request in queue]
+        waiting += [request for batch in self._running for request in batch.requests]
+        return [self._arrivals[request] for request in waiting]
+
+    def work_s(self) -> float:
+        """Return the seconds of work that wait or are in execution, in the largest batches."""
+        total_s = sum(batch.left_s for batch in self._running)
+        for variant, queue in enumerate(self._queues):
+            table = self._tables[variant]
+            total_s += len(queue) * table[-1] / len(table)
+        return total_s
 
     @property
     def switching(self) -> bool:
@@ -234,12 +279,19 @@ class SimulatedTriton:
             counters.requests += count
             counters.rows += batch.rows
             counters.compute_s += took_s * count
+            quality = self.variants[variant].quality
+            oldest_s = now_s - self.limit_s
             for request in batch.requests:
-                counters.queue_s += batch.began_s - self._arrivals[request]
-                self._done_s[request] = now_s
-                self._served_by[request] = variant
-            probe = not batch.requests
-            self.executed.append(Executed(variant, batch.rows, took_s, now_s, probe))
+                arrived_s = self._arrivals[request]
+                counters.queue_s += batch.began_s - arrived_s
+                if arrived_s >= oldest_s:
+                    self.earned += quality
+                if self._records:
+                    self._done_s[request] = now_s
+                    self._served_by[request] = variant
+            if self._records:
+                probe = not batch.requests
+                self.executed.append(Executed(variant, batch.rows, took_s, now_s, probe))
 
     def _start(self, variant: int) -> None:
         queue, probes = self._queues[variant], self._probes[variant]
@@ -272,6 +324,8 @@ class SimulatedTriton:
         if not self._noise:
             # Of mean 1, whatever the spread.
             spread = self.physics.noise
-            drawn = self._rng.normal(-0.5 * spread * spread, spread, _NOISE_CHUNK)
+            rng = np.random.default_rng((self._seed, self._chunks))
+            self._chunks += 1
+            drawn = rng.normal(-0.5 * spread * spread, spread, _NOISE_CHUNK)
             self._noise = np.exp(drawn).tolist()
         return self._noise.pop() * self.physics.slowdown(self.now_s)

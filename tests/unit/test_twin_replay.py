@@ -42,8 +42,8 @@ variants:
 
 @pytest.fixture
 def bursty():
-    """Two minutes that go from calm to a burst and back, every twenty seconds."""
-    second = np.arange(120)
+    """A minute that goes from calm to a burst and back, every twenty seconds."""
+    second = np.arange(60)
     return Trace("bursty", np.where(second % 20 < 5, 300.0, 60.0), 1.0)
 
 
@@ -259,9 +259,11 @@ def test_a_replay_compares_all_policies_on_the_same_arrivals(bursty):
     assert found["fixed:best"]["slo_attainment"] < 0.9  # it is buried
     assert found["governor"]["slo_attainment"] > 0.99
     assert found["governor"]["effective_quality"] > found["fixed:fastest"]["effective_quality"]
+    best = max(one["effective_quality"] for one in document["policies"])
+    assert found["clairvoyant"]["effective_quality"] == best
     for one in document["policies"]:
         assert one["effective_quality"] < document["oracle"]["effective_quality"] + 0.005
-    assert 0.0 < found["governor"]["ci95"]["effective_quality"] < 0.1
+    assert 0.0 < found["governor"]["ci95"]["effective_quality"] < 0.5  # two seeds
 
 
 def test_a_replay_is_the_same_every_time(bursty):

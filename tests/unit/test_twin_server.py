@@ -90,6 +90,19 @@ def test_a_slow_down_changes_the_batches_that_begin_under_it():
     assert _served([0.5, 1.5], physics=physics).latency_s() == pytest.approx([0.002, 0.006])
 
 
+def test_forks_differ_by_what_was_decided_alone():
+    server = SimulatedTriton((FAST, SLOW), np.linspace(0.0, 2.0, 300), serving=0, seed=3)
+    server.advance(1.0)
+    same, other = server.fork(), server.fork()
+    other.switch(1)
+    for fork in (same, other):
+        fork.advance(3.0)
+    server.advance(3.0)
+    assert same.counters == server.counters
+    assert other.counters != server.counters
+    assert (server.served_by() == 0).all()
+
+
 def test_time_does_not_run_backwards():
     server = _served([1.0])
     with pytest.raises(ValueError, match="before"):
