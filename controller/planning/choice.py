@@ -26,6 +26,11 @@ Floats = NDArray[np.float64]
 
 _TIE: Final = 1e-4  # values closer than this are the same: the faster one
 _UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality may use
+# Windows that pass until a rise in load is noticed, a switch away took effect, and what waits on
+# the variant that was left is worked off beside the other: a variant that cannot keep up gathers
+# a backlog meanwhile.
+_NOTICED_AFTER: Final = 3.0
+_HIGH: Final = 0.95  # quantile of the forecast of the rate
 # Under this coverage of stated quantiles the fallback decides. An overload that nobody could
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
 _TRUST: Final = 0.60
@@ -110,6 +115,11 @@ class ModelMind:
             )
         budget = self._policy.objective.allowed_miss_ratio
         feasible = allowed & prediction.known & (prediction.miss_ratio <= budget)
+        withstands = self._withstands(prediction, horizon_s)
+        if serving is not None:
+            # From a variant that will not do, a switch takes a window to help.
+            withstands[serving] = self._withstands(prediction, horizon_s / _NOTICED_AFTER)[serving]
+        feasible &= withstands
         desired, reason = self._desire(prediction, value, feasible, allowed, serving)
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.rollout.throughput_rows_s
@@ -144,6 +154,15 @@ class ModelMind:
         if reading is None or reading.serving not in models:
             return None
         return models.index(reading.serving)
+
+    def _withstands(self, prediction: Prediction, window_s: float) -> NDArray[np.bool_]:
+        """Return whether a variant is in time even if the load turns out high and stays there."""
+        rollout, forecast = prediction.rollout, prediction.forecast
+        high = forecast.quantile(_HIGH) / max(forecast.mean_rps, 1e-9)
+        with np.errstate(all="ignore"):
+            gathered_s = (rollout.utilization_ratio * high - 1.0) * _NOTICED_AFTER * window_s
+            late_s = prediction.stated_s + np.maximum(gathered_s, 0.0)
+            return np.asarray(late_s <= self._policy.objective.latency_s)
 
     def _desire(
         self,

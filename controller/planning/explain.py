@@ -14,6 +14,7 @@ from controller.policy.model import ModelPolicy
 
 _MS = 1e3
 _DRIFT_WORTH_SAYING = 0.10
+_HARDLY_ANY = 0.005  # of the requests late: it is the backlog to come that is escaped from
 _SHOWN = 3  # better variants that are explained one by one
 
 # Where it was not the comparison that decided, the comparison is not the explanation.
@@ -105,6 +106,16 @@ def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> st
         return f"{name} {_EXCLUDED[candidate.excluded]}."
     if not candidate.known:
         return f"{name} has not been measured yet."
+    objective = model.objective
+    in_time = (
+        candidate.p99_s <= objective.latency_s
+        and candidate.miss_ratio <= objective.allowed_miss_ratio
+    )
+    if not candidate.feasible and in_time:
+        return (
+            f"{name} would meet the objective at first, but gather a backlog if the load reaches"
+            f" the {_number(decision.rate_p95_rps)} requests a second that it may."
+        )
     if not candidate.feasible:
         late = f"its {_ordinal(model.objective.percentile)} percentile would be"
         return (
@@ -125,10 +136,11 @@ def _best_feasible(d: Decision) -> str:
 
 def _escape(d: Decision) -> str:
     serving = _candidate(d, d.serving)
-    late = ""
+    late, soon = "", ""
     if serving is not None and serving.known:
         late = f" ({_percent(serving.miss_ratio)} of requests late)"
-    return f"{_go(d)} at once: {d.serving or 'what serves'} would miss the objective{late}."
+        soon = "soon " if serving.miss_ratio < _HARDLY_ANY else ""
+    return f"{_go(d)} at once: {d.serving or 'what serves'} would {soon}miss the objective{late}."
 
 
 def _recovery(d: Decision) -> str:

@@ -75,6 +75,20 @@ def test_an_escape_tells_what_was_seen_compared_chosen_and_why() -> None:
     )
 
 
+def test_a_variant_that_is_in_time_but_could_not_keep_up_is_not_said_to_miss() -> None:
+    candidates = (
+        candidate("wide", 0.927, p99_s=0.045, feasible=False),
+        candidate("medium", 0.905),
+        candidate("narrow", 0.884, p99_s=0.012),
+    )
+    text = explain_decision(decision(candidates=candidates), MODEL)
+    assert "wide would soon miss the objective (0.2 % of requests late)" in text
+    assert (
+        "wide (quality 0.927) would meet the objective at first, but gather a backlog if the load "
+        "reaches the 260 requests a second that it may."
+    ) in text
+
+
 def test_every_reason_has_a_sentence_of_its_own() -> None:
     texts = {reason: explain_decision(decision(reason=reason), MODEL) for reason in Reason}
     assert len(set(texts.values())) == len(Reason)
