@@ -90,9 +90,13 @@ class GovernorCore:
         """Return synthetic requests that would teach something, if the machine is idle."""
         if self._ablation == "frozen":
             return ()
-        return self._probes.next(
+        found = self._probes.next(
             observation, self._policy, self._service.samples(), self._service.models
         )
+        for probe in found:
+            for mind in self._minds.values():
+                mind.predictor.probed(probe.model, observation.now_s)
+        return found
 
     def probe_spent(self, service_s: float, now_s: float) -> None:
         """Take note of what a probe took."""

@@ -35,6 +35,7 @@ _PROBES: Final = 8
 _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 _COMPLETION_MEMORY_S: Final = 0.25
+_PROBED_S: Final = 0.5  # from a probe, or its answer, until the counters have surely shown it
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
 
@@ -94,6 +95,7 @@ class ModelPredictor:
         self._statements: list[_Statement] = []
         self._pending_before = 0
         self._probes: deque[ProbeDone] = deque(maxlen=_PROBES)  # not yet seen in the counters
+        self._probed_s: dict[str, float] = {}
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
         self._rows = np.array([service.models.index(m) for m in self.models])
@@ -194,15 +196,22 @@ class ModelPredictor:
     ) -> Iterator[tuple[str, Outcome]]:
         """Yield what completed since the last observation, by its exact mean latency."""
         read_s = observation.now_s - (observation.readings_age_s or 0.0)
-        probed = {probe.model for probe in self._probes}
+        for probe in observation.probes:
+            self.probed(probe.model, observation.now_s)
         for reading in readings:
-            if reading is None or reading.completed_requests < 1 or reading.model in probed:
+            if reading is None or reading.completed_requests < 1:
                 continue
+            if observation.now_s - self._probed_s.get(reading.model, -math.inf) < _PROBED_S:
+                continue  # a mean that holds a probe of ours tells nothing of a client's request
             mean_s = (reading.queue_s + reading.compute_s) / reading.completed_requests
             said = self._said(read_s - observation.window_s / 2.0 - mean_s, reading.model)
             if said is not None:
                 count = reading.completed_requests
                 yield reading.model, Outcome(mean_s, said.raw_s, said.stated_s, count)
+
+    def probed(self, model: str, now_s: float) -> None:
+        """Take note that a synthetic request went to a variant, or that its answer came."""
+        self._probed_s[model] = now_s
 
     def _said(self, arrived_s: float, model: str | None) -> _Statement | None:
         """Return what was stated of a request; None: it arrived before a switch took effect."""
