@@ -74,15 +74,15 @@ def run(args: argparse.Namespace) -> int:
     names = POLICIES if args.policies == "all" else tuple(args.policies.split(","))
     try:
         document = replay(_plan(args), names, range(1, args.seeds + 1), jobs=args.jobs)
-    except (LadderFormatError, TraceFormatError, ReplayError, ValueError) as error:
+        if args.json is not None and str(args.json) != "-":
+            args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except (LadderFormatError, TraceFormatError, ReplayError, OSError) as error:
         output.print_error(str(error))
         return output.PROBLEM
     if args.json is not None and str(args.json) == "-":
         output.print_json(document)
-        return output.OK
-    if args.json is not None:
-        args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(table(document))
+    else:
+        print(table(document))
     return output.OK
 
 

@@ -115,10 +115,10 @@ class ModelMind:
             )
         budget = self._policy.objective.allowed_miss_ratio
         feasible = allowed & prediction.known & (prediction.miss_ratio <= budget)
-        withstands = self._withstands(prediction, horizon_s)
+        withstands = self._withstands(prediction, _NOTICED_AFTER * horizon_s)
         if serving is not None:
             # From a variant that will not do, a switch takes a window to help.
-            withstands[serving] = self._withstands(prediction, horizon_s / _NOTICED_AFTER)[serving]
+            withstands[serving] = self._withstands(prediction, horizon_s)[serving]
         feasible &= withstands
         desired, reason = self._desire(prediction, value, feasible, allowed, serving)
         target, reason = self._bound(observation, reading, serving, desired, reason)
@@ -155,12 +155,12 @@ class ModelMind:
             return None
         return models.index(reading.serving)
 
-    def _withstands(self, prediction: Prediction, window_s: float) -> NDArray[np.bool_]:
-        """Return whether a variant is in time even if the load turns out high and stays there."""
+    def _withstands(self, prediction: Prediction, while_s: float) -> NDArray[np.bool_]:
+        """Return whether a variant is in time even if the load is high for a while. [variants]."""
         rollout, forecast = prediction.rollout, prediction.forecast
         high = forecast.quantile(_HIGH) / max(forecast.mean_rps, 1e-9)
         with np.errstate(all="ignore"):
-            gathered_s = (rollout.utilization_ratio * high - 1.0) * _NOTICED_AFTER * window_s
+            gathered_s = (rollout.utilization_ratio * high - 1.0) * while_s
             late_s = prediction.stated_s + np.maximum(gathered_s, 0.0)
             return np.asarray(late_s <= self._policy.objective.latency_s)
 

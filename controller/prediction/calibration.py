@@ -41,7 +41,7 @@ _GAMMA: Final = 0.004
 _ENOUGH: Final = 300.0  # outcomes; with fewer of its own, a variant borrows its siblings'
 _PRIOR: Final = 200.0  # outcomes of score 0 ("the model is right") as far as there are no others
 # What the mean of a tick's requests lacks in spread. The 99th percentile of single requests' scores
-# was 1.11 times that of the means, on average over 16 stretches of load (docs/measurements.md).
+# was 1.11 times that of the means (docs/measurements.md).
 _WITHIN: Final = math.log(1.1)
 _LOWEST: Final = math.log(0.4)
 _HIGHEST: Final = math.log(4.0)

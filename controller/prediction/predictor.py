@@ -35,7 +35,7 @@ _PROBES: Final = 8
 _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 _COMPLETION_MEMORY_S: Final = 0.25
-_PROBED_S: Final = 0.5  # from a probe, or its answer, until the counters have surely shown it
+_PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
 
@@ -158,6 +158,8 @@ class ModelPredictor:
                 self._limits[at] = max(self._limits[at], min(sample.rows, self._service.max_rows))
         for model, found in self._outcomes(observation.request_samples).items():
             self._calibrations[model].observe(found, observation.now_s)
+        for probe in observation.probes:
+            self.probed(probe.model, observation.now_s)
         for model, outcome in self._mean_outcomes(observation, readings):
             self._calibrations[model].observe((outcome,), observation.now_s)
         for calibration in self._calibrations.values():
@@ -196,8 +198,6 @@ class ModelPredictor:
     ) -> Iterator[tuple[str, Outcome]]:
         """Yield what completed since the last observation, by its exact mean latency."""
         read_s = observation.now_s - (observation.readings_age_s or 0.0)
-        for probe in observation.probes:
-            self.probed(probe.model, observation.now_s)
         for reading in readings:
             if reading is None or reading.completed_requests < 1:
                 continue

@@ -92,24 +92,15 @@ def drive_governor(
 
 
 def drive_clairvoyant(
-    server: SimulatedTriton, *, duration_s: float, limit_s: float, tick_s: float, seed: int
+    server: SimulatedTriton, *, duration_s: float, limit_s: float, tick_s: float
 ) -> Outcome:
     """Follow the best of the schedules that a beam search finds with the true arrivals."""
-    schedule = best_schedule(server, duration_s=duration_s, tick_s=tick_s)
-    took_s: list[float] = []
-    steps = iter(schedule)
-
-    def look() -> None:
-        variant = next(steps, None)
-        if variant is not None and variant != server.serving:
-            server.switch(variant)
-
-    del seed  # its phase is its own
-    for index in range(len(schedule)):
+    for index, variant in enumerate(best_schedule(server, duration_s=duration_s, tick_s=tick_s)):
         server.advance(index * tick_s)
-        look()
-    server.advance(max(server.now_s, duration_s) + _AFTER * limit_s)
-    return _outcome(server, took_s)
+        if variant != server.serving:
+            server.switch(variant)
+    _finish(server, duration_s, limit_s)
+    return _outcome(server, [])
 
 
 def policy_for(server: SimulatedTriton, limit_s: float, percentile: float) -> Policy:
@@ -133,6 +124,10 @@ def _run(
     for index in range(count):
         server.advance(phase_s + index * tick_s)
         look()
+    _finish(server, duration_s, limit_s)
+
+
+def _finish(server: SimulatedTriton, duration_s: float, limit_s: float) -> None:
     server.advance(max(server.now_s, duration_s) + _AFTER * limit_s)
 
 

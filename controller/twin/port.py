@@ -8,6 +8,7 @@ knowledge that the real adapters do not have.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from copy import copy
 from typing import Final
 
 from controller.planning.decision import Decision
@@ -135,9 +136,7 @@ class TwinPort:
             queue_s=now.queue_s - before.queue_s,
             compute_s=now.compute_s - before.compute_s,
         )
-        self._seen[index] = Counters(
-            now.requests, now.rows, now.executions, now.queue_s, now.compute_s
-        )
+        self._seen[index] = copy(now)
         return reading
 
     def _gpu(self, window_s: float) -> GpuReading:

@@ -118,9 +118,9 @@ def score(outcome: Outcome, quality: Floats, limit_s: float) -> Score:
     answered = outcome.served_by >= 0
     met = answered & (outcome.latency_s <= limit_s)
     got = np.where(answered, quality[outcome.served_by], 0.0)
-    count = max(len(met), 1)
+    count = len(met)
     return Score(
-        requests=len(met),
+        requests=count,
         slo_attainment=float(met.sum() / count),
         effective_quality=float((got * met).sum() / count),
         mean_quality=float(got[answered].mean()) if answered.any() else 0.0,
@@ -133,31 +133,32 @@ def score(outcome: Outcome, quality: Floats, limit_s: float) -> Score:
 def run_one(plan: Plan, load: Trace, policy: str, seed: int) -> Score:
     """Replay one policy with one seed."""
     variants = plan.variants
-    setting = Setting(variants, plan.limit_s, 1.0 - plan.percentile / 100.0, seed)
+    setting = Setting(variants, plan.limit_s, 1.0 - plan.percentile / 100.0)
     change_s = plan.slowdown_from * load.duration_s
     slowdown = plan.slowdown
     physics = Physics(
         noise=plan.noise, slowdown=lambda now_s: slowdown if now_s >= change_s else 1.0
     )
-    fastest = setting.fastest()
-    first = setting.by_quality()[0] if policy == "fixed:best" else fastest
+    first = setting.by_quality[0] if policy == "fixed:best" else setting.fastest
+    arrivals_s = load.arrivals_s(seed)
+    if len(arrivals_s) == 0:
+        raise ReplayError(f"{load.name}: no request arrives in this window; take a longer one")
     server = SimulatedTriton(
         variants,
-        load.arrivals_s(seed),
+        arrivals_s,
         serving=first,
         limit_s=plan.limit_s,
         physics=physics,
         seed=seed,
     )
-    run: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s, "seed": seed}
+    governed = policy_for(server, plan.limit_s, plan.percentile)
+    run: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s}
     if policy == CLAIRVOYANT:
-        governed = policy_for(server, plan.limit_s, plan.percentile)
         outcome = drive_clairvoyant(server, tick_s=governed.tick_s, **run)
     elif policy == GOVERNOR:
-        governed = policy_for(server, plan.limit_s, plan.percentile)
-        outcome = drive_governor(server, governed, **run)
+        outcome = drive_governor(server, governed, seed=seed, **run)
     else:
-        outcome = drive_rival(server, RIVALS[policy](setting), **run)
+        outcome = drive_rival(server, RIVALS[policy](setting), seed=seed, **run)
     return score(outcome, np.array([v.quality for v in variants]), plan.limit_s)
 
 

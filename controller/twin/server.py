@@ -112,7 +112,7 @@ class SimulatedTriton:
         self._arrivals: list[float] = arrivals_s.tolist()
         self._rows: list[int] = [1] * count if rows is None else rows.tolist()
         smallest = min(variant.max_batch for variant in self.variants)
-        if len(self._rows) != count or not 1 <= max(self._rows, default=1) <= smallest:
+        if len(self._rows) != count or not all(1 <= own <= smallest for own in self._rows):
             raise ValueError(f"rows of {count} requests, 1 to {smallest} each, are needed")
         self._next = 0
         self._tables = [variant.table_s.tolist() for variant in self.variants]
@@ -150,7 +150,7 @@ class SimulatedTriton:
         return (until - self._next) / within_s
 
     def waiting_s(self) -> list[float]:
-        """Return when each request arrived that waits or is in execution, per variant."""
+        """Return when each request arrived that waits or is in execution."""
         waiting = [request for queue in self._queues for request in queue]
         waiting += [request for batch in self._running for request in batch.requests]
         return [self._arrivals[request] for request in waiting]
@@ -160,7 +160,8 @@ class SimulatedTriton:
         total_s = sum(batch.left_s for batch in self._running)
         for variant, queue in enumerate(self._queues):
             table = self._tables[variant]
-            total_s += len(queue) * table[-1] / len(table)
+            rows = sum(self._rows[request] for request in queue)
+            total_s += rows * table[-1] / len(table)
         return total_s
 
     @property
@@ -172,10 +173,6 @@ class SimulatedTriton:
     def arrived(self) -> int:
         """Return how many requests have arrived."""
         return self._next
-
-    def arrival_s(self, request: int) -> float:
-        """Return when a request arrived."""
-        return self._arrivals[request]
 
     def latency_s(self) -> Floats:
         """Return every request's latency, infinite where it is not answered. [requests]."""

@@ -28,7 +28,7 @@ _EVENTS = ["t_s", "input_tokens", "output_tokens"]
 
 
 class TraceFormatError(Exception):
-    """A trace that cannot be used; the text names the file and the line."""
+    """A trace, or a part of it, that cannot be used; the text says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ class Trace:
         return len(self.rate_rps) * self.step_s
 
     def window(self, from_s: float, to_s: float) -> Trace:
-        """Return a part of the trace. Raises ValueError where it is empty."""
+        """Return a part of the trace. Raises TraceFormatError where it is empty."""
         first, last = int(from_s // self.step_s), math.ceil(to_s / self.step_s)
         part = self.rate_rps[first:last]
         if len(part) == 0 or from_s < 0.0:
-            raise ValueError(f"{self.name} has {self.duration_s:g} s: no {from_s:g}:{to_s:g} in it")
+            raise TraceFormatError(
+                f"{self.name} has {self.duration_s:g} s: no {from_s:g}:{to_s:g} in it"
+            )
         return Trace(self.name, part, self.step_s)
 
     def scaled(self, peak_rps: float, most_rps: float) -> Trace:
@@ -57,7 +59,7 @@ class Trace:
         busy = float(np.quantile(self.rate_rps, 0.99))
         highest = float(self.rate_rps.max())
         if highest <= 0.0:
-            raise ValueError(f"{self.name} has no requests in this window")
+            raise TraceFormatError(f"{self.name} has no requests in this window")
         factor = most_rps / highest
         if busy > 0.0:
             factor = min(factor, peak_rps / busy)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -119,6 +120,11 @@ async def switch(client: triton.InferenceServerClient, variant: str) -> None:
     await client.load_model(ALIAS, config=json.dumps(alias_config(ALIAS, variant)))
 
 
+async def batches_of(client: triton.InferenceServerClient, model: str) -> int:
+    stats = await client.get_inference_statistics(model)
+    return stats.model_stats[0].execution_count
+
+
 async def settings_of(client: triton.InferenceServerClient, model: str | None) -> dict:
     return (await client.get_trace_settings(model, as_json=True))["settings"]
 
@@ -181,14 +187,18 @@ async def test_requests_that_shared_a_batch_say_so(bench):
     async with bench.client() as client, watching(bench.policy()) as telemetry:
         await switch(client, "echo_slow")
         await read_until(telemetry, lambda r: detail(r, "sampling") == "echo 1/1")
-        # How many of them wait while the first is served is the scheduler's to say.
+        before = await batches_of(client, "echo_slow")
         await asyncio.gather(*(ask(client) for _ in range(6)))
+        ran = await batches_of(client, "echo_slow") - before
         readings = await read_until(telemetry, lambda r: bool(r.request_samples))
         await asyncio.sleep(0.4)
         readings.append(await telemetry.read(0.1))
         samples = [sample for reading in readings for sample in reading.request_samples]
         assert len(samples) == 6
-        assert max(sample.batch_requests for sample in samples) >= 2
+        # Which of them share a batch is the scheduler's to say; that it is said must be exact.
+        told = Counter(sample.batch_requests for sample in samples)
+        assert all(count % size == 0 for size, count in told.items())
+        assert sum(count // size for size, count in told.items()) == ran < 6
 
 
 async def test_batch_statistics_are_exact_and_their_age_is_known(bench):

@@ -31,7 +31,7 @@ LADDER = Ladder(
     ),
 )
 LIMIT_S = 0.150
-SETTING = Setting(LADDER.variants, LIMIT_S, 0.01, seed=1)
+SETTING = Setting(LADDER.variants, LIMIT_S, 0.01)
 
 YAML = """
 variants:
@@ -133,7 +133,7 @@ def test_a_trace_is_scaled_to_its_busy_seconds_and_capped(bursty):
     assert len(arrivals_s) == pytest.approx(bursty.rate_rps.sum(), rel=0.03)
     assert (np.diff(arrivals_s) >= 0.0).all()
     assert (bursty.arrivals_s(seed=1) == arrivals_s).all()
-    with pytest.raises(ValueError, match="in it"):
+    with pytest.raises(TraceFormatError, match="in it"):
         bursty.window(500.0, 600.0)
 
 
@@ -199,22 +199,22 @@ def test_model_switching_leaves_the_budget_under_the_load_of_its_table():
     assert all(0.3 * c < b <= c for b, c in zip(bears, capacities, strict=True))
     policy = ModelSwitching(SETTING)
     assert policy.choose(_view(int(bears[0]) - 5)) == 0
-    assert policy.choose(_view(int(bears[0]) - 5 + int(bears[1]) - 5)) == 1
+    assert policy.choose(_view(int(bears[0]) - 5 + int(bears[1]) - 5, now_s=2.0)) == 1
 
 
 def test_a_backlog_of_work_is_answered_by_a_faster_variant():
     policy = Backlog(SETTING)
     assert policy.choose(_view(1)) == 0
-    assert policy.choose(_view(2, pending=(40, 0, 0))) != 0
+    assert policy.choose(_view(2, pending=(40, 0, 0), now_s=1.05)) != 0
 
 
 def test_infaas_goes_down_in_quality_at_once_and_up_after_twenty_calm_seconds():
     policy, arrived = Infaas(SETTING), 10**4
     assert policy.choose(_view(arrived, serving=0)) == 2
     wishes = []
-    for _ in range(25):
+    for second in range(2, 27):
         arrived += 5
-        wishes.append(policy.choose(_view(arrived, serving=2)))
+        wishes.append(policy.choose(_view(arrived, serving=2, now_s=float(second))))
     assert wishes[:19] == [None] * 19
     assert wishes[19] == 0
 
@@ -222,7 +222,8 @@ def test_infaas_goes_down_in_quality_at_once_and_up_after_twenty_calm_seconds():
 @pytest.mark.parametrize(("policy", "period"), [(InfAdapter, 30), (Proteus, 10)])
 def test_a_programme_is_solved_in_its_period_only(policy, period):
     solver = policy(SETTING)
-    wishes = [solver.choose(_view(5 * (second + 1))) for second in range(61)]
+    views = [_view(5 * second, now_s=float(second)) for second in range(1, 62)]
+    wishes = [solver.choose(view) for view in views]
     solved = [second for second, wish in enumerate(wishes) if wish is not None]
     assert solved == list(range(0, 61, period))
 
@@ -237,10 +238,10 @@ def test_alert_follows_a_slow_down_within_some_batches():
     policy, arrived = Alert(SETTING), 0
     usual_s = LADDER.variants[0].service_s(4)
     choices = []
-    for factor in (1.0,) * 20 + (8.0,) * 20:
+    for tick, factor in enumerate((1.0,) * 20 + (8.0,) * 20, start=1):
         arrived += 2
         ended = [(0, 4, factor * usual_s)] * 2
-        choices.append(policy.choose(View(0.0, 0, arrived, (0, 0, 0), ended)))
+        choices.append(policy.choose(View(0.05 * tick, 0, arrived, (0, 0, 0), ended)))
     assert choices[19] == 0
     assert choices[-1] != 0
 
@@ -302,6 +303,9 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     document = json.loads(out.read_text())
     assert [one["name"] for one in document["policies"]] == ["governor", "fixed:best"]
     assert (document["trace"], document["ladder"], document["slo_ms"]) == ("t", "two", 150.0)
+    assert main([*arguments, *options, "--json", str(tmp_path / "none" / "out.json")]) == 1
+    assert "none/out.json" in capsys.readouterr().err
+    assert main([*arguments, "--policies", "fixed:best", "--seeds", "2"]) == 0  # on all cores
     assert main([*arguments, "--window", "50:60"]) == 1
     assert "no 50:60 in it" in capsys.readouterr().err
     assert main([*arguments, "--drift", "a lot"]) == 2

@@ -9,7 +9,6 @@ class Fixed:
     """Never switches."""
 
     tick_s = 1.0
-    idealised = False
 
     def choose(self, view: View) -> int | None:
         """Return None."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from controller.twin.rivals import Setting, View
+from controller.twin.rivals import ArrivalRate, Setting, View
 
 _CALM_TICKS: Final = 20
 
@@ -17,25 +17,22 @@ _CALM_TICKS: Final = 20
 class Infaas:
     """Looks every second."""
 
-    idealised = False
     tick_s = 1.0
 
     def __init__(self, setting: Setting) -> None:
-        self._order = setting.by_quality()
-        self._capacity_rps = [v.capacity_rps(setting.limit_s) for v in setting.variants]
-        self._fastest = setting.fastest()
-        self._arrived = 0
+        self._setting = setting
+        self._rate = ArrivalRate()
         self._calm = 0
 
     def choose(self, view: View) -> int | None:
         """Return a faster variant at once, a better one after a while."""
-        load_rps = (view.arrived - self._arrived) / self.tick_s
-        self._arrived = view.arrived
-        wanted = next((v for v in self._order if self._capacity_rps[v] >= load_rps), self._fastest)
-        if self._capacity_rps[view.serving] < load_rps:
+        setting, load_rps = self._setting, self._rate.since_last(view)
+        wanted = setting.most_accurate(lambda v: setting.capacity_rps[v] >= load_rps)
+        if setting.capacity_rps[view.serving] < load_rps:
             self._calm = 0
             return wanted
-        better = self._order.index(wanted) < self._order.index(view.serving)
+        order = setting.by_quality
+        better = order.index(wanted) < order.index(view.serving)
         self._calm = self._calm + 1 if better else 0
         if self._calm < _CALM_TICKS:
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from controller.twin.rivals import Setting, View
+from controller.twin.rivals import ArrivalRate, ExponentialMean, Setting, View
 
 _SPAN: Final = 10.0
 _HEADROOM: Final = 1.1
@@ -21,30 +21,19 @@ _LOOK_S: Final = 1.0  # the rate is sampled so often
 class InfAdapter:
     """Solves every `period_s`, on a rate sampled every second."""
 
-    idealised = False
-
     def __init__(self, setting: Setting, *, period_s: float = 30.0) -> None:
         self.tick_s = _LOOK_S
         self._period = round(period_s / _LOOK_S)
-        self._order = setting.by_quality()
-        self._fastest = setting.fastest()
-        self._capacity_rps = [v.capacity_rps(setting.limit_s) for v in setting.variants]
-        self._mean_rps: float | None = None
-        self._arrived = 0
+        self._setting = setting
+        self._rate = ArrivalRate()
+        self._mean_rps = ExponentialMean(2.0 / (_SPAN + 1.0))
         self._looks = 0
 
     def choose(self, view: View) -> int | None:
         """Return the programme's solution when it is due."""
-        rate_rps = (view.arrived - self._arrived) / self.tick_s
-        self._arrived = view.arrived
-        if self._mean_rps is None:
-            self._mean_rps = rate_rps
-        self._mean_rps += 2.0 / (_SPAN + 1.0) * (rate_rps - self._mean_rps)
+        wanted_rps = _HEADROOM * self._mean_rps.follow(self._rate.since_last(view))
         self._looks += 1
         if self._looks % self._period != 1 % self._period:
             return None
-        wanted_rps = _HEADROOM * self._mean_rps
-        for variant in self._order:
-            if _TRUSTED * self._capacity_rps[variant] >= wanted_rps:
-                return variant
-        return self._fastest
+        capacity_rps = self._setting.capacity_rps
+        return self._setting.most_accurate(lambda v: _TRUSTED * capacity_rps[v] >= wanted_rps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from controller.twin.rivals import Setting, View
+from controller.twin.rivals import ArrivalRate, Setting, View
 
 _MARGIN: Final = 1.05
 
@@ -16,20 +16,13 @@ _MARGIN: Final = 1.05
 class Jellyfish:
     """Looks at the load every `tick_s`."""
 
-    idealised = False
-
     def __init__(self, setting: Setting, *, tick_s: float = 1.0) -> None:
         self.tick_s = tick_s
-        self._order = setting.by_quality()
-        self._capacity_rps = [v.capacity_rps(setting.limit_s) for v in setting.variants]
-        self._fastest = setting.fastest()
-        self._arrived = 0
+        self._setting = setting
+        self._rate = ArrivalRate()
 
     def choose(self, view: View) -> int | None:
         """Return the best variant that bears the load of the last interval."""
-        load_rps = (view.arrived - self._arrived) / self.tick_s
-        self._arrived = view.arrived
-        for variant in self._order:
-            if self._capacity_rps[variant] >= _MARGIN * load_rps:
-                return variant
-        return self._fastest
+        wanted_rps = _MARGIN * self._rate.since_last(view)
+        capacity_rps = self._setting.capacity_rps
+        return self._setting.most_accurate(lambda v: capacity_rps[v] >= wanted_rps)

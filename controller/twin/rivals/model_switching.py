@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from controller.twin.ladder import TwinVariant
-from controller.twin.rivals import Setting, View
+from controller.twin.rivals import ArrivalRate, Setting, View
 from controller.twin.server import SimulatedTriton
 
 _PROFILE_S: Final = 20.0  # of simulated load for each point of the profile
@@ -23,27 +23,20 @@ _STEPS: Final = 7  # halvings between no load and full capacity
 class ModelSwitching:
     """Looks the load up in a table made offline."""
 
-    idealised = False
-
     def __init__(self, setting: Setting, *, window_s: float = 1.0, safety: float = 1.0) -> None:
         self.tick_s = window_s
         self._safety = safety
-        self._order = setting.by_quality()
-        self._fastest = setting.fastest()
+        self._setting = setting
+        self._rate = ArrivalRate()
         self._bears_rps = [
             bears_rps(variant.table_s.tobytes(), setting.limit_s, setting.allowed_miss_ratio)
             for variant in setting.variants
         ]
-        self._arrived = 0
 
     def choose(self, view: View) -> int | None:
         """Return the most accurate variant that bears the load of the last window."""
-        load_rps = self._safety * (view.arrived - self._arrived) / self.tick_s
-        self._arrived = view.arrived
-        for variant in self._order:
-            if self._bears_rps[variant] >= load_rps:
-                return variant
-        return self._fastest
+        load_rps = self._safety * self._rate.since_last(view)
+        return self._setting.most_accurate(lambda v: self._bears_rps[v] >= load_rps)
 
 
 @lru_cache(maxsize=256)
