@@ -29,7 +29,7 @@ _UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality m
 # Windows that pass until a rise in load is noticed, a switch away took effect, and what waits on
 # the variant that was left is worked off beside the other: a variant that cannot keep up gathers
 # a backlog meanwhile.
-_NOTICED_AFTER: Final = 3.0
+_NOTICED_AFTER: Final = 2.0
 _HIGH: Final = 0.95  # quantile of the forecast of the rate
 # Under this coverage of stated quantiles the fallback decides. An overload that nobody could
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
@@ -109,9 +109,9 @@ class ModelMind:
                 rollout=prediction.rollout,
                 quality=self._quality,
                 miss_ratio=prediction.miss_ratio,
+                known=allowed & prediction.known,
                 horizon_s=horizon_s,
                 limit_s=prediction.raw_limit_s,
-                contention=contention,
             )
         budget = self._policy.objective.allowed_miss_ratio
         feasible = allowed & prediction.known & (prediction.miss_ratio <= budget)

@@ -5,9 +5,12 @@ policies or choose.
 
 Model. A variant is a server that takes up to N waiting rows at once. Rows that wait on a variant
 stay there; arrivals of the next window go to the candidate. The queue follows its fluid path plus
-a normal fluctuation of Poisson arrivals; a request waits for the queue ahead, for what is left of
-the batch in execution, and for its own batch. Work that still sits on other variants of the same
-device slows the candidate as processor sharing does, scaled by `contention`.
+a normal fluctuation of Poisson arrivals; a request waits for what is left of the batch in
+execution and for the full batches ahead of it, then for its own batch, which takes in the rest of
+the queue and what arrived meanwhile. The batch in execution grows towards the one that feeds
+itself, batch by batch: an overload takes a while to fill the largest. Work that still sits on
+other variants of the same device slows the candidate as processor sharing does, scaled by
+`contention`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from controller.prediction.arrivals import RateForecast
 
 Floats = NDArray[np.float64]
 
+_TRANSIENT: Final = 5  # batches that are followed one by one
 _RATE_POINTS: Final = 6
 # Equally likely points of a standard normal, and of a window.
 _SPREAD: Final[Floats] = np.array([-1.1503, -0.3186, 0.3186, 1.1503])
@@ -45,7 +49,8 @@ class Rollout:
     latency_s: Floats  # [candidates, points]
     weights: Floats  # [points], sums to 1
     utilization_ratio: Floats  # [candidates], at the mean rate
-    leftover_s: Floats  # [candidates], expected seconds of own work left at the window's end
+    # [candidates], expected work left at the window's end, in seconds of the fastest one's time
+    leftover_s: Floats
     throughput_rows_s: Floats  # [candidates]
     single_s: Floats  # [candidates], a batch of one mean request
     rate_rps: float
@@ -119,31 +124,43 @@ def roll_forward(
     steady = np.maximum(steady, smallest)
     steady_s = np.take_along_axis(table_s, steady - 1, axis=1)  # [candidates, rates]
     busy = np.minimum(arriving[None, :] * steady_s / steady, 1.0)
+    moments = _MOMENTS * horizon_s
+    first = (np.arange(count) * width - 1)[:, None, None]
+    running = _batches_by(moments, table_s, first, waiting_rows, arriving, steady, smallest, limits)
 
     # Points: rate x moment x fluctuation, flat.
-    moments = _MOMENTS * horizon_s
     drift = (arriving[None, :] - throughput[:, None])[:, :, None, None] * moments[:, None]
     wobble = np.sqrt(arriving * burstiness)[:, None, None] * (
         np.sqrt(moments)[:, None] * _SPREAD[None, :]
     )
     queue = waiting_rows[:, None] + (drift + wobble).reshape(count, _POINTS)
     np.maximum(queue, 0.0, out=queue)
-    steady_at = np.repeat(steady, _POINTS // _RATE_POINTS, axis=1)
+    rates_at = np.repeat(arriving, _POINTS // _RATE_POINTS)
+    steady_at = np.repeat(running.reshape(count, -1), len(_SPREAD), axis=1)
+    in_use = np.maximum(busy, (waiting_rows > 0.0)[:, None])[:, :, None]
     running_s = np.repeat(
-        np.maximum(busy, (waiting_rows > 0.0)[:, None]) * steady_s, _POINTS // _RATE_POINTS, axis=1
+        (in_use * table_s.take(running + first)).reshape(count, -1), len(_SPREAD), axis=1
     )
     own_rows = np.maximum(mean_rows + _OWN_OFFSETS * spread_rows, 1.0)
-    batch = np.maximum(np.maximum(steady_at, queue)[:, None, :], own_rows[:, None])
-    batch = np.minimum(np.rint(batch), limits[:, None, None]).astype(np.int64)
-    first = (np.arange(count) * width - 1)[:, None, None]
-    own_s = table_s.take(batch + first)  # [candidates, own sizes, points]
-    ahead_s = (queue / throughput[:, None])[:, None, :] + running_s[:, None, :] * _LEFT[:, None]
-    latency = (own_s[:, :, None, :] + ahead_s[:, None, :, :]).reshape(count, -1)
+    # Whole batches go ahead; the rest of the queue, and what arrives until then, shares the own.
+    whole = np.floor(queue / limits[:, None])
+    full_s = table_s[np.arange(count), limits - 1]
+    ahead_s = (whole * full_s[:, None])[:, None, :] + running_s[:, None, :] * _LEFT[:, None]
+    joined = (queue - whole * limits[:, None])[:, None, :] + rates_at * ahead_s
+    batch = np.maximum(steady_at[:, None, None, :], joined[:, None] + own_rows[:, None, None])
+    batch = np.minimum(np.rint(batch), limits[:, None, None, None]).astype(np.int64)
+    own_s = table_s.take(batch + first[..., None])  # [candidates, own sizes, left, points]
+    latency = (own_s + ahead_s[:, None]).reshape(count, -1)
     latency += contention * np.minimum(latency, other_work_s[:, None])
 
     end = waiting_rows[:, None] + (arriving[None, :] - throughput[:, None]) * horizon_s
     swing = np.sqrt(arriving * burstiness * horizon_s)[None, :, None] * _SPREAD
-    leftover = np.maximum(end[:, :, None] + swing, 0.0).mean(axis=(1, 2)) / throughput
+    # What stays on another variant than the fastest is worked off beside it.
+    share = np.full(count, contention)
+    share[throughput.argmax()] = 1.0
+    left_s = (share / throughput)[:, None, None] * (end[:, :, None] + swing)
+    left_s += contention * other_work_s[:, None, None]
+    leftover = np.maximum(left_s, 0.0).mean(axis=(1, 2))
     one = np.minimum(np.rint(mean_rows), limits).astype(np.int64)
     return Rollout(
         latency_s=latency,
@@ -154,6 +171,35 @@ def roll_forward(
         single_s=table_s[np.arange(count), np.maximum(one, 1) - 1],
         rate_rps=forecast.mean_rps,
     )
+
+
+def _batches_by(
+    moments_s: Floats,
+    table_s: Floats,
+    first: NDArray[np.int64],
+    waiting_rows: Floats,
+    arriving: Floats,
+    steady: NDArray[np.int64],
+    smallest: NDArray[np.int64],
+    limits: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the batch in execution at some moments. [candidates, rates, moments].
+
+    A batch gathers what arrived while the one before it ran: an overload takes a while to fill
+    the largest one.
+    """
+    low, high = smallest[:, :, None], limits[:, None, None]
+    gathered = np.ceil(arriving[None, :, None] * table_s[:, None, :]).astype(np.int64)
+    following = np.minimum(np.maximum(gathered, low), high)  # [candidates, rates, rows]
+    width = table_s.shape[1]
+    row = (np.arange(steady.size) * width - 1).reshape(*steady.shape, 1)
+    began = np.minimum(np.maximum(np.rint(waiting_rows), 1.0), limits).astype(np.int64)
+    passed_s = np.zeros((*steady.shape, len(moments_s)))
+    batch = np.broadcast_to(np.maximum(began[:, None, None], low), passed_s.shape)
+    for _ in range(_TRANSIENT):
+        passed_s += table_s.take(batch + first)
+        batch = np.where(passed_s < moments_s, following.take(batch + row), batch)
+    return np.where(passed_s < moments_s, steady[:, :, None], batch)
 
 
 def _compress(forecast: RateForecast) -> Floats:

