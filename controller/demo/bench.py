@@ -23,7 +23,7 @@ from tritonclient import grpc as triton
 from controller.actuation import alias as alias_config
 from controller.demo.channel import Channel
 from controller.demo.governed import Choice
-from controller.demo.load import Target, Throughput, measure, write_pages
+from controller.demo.load import LoadError, Target, Throughput, measure, write_pages
 from controller.demo.scenario import Scale, Shape
 from controller.demo.scores import Served
 from controller.demo.wire import METHOD, Tensors, message
@@ -106,13 +106,18 @@ class Bench:
 
         Raises:
             LoadError: a request failed.
+            ServerError: Triton has ended.
         """
         served: list[Served] = []
         for index, choice in enumerate(self.choices):
             progress(f"measuring {choice.name}", index / len(self.choices))
-            through: Throughput = measure(
-                self.target(choice.model), duration_s=_MEASURE_S, shape=shape, seed=index
-            )
+            try:
+                through: Throughput = measure(
+                    self.target(choice.model), duration_s=_MEASURE_S, shape=shape, seed=index
+                )
+            except LoadError:
+                self.check()  # the server's end, with its last words, explains more
+                raise
             served.append(Served(choice.name, choice.quality, through.requests_rps))
         self.served = tuple(served)
 

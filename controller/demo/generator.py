@@ -27,6 +27,7 @@ _PROGRESS_S: Final = 0.25
 _LEAD_S: Final = 0.2
 _WINDOW_S: Final = 1.0
 _RECONNECT_S: Final = 0.05
+_PATIENCE_S: Final = 5.0  # for the first connection; later ones are part of what is measured
 
 
 @dataclass(slots=True)
@@ -40,18 +41,22 @@ class _Load:
     requests: dict[int, list[Request]] = field(default_factory=dict)
     channel: Channel | None = None
     retry_at_s: float = 0.0
+    refusal: str = ""  # why there is no connection
 
     def connect(self) -> None:
         """Connect, or leave it for later if nobody listens."""
         address, _, port = self.job["address"].rpartition(":")
         self.retry_at_s = time.monotonic() + _RECONNECT_S
-        with contextlib.suppress(OSError):
+        try:
             self.channel = channel = Channel(address, int(port))
-            if not self.requests:
-                self.requests = {
-                    rows: [channel.prepare(METHOD, r.message, self.job["deadline_s"]) for r in of]
-                    for rows, of in self.prepared.items()
-                }
+        except OSError as error:
+            self.refusal = error.strerror or str(error)
+            return
+        if not self.requests:
+            self.requests = {
+                rows: [channel.prepare(METHOD, r.message, self.job["deadline_s"]) for r in of]
+                for rows, of in self.prepared.items()
+            }
 
     def pick(self, rows: int, page: int) -> tuple[Request, Prepared]:
         """Return the request that a schedule's line names."""
@@ -67,10 +72,14 @@ def main() -> int:
     sizes = [int(rows) for rows in job["sizes"]]
     tensors = Tensors(**job["tensors"])
     load = _Load(job, sizes, prepare(job["model"], tensors, pages, labels, sizes), tensors)
+    give_up_s = time.monotonic() + _PATIENCE_S
     load.connect()
-    if load.channel is None:
-        sys.stderr.write(f"nobody answers at {job['address']}\n")
-        return 1
+    while load.channel is None:
+        if time.monotonic() > give_up_s:
+            sys.stderr.write(f"nobody answers at {job['address']}: {load.refusal}\n")
+            return 1
+        time.sleep(_RECONNECT_S)
+        load.connect()
     # A collection in the middle of a burst would be measured as latency.
     gc.collect()
     gc.freeze()
