@@ -248,7 +248,7 @@ class Daemon:
         self.ticks.add(time.monotonic() - began_s)
         for decision in decisions:
             self.journal.decision(decision)
-        if self.triton_up and self.advice is None:
+        if self.triton_up and self.advice is None and not self._prober.busy:
             self._prober.send(self.core.probes(observation), self.actuator)
 
     def _observe(self, reading: Reading) -> Observation:

@@ -25,9 +25,14 @@ class Prober:
         self._task: asyncio.Task[None] | None = None
         self._done: list[ProbeDone] = []
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a probe is under way."""
+        return self._task is not None and not self._task.done()
+
     def send(self, probes: tuple[Probe, ...], actuator: Actuator) -> None:
         """Send the first probe unless one is still under way."""
-        if not probes or (self._task is not None and not self._task.done()):
+        if not probes or self.busy:
             return
         self._task = asyncio.create_task(self._send(probes[0], actuator), name="probe")
 

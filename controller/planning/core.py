@@ -43,6 +43,7 @@ class GovernorCore:
             for model in policy.models
         }
         self._probes = ProbePlan(policy.probing)
+        self._work_s = 0.0  # that waited at the last step
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
         models = dict.fromkeys(v.model for model in policy.models for v in model.variants)
@@ -75,7 +76,7 @@ class GovernorCore:
         self._service.observe(observation.batch_samples, observation.now_s)
         contention = 1.0 if observation.gpus else self._host_contention(observation)
         work_s = {name: mind.learn(observation) for name, mind in self._minds.items()}
-        total_s = sum(work_s.values())
+        self._work_s = total_s = sum(work_s.values())
         return tuple(
             mind.decide(
                 observation,
@@ -87,11 +88,16 @@ class GovernorCore:
         )
 
     def probes(self, observation: Observation) -> tuple[Probe, ...]:
-        """Return synthetic requests that would teach something, if the machine is idle."""
+        """Return synthetic requests that would teach something, if there is time for them."""
         if self._ablation == "frozen":
             return ()
         found = self._probes.next(
-            observation, self._policy, self._service.samples(), self._service.models
+            observation,
+            self._policy,
+            self._service.samples(),
+            self._service.models,
+            self._service.table_s(),
+            self._work_s,
         )
         for probe in found:
             for mind in self._minds.values():

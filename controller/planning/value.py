@@ -14,8 +14,8 @@ from controller.prediction.latency import Rollout
 
 Floats = NDArray[np.float64]
 
-_LONGEST_S: Final = 5.0  # of trouble that a choice is charged for
 _LEAST_SPARE: Final = 0.05
+_SAME_LOAD: Final = 1e-9
 
 
 def value_per_request(
@@ -29,22 +29,39 @@ def value_per_request(
 ) -> Floats:
     """Return the expected effective quality per request of the window. [candidates].
 
-    The terminal value charges the work a choice leaves behind: the fastest variant must clear it,
-    later requests miss while it takes longer than their slack, and meanwhile they get the fastest
-    one's quality instead of the average that could be had (the differential value of a renewal
-    cycle, Puterman 1994, section 8.2). Without it an overload makes all candidates equal and the
-    best quality wins the tie, which is a collapse.
+    The terminal value charges the work a choice leaves behind. Device time has a price: what the
+    best mix of variants would gain from a second more of it. And later requests miss while the
+    fastest variant takes longer than their slack to clear what was left. Without both an overload
+    makes all candidates equal and the best quality wins the tie, which is a collapse.
     """
     fastest = int(rollout.throughput_rows_s.argmax())
     spare = max(1.0 - float(rollout.utilization_ratio[fastest]), _LEAST_SPARE)
     limit = float(limit_s[fastest])
     slack_s = max(limit - 2.0 * float(rollout.single_s[fastest]), 0.1 * limit)
-    late_s = np.minimum(np.maximum(rollout.leftover_s - slack_s, 0.0) / spare, _LONGEST_S)
-    drain_s = np.minimum(rollout.leftover_s / spare, _LONGEST_S)
+    late_s = np.maximum(rollout.leftover_s - slack_s, 0.0) / spare
+    price = shadow_price(quality[known], rollout.utilization_ratio[known])
     kept = quality * (1.0 - miss_ratio)
-    # One window of a candidate, then the fastest until what it left more is cleared; repeated.
-    longer_s = np.maximum(drain_s - drain_s[fastest], 0.0)
-    cycle = (kept * horizon_s + quality[fastest] * longer_s) / (horizon_s + longer_s)
-    average = float(np.max(cycle, where=known, initial=quality[fastest]))
-    forgone = average - quality[fastest]
-    return np.asarray(kept - (late_s * quality[fastest] + drain_s * forgone) / horizon_s)
+    return np.asarray(kept - (late_s * quality[fastest] + rollout.leftover_s * price) / horizon_s)
+
+
+def shadow_price(quality: Floats, utilization_ratio: Floats) -> float:
+    """Return the quality per request that a device's whole time more would bring.
+
+    The dual of the fluid programme: shares f of the requests for each variant, maximal quality
+    sum(f q) within the time there is, sum(f u) <= 1. The dual value is the least over the price of
+    max(q - price (u - 1)), a convex function with corners where two variants are worth the same.
+
+    Args:
+        quality: of each variant. [variants].
+        utilization_ratio: the device's time that all requests would take on it. [variants].
+    """
+    if len(quality) == 0:
+        return 0.0
+    load = utilization_ratio.copy()
+    load[load.argmin()] = min(load.min(), 1.0 - _LEAST_SPARE)  # somebody must bear it
+    slower = load[:, None] - load[None, :]
+    better = quality[:, None] - quality[None, :]
+    corners = (slower > _SAME_LOAD) & (better > 0.0)
+    prices = np.concatenate([[0.0], better[corners] / slower[corners]])
+    worth = (quality[:, None] - prices[None, :] * (load[:, None] - 1.0)).max(axis=0)
+    return float(prices[worth.argmin()])

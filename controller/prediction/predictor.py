@@ -250,6 +250,7 @@ class ModelPredictor:
                 table_s=self._service.table_s()[self._lookup],
                 limits=self._limits,
                 waiting_rows=self._waiting_rows(observation),
+                running_rows=np.array([_mean_batch(r) for r in self._readings(observation)]),
                 other_work_s=work.sum() - work + elsewhere_s,
                 forecast=forecast,
                 horizon_s=horizon_s,
@@ -328,6 +329,13 @@ class ModelPredictor:
 
 def _from_s(statement: _Statement) -> float:
     return statement.from_s
+
+
+def _mean_batch(reading: VariantReading | None) -> float:
+    """Return the rows of the batches that ended since the last observation; 0: none did."""
+    if reading is None or reading.executions < 1:
+        return 0.0
+    return reading.completed_rows / reading.executions
 
 
 def _pending(reading: VariantReading | None) -> int:

@@ -17,6 +17,11 @@ from controller.telemetry.observation import Observation
 _WANTED: Final = 3  # batches of a size
 _IDLE_AFTER_S: Final = 0.2  # without a queue
 _RETRY_S: Final = 2.0
+# A busy service is never idle: after so long without a chance, a moment will do in which
+# little waits.
+_PATIENCE_S: Final = 1.0
+_LITTLE: Final = 0.1  # of the shortest objective
+_SHORT: Final = 0.25  # of the same: what a probe of several rows may take then
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,13 @@ class Probe:
 
 
 class ProbePlan:
-    """Spends idle moments on what is unknown."""
+    """Spends idle moments on what is unknown, and lesser ones where none comes."""
 
     def __init__(self, policy: ProbingPolicy) -> None:
         self._policy = policy
         self._asked: dict[Probe, tuple[int, float]] = {}
         self._quiet_since_s: float | None = None
+        self._wanted_since_s: float | None = None
         self._allowed_at_s = 0.0
 
     def set_policy(self, policy: ProbingPolicy) -> None:
@@ -46,17 +52,66 @@ class ProbePlan:
         policy: Policy,
         samples: NDArray[np.float64],
         models: tuple[str, ...],
+        table_s: NDArray[np.float64],
+        work_s: float,
     ) -> tuple[Probe, ...]:
-        """Return at most one probe for this tick."""
+        """Return at most one probe for this tick.
+
+        Args:
+            observation: the world now.
+            policy: the models and their variants.
+            samples: batches that were measured. [models, rows 1..max].
+            models: Triton's names, in the order of `samples`.
+            table_s: what batches are expected to take. [models, rows 1..max].
+            work_s: seconds of work that wait now.
+        """
         now_s = observation.now_s
         queued = any((v.pending_requests or 0) > 0 for v in observation.variants.values())
-        if queued or not self._policy.enabled:
+        if queued:
             self._quiet_since_s = None
-            return ()
-        if self._quiet_since_s is None:
+        elif self._quiet_since_s is None:
             self._quiet_since_s = now_s
-        if now_s - self._quiet_since_s < _IDLE_AFTER_S or now_s < self._allowed_at_s:
+        if not self._policy.enabled or now_s < self._allowed_at_s:
             return ()
+        wanted = self._wanted(observation, policy, samples, models)
+        if not wanted:
+            self._wanted_since_s = None
+            return ()
+        if self._wanted_since_s is None:
+            self._wanted_since_s = now_s
+        if self._quiet_since_s is None or now_s - self._quiet_since_s < _IDLE_AFTER_S:
+            shortest_s = min(model.objective.latency_s for model in policy.models)
+            if now_s - self._wanted_since_s < _PATIENCE_S or work_s > _LITTLE * shortest_s:
+                return ()
+            wanted = [
+                probe
+                for probe in wanted
+                # Of a variant nobody has measured the time can only be found out.
+                if samples[models.index(probe.model)].sum() == 0.0
+                or table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
+            ]
+            if not wanted:
+                return ()
+        probe = wanted[0]
+        count, _ = self._asked.get(probe, (0, 0.0))
+        self._asked[probe] = (count % (_WANTED + 1) + 1, now_s)
+        self._wanted_since_s = now_s
+        return (probe,)
+
+    def spent(self, service_s: float, now_s: float) -> None:
+        """Take note of what a probe took, so that the budget holds."""
+        rest_s = service_s / max(self._policy.max_busy_ratio, 1e-3)
+        self._allowed_at_s = max(self._allowed_at_s, now_s + rest_s)
+
+    def _wanted(
+        self,
+        observation: Observation,
+        policy: Policy,
+        samples: NDArray[np.float64],
+        models: tuple[str, ...],
+    ) -> list[Probe]:
+        """Return what may be asked, one size of each variant, the smallest batches first."""
+        found: list[tuple[int, Probe]] = []
         for model_policy in policy.models:
             reading = observation.models.get(model_policy.name)
             if reading is not None and (reading.switching or reading.paused or reading.held):
@@ -66,29 +121,26 @@ class ProbePlan:
                 if state is None or state.ready is not True or variant.model not in models:
                     continue
                 row = models.index(variant.model)
-                for rows in self._batches(model_policy):
+                for order, rows in enumerate(self._batches(model_policy)):
                     probe = Probe(variant.model, rows)
-                    if samples[row, rows - 1] < _WANTED and self._may_ask(probe, now_s):
-                        return (probe,)
-        return ()
-
-    def spent(self, service_s: float, now_s: float) -> None:
-        """Take note of what a probe took, so that the budget holds."""
-        rest_s = service_s / max(self._policy.max_busy_ratio, 1e-3)
-        self._allowed_at_s = max(self._allowed_at_s, now_s + rest_s)
+                    if samples[row, rows - 1] < _WANTED and self._may_ask(probe, observation.now_s):
+                        found.append((order, probe))
+                        break
+                    if samples[row].sum() == 0.0:
+                        break  # larger ones only when the first is known
+        return [probe for _, probe in sorted(found, key=_order)]
 
     def _may_ask(self, probe: Probe, now_s: float) -> bool:
-        count, last_s = self._asked.get(probe, (0, -np.inf))
         # Statistics come late: after the wanted number was sent, look before sending more.
-        if count >= _WANTED + 1:
-            if now_s - last_s < _RETRY_S:
-                return False
-            count = 0
-        self._asked[probe] = (count + 1, now_s)
-        return True
+        count, last_s = self._asked.get(probe, (0, -np.inf))
+        return count <= _WANTED or now_s - last_s >= _RETRY_S
 
     def _batches(self, model: ModelPolicy) -> tuple[int, ...]:
         if self._policy.batches:
             return tuple(b for b in self._policy.batches if 1 <= b <= model.client_max_batch)
         full = model.client_max_batch
         return tuple(dict.fromkeys((1, max(full // 2, 1), full)))
+
+
+def _order(wanted: tuple[int, Probe]) -> int:
+    return wanted[0]

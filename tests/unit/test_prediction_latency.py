@@ -35,6 +35,7 @@ def _rolled(table_s, rate_rps, horizon_s, waiting_rows) -> Rollout:
         table_s=np.array([table_s]),
         limits=np.array([len(table_s)]),
         waiting_rows=np.array([float(waiting_rows)]),
+        running_rows=np.zeros(1),
         other_work_s=np.zeros(1),
         forecast=RateForecast(np.full(6, rate_rps), np.full(6, 1 / 6), 1.0, 1.0),
         horizon_s=horizon_s,
@@ -58,10 +59,9 @@ def test_latencies_are_those_of_a_batching_queue(
     seen_s = _simulated_s(table_s, rate_rps, horizon_s, waiting_rows)
     rolled = _rolled(table_s, rate_rps, horizon_s, waiting_rows)
     mean_s = rolled.latency_s[0] @ rolled.weights
-    # Before calibration. With the largest batch from the start of an overload, medians came out
-    # at up to 13 times what is seen.
-    assert 0.75 < mean_s / seen_s.mean() < 1.3
-    assert 0.35 < rolled.quantiles_s(0.99)[0][0] / np.quantile(seen_s, 0.99) < 1.1
+    # Before calibration.
+    assert 0.8 < mean_s / seen_s.mean() < 1.4
+    assert 0.6 < rolled.quantiles_s(0.99)[0][0] / np.quantile(seen_s, 0.99) < 1.35
 
 
 def test_more_waiting_is_never_better():

@@ -1,0 +1,103 @@
+"""Which synthetic requests are sent when."""
+
+import numpy as np
+import pytest
+
+from controller.policy.model import (
+    ModelPolicy,
+    Objective,
+    Policy,
+    ProbingPolicy,
+    TritonPolicy,
+    VariantPolicy,
+)
+from controller.prediction.probing import Probe, ProbePlan
+from controller.telemetry.observation import HostReading, ModelReading, Observation, VariantReading
+
+NAMES = ("fast", "slow")
+POLICY = Policy(
+    triton=TritonPolicy("127.0.0.1:8001", None, None),
+    models=(
+        ModelPolicy(
+            "m",
+            Objective(0.1, 99.0),
+            tuple(VariantPolicy(name, name, 0.9) for name in NAMES),
+            client_max_batch=8,
+        ),
+    ),
+)
+TABLE_S = np.array([[0.001], [0.006]]) * np.arange(1.0, 9.0)
+
+
+class Bench:
+    """A plan that is asked every 20 ms; what it asks for is measured at once."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.plan = ProbePlan(ProbingPolicy(enabled=enabled))
+        self.samples = np.zeros((2, 8))
+        self.tick = 0
+
+    def run(self, ticks: int, *, pending: int, work_s: float) -> list[Probe]:
+        found: list[Probe] = []
+        for _ in range(ticks):
+            self.tick += 1
+            now_s = self.tick * 0.02
+            observation = Observation(
+                now_s=now_s,
+                sequence=self.tick,
+                models={"m": ModelReading("m", "fast", 0.0, ready=True)},
+                variants={
+                    name: VariantReading(name, ready=True, pending_requests=pending)
+                    for name in NAMES
+                },
+                window_s=0.02,
+                readings_age_s=0.001,
+                host=HostReading(cpu_count=2),
+            )
+            asked = self.plan.next(observation, POLICY, self.samples, NAMES, TABLE_S, work_s)
+            for probe in asked:
+                row = NAMES.index(probe.model)
+                self.samples[row, probe.rows - 1] += 1
+                self.plan.spent(TABLE_S[row, probe.rows - 1], now_s)
+            found.extend(asked)
+        return found
+
+
+def test_every_variant_is_known_before_any_is_known_better():
+    asked = Bench().run(3000, pending=0, work_s=0.0)
+    assert {probe.model for probe in asked if probe.rows == 1} == set(NAMES)
+    assert [probe.rows for probe in asked] == sorted(probe.rows for probe in asked)
+    assert {probe.rows for probe in asked} == {1, 4, 8}
+
+
+def test_it_waits_for_an_idle_moment():
+    bench = Bench()
+    assert bench.run(9, pending=0, work_s=0.0) == []
+    assert bench.run(1, pending=1, work_s=0.0) == []  # starts the waiting anew
+    assert bench.run(9, pending=0, work_s=0.0) == []
+    assert bench.run(3, pending=0, work_s=0.0) != []
+
+
+def test_where_no_idle_moment_comes_little_waiting_will_do():
+    bench = Bench()
+    assert bench.run(49, pending=1, work_s=0.005) == []
+    asked = bench.run(3000, pending=1, work_s=0.005)
+    assert Probe("slow", 1) in asked
+    assert Probe("slow", 4) in asked  # 24 ms of an objective of 100
+    assert Probe("slow", 8) not in asked  # 48 ms
+
+
+@pytest.mark.parametrize("work_s", [0.011, 0.2])
+def test_a_backlog_is_not_added_to(work_s):
+    assert Bench().run(1000, pending=5, work_s=work_s) == []
+
+
+def test_probes_keep_to_their_share_of_time():
+    bench = Bench()
+    asked = bench.run(200, pending=0, work_s=0.0)
+    took_s = sum(TABLE_S[NAMES.index(probe.model), probe.rows - 1] for probe in asked)
+    assert 0.0 < took_s <= POLICY.probing.max_busy_ratio * 200 * 0.02 + TABLE_S.max()
+
+
+def test_none_are_sent_where_the_policy_wants_none():
+    assert Bench(enabled=False).run(1000, pending=0, work_s=0.0) == []
