@@ -6,6 +6,7 @@ Owns the command line and the table. It must not simulate or score anything itse
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
 _DRIFT: Final = re.compile(r"(?P<factor>[0-9.]+)@(?P<from>[0-9.]+)%")
+_OF_TRACES: Final = ("percentile", "peak_load")
 _WINDOW: Final = re.compile(r"(?P<from>[0-9.]+):(?P<to>[0-9.]+)")
 
 
@@ -26,25 +28,33 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the replay."""
     summary = "Replay recorded load on a simulated Triton, the governor beside other policies."
     parser = subparsers.add_parser("replay", help=summary, description=summary, allow_abbrev=False)
-    parser.add_argument("--trace", required=True, type=Path, metavar="CSV", help="requests by time")
-    parser.add_argument(
-        "--ladder", required=True, type=Path, metavar="YAML", help="variants as measured"
+    recorded = parser.add_argument_group(
+        "what a governor recorded: its load and what it learned, under a policy"
     )
-    parser.add_argument(
-        "--slo", required=True, type=_duration, metavar="100ms", help="the objective's latency"
+    recorded.add_argument("--journal", type=Path, metavar="FILE", help="the daemon's journal")
+    recorded.add_argument("--policy", type=Path, metavar="YAML", help="the policy to ask about")
+    recorded.add_argument("--model", help="the name clients call; default: the policy's only one")
+    recorded.add_argument(
+        "--since", type=_duration, metavar="24h", help="how far back; default: everything"
     )
-    parser.add_argument("--percentile", type=float, default=99.0, help="default: 99")
-    parser.add_argument(
-        "--policies", default="all", metavar="A,B|all", help="whom to compare; default: all"
-    )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
-    parser.add_argument(
+    given = parser.add_argument_group("or a trace on a ladder")
+    given.add_argument("--trace", type=Path, metavar="CSV", help="requests by time")
+    given.add_argument("--ladder", type=Path, metavar="YAML", help="variants as measured")
+    given.add_argument("--slo", type=_duration, metavar="100ms", help="the objective's latency")
+    given.add_argument("--percentile", type=float, metavar="P", help="default: 99")
+    given.add_argument(
         "--peak-load",
         type=float,
-        default=1.67,
         metavar="X",
         help="99th percentile of the rate, in capacities of the best variant (default: 1.67)",
     )
+    parser.add_argument(
+        "--policies",
+        default="all",
+        metavar="A,B|all",
+        help="whom to compare; default: all (of a journal: the governor and fixed variants)",
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
     parser.add_argument(
         "--window", type=_window, metavar="0:1800", help="seconds of the trace; default: all"
     )
@@ -57,33 +67,84 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="default: all cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers; - prints")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Replay; return 1 when the files or the combination cannot be used."""
-    import json
-
+    from controller.journal.reader import JournalUnreadableError
+    from controller.policy.load import PolicyError
     from controller.twin.ladder import LadderFormatError
-    from controller.twin.replay import POLICIES, ReplayError, replay
+    from controller.twin.recorded import RecordedError
+    from controller.twin.replay import POLICIES, ROWS_AWARE, ReplayError, replay
     from controller.twin.trace import TraceFormatError
 
-    if not 0.0 < args.percentile < 100.0 or args.seeds < 1 or not args.peak_load > 0.0:
-        output.print_error("--percentile lies between 0 and 100; --seeds and --peak-load above 0")
+    wrong = _misuse(args)
+    if wrong is not None:
+        output.print_error(wrong)
         return output.USAGE
-    names = POLICIES if args.policies == "all" else tuple(args.policies.split(","))
+    if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        output.print_error("--plot needs matplotlib: pip install 'triton-governor[demo]'")
+        return output.PROBLEM
+    everybody = [p for p in POLICIES if args.journal is None or p in ROWS_AWARE]
+    names = everybody if args.policies == "all" else args.policies.split(",")
     try:
-        document = replay(_plan(args), names, range(1, args.seeds + 1), jobs=args.jobs)
-        if args.json is not None and str(args.json) != "-":
-            args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except (LadderFormatError, TraceFormatError, ReplayError, OSError) as error:
+        plan = _plan(args) if args.journal is None else _recorded_plan(args)
+        document = replay(plan, names, range(1, args.seeds + 1), jobs=args.jobs)
+        # First what needs no file: a run of an hour must not be lost to a typing error.
+        if args.json is not None and str(args.json) == "-":
+            output.print_json(document)
+        else:
+            print(table(document))
+        _write(args, document)
+    except (
+        JournalUnreadableError,
+        LadderFormatError,
+        OSError,
+        PolicyError,
+        RecordedError,
+        ReplayError,
+        TraceFormatError,
+    ) as error:
         output.print_error(str(error))
         return output.PROBLEM
-    if args.json is not None and str(args.json) == "-":
-        output.print_json(document)
-    else:
-        print(table(document))
     return output.OK
+
+
+def _misuse(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the options, if anything."""
+    given = (args.trace, args.ladder, args.slo)
+    asked = (args.journal, args.policy)
+    if not (all(given) and not any(asked)) and not (all(asked) and not any(given)):
+        return "either --trace, --ladder and --slo, or --journal and --policy"
+    mine, others = ("--trace", ("model", "since")) if all(given) else ("--journal", _OF_TRACES)
+    for option in others:
+        if getattr(args, option) is not None:
+            return f"--{option.replace('_', '-')} does not go with {mine}"
+    if args.percentile is not None and not 0.0 < args.percentile < 100.0:
+        return "--percentile lies between 0 and 100"
+    if args.seeds < 1 or args.jobs == 0 or (args.peak_load is not None and args.peak_load <= 0.0):
+        return "--seeds and --peak-load lie above 0; --jobs is not 0"
+    return None
+
+
+def _write(args: argparse.Namespace, document: dict[str, Any]) -> None:
+    import json
+
+    if args.json is not None and str(args.json) != "-":
+        args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if args.plot is not None:
+        _draw(args.plot, document)
+
+
+def _draw(path: Path, document: dict[str, Any]) -> None:
+    from controller.twin.plot import draw
+
+    try:
+        draw(path, document)
+    except ValueError as error:  # not a kind of file that matplotlib knows
+        raise OSError(f"{path}: {error}") from error
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -99,10 +160,52 @@ def _plan(args: argparse.Namespace) -> Plan:
         trace,
         load_ladder(args.ladder),
         args.slo,
-        args.percentile,
-        args.peak_load,
+        99.0 if args.percentile is None else args.percentile,
+        1.67 if args.peak_load is None else args.peak_load,
         slowdown=slowdown,
         slowdown_from=slowdown_from,
+    )
+
+
+def _recorded_plan(args: argparse.Namespace) -> Plan:
+    import time
+
+    from controller.journal.reader import JournalReader
+    from controller.policy.load import load_policy
+    from controller.twin.recorded import RecordedError, RecordedLoad, from_journal
+    from controller.twin.replay import Plan
+
+    policy = load_policy(args.policy)
+    names = [model.name for model in policy.models]
+    if args.model is None and len(names) > 1:
+        raise RecordedError(f"{args.policy} has several models; choose one: {', '.join(names)}")
+    name = args.model or names[0]
+    if name not in names:
+        raise RecordedError(f"{args.policy} has no model {name!r}: {', '.join(names)}")
+    since_unix_s = 0.0 if args.since is None else time.time() - args.since
+    with JournalReader(args.journal) as journal:
+        loads = [RecordedLoad(*load) for load in journal.loads(name, since_unix_s)]
+        recorded = from_journal(loads, journal.learned("core"), policy, name)
+    for variant in recorded.left_out:
+        output.print_error(f"{variant} is left out: never measured, or too slow")
+    if recorded.unknown_s:
+        output.print_error(f"{recorded.unknown_s} s in between were not recorded and are left out")
+    trace = recorded.trace
+    if args.window is not None:
+        trace = trace.window(*args.window)
+    objective = recorded.policy.models[0].objective
+    slowdown, slowdown_from = args.drift
+    return Plan(
+        trace,
+        recorded.ladder,
+        objective.latency_s,
+        objective.percentile,
+        slowdown=slowdown,
+        slowdown_from=slowdown_from,
+        max_batch=max(variant.max_batch for variant in recorded.ladder.variants),
+        as_recorded=True,
+        rows_per_request=recorded.rows_per_request,
+        policy=recorded.policy,
     )
 
 
@@ -124,7 +227,8 @@ def table(document: dict[str, Any]) -> str:
         headroom, p99_ms = one["headroom_captured"], one["p99_ms"]
         half = one["ci95"]["effective_quality"]
         lines.append(
-            f"| {one['name']} | {one['effective_quality']:.4f}"
+            f"| {one['name']}{' (idealised)' if one['idealised'] else ''} "
+            f"| {one['effective_quality']:.4f}"
             f"{'' if half is None else f' ± {half:.4f}'} "
             f"| {'-' if headroom is None else f'{headroom:.0%}'} | {one['slo_attainment']:.2%} "
             f"| {'never' if p99_ms is None else f'{p99_ms:.1f} ms'} | {one['switches']:.0f} "

@@ -56,6 +56,21 @@ class JournalReader:
         read = [(time_unix_s, _loads(body)) for time_unix_s, body in rows]
         return [(time_unix_s, decision) for time_unix_s, decision in read if decision]
 
+    def loads(
+        self, model: str, since_unix_s: float
+    ) -> list[tuple[float, float | None, float | None]]:
+        """Return (Unix time, requests/s, rows a request) of one model's decisions, oldest first.
+
+        What a decision does not say, or not as a number, is None.
+        """
+        rows = self._query(
+            "SELECT time_unix_s, json_extract(body, '$.rate_rps'),"
+            " json_extract(body, '$.rows_per_request') FROM decisions"
+            " WHERE model = ? AND time_unix_s >= ? AND json_valid(body) ORDER BY id",
+            (model, since_unix_s),
+        )
+        return [(time_unix_s, _number(rate), _number(each)) for time_unix_s, rate, each in rows]
+
     def actions(self, model: str | None, limit: int) -> list[dict[str, Any]]:
         """Return the newest actions of one model (None: of all), newest first."""
         try:
@@ -79,7 +94,10 @@ class JournalReader:
     def learned(self, key: str) -> Any | None:
         """Return a learned value, or None."""
         rows = self._query("SELECT value FROM learned WHERE key = ?", (key,))
-        return json.loads(rows[0][0]) if rows else None
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except ValueError as error:
+            raise JournalUnreadableError(f"{self.path}: {key!r} is damaged: {error}") from error
 
     def _query(self, sql: str, values: tuple[Any, ...]) -> list[Any]:
         try:
@@ -94,3 +112,7 @@ def _loads(body: str | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

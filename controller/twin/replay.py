@@ -16,6 +16,8 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy import stats
 
+from controller.policy.model import Policy
+from controller.twin.central import Dispatcher, drive_dispatcher
 from controller.twin.drive import (
     Outcome,
     drive_clairvoyant,
@@ -28,12 +30,15 @@ from controller.twin.oracle import fluid_quality
 from controller.twin.rivals import Rival, Setting
 from controller.twin.rivals.alert import Alert
 from controller.twin.rivals.backlog import Backlog
+from controller.twin.rivals.clipper import Clipper
 from controller.twin.rivals.fixed import Fixed
 from controller.twin.rivals.infaas import Infaas
 from controller.twin.rivals.infadapter import InfAdapter
 from controller.twin.rivals.jellyfish import Jellyfish
 from controller.twin.rivals.model_switching import ModelSwitching
 from controller.twin.rivals.proteus import Proteus
+from controller.twin.rivals.ramsis import Ramsis
+from controller.twin.rivals.slackfit import SlackFit
 from controller.twin.server import Physics, SimulatedTriton
 from controller.twin.trace import Trace
 
@@ -54,9 +59,19 @@ RIVALS: Final[Mapping[str, Callable[[Setting], Rival]]] = {
     "alert": Alert,
     "backlog": Backlog,
 }
-POLICIES: Final = (GOVERNOR, *RIVALS, CLAIRVOYANT)
-_IDEALISED: Final = frozenset({CLAIRVOYANT})  # nobody could run it
+# These choose variant and batch for every batch, which no unmodified Triton can do.
+DISPATCHERS: Final[Mapping[str, Callable[[Setting], Dispatcher]]] = {
+    "ramsis": Ramsis,
+    "slackfit": SlackFit,
+    "clipper:best": lambda s: Clipper(s, variant=s.by_quality[0]),
+    "clipper:fastest": lambda s: Clipper(s, variant=s.fastest),
+}
+POLICIES: Final = (GOVERNOR, *RIVALS, *DISPATCHERS, CLAIRVOYANT)
+_IDEALISED: Final = frozenset({*DISPATCHERS, CLAIRVOYANT})
+# Everybody else takes a request for a row when he compares the load with a capacity.
+ROWS_AWARE: Final = frozenset({GOVERNOR, "fixed:best", "fixed:fastest"})
 _CONFIDENCE: Final = 0.95
+_STEPS: Final = 240  # of the timeline
 
 
 class ReplayError(Exception):
@@ -77,6 +92,9 @@ class Plan:
     slowdown_from: float = 0.5  # ... from this share of the trace on
     noise: float = 0.05
     max_batch: int = 64
+    as_recorded: bool = False  # the rate is not scaled
+    rows_per_request: float = 1.0  # mean; one and a Poisson number more
+    policy: Policy | None = None  # None: what an operator would write for the ladder
 
     @property
     def variants(self) -> tuple[TwinVariant, ...]:
@@ -87,6 +105,19 @@ class Plan:
         )
         return tuple(v for v in limited if v.capacity_rps(self.limit_s) > 0.0)
 
+    @property
+    def most_rows(self) -> int:
+        """Return the most rows that a request has."""
+        smallest = min(variant.max_batch for variant in self.variants)
+        return smallest if self.policy is None else self.policy.models[0].client_max_batch
+
+    @property
+    def drawn_rows(self) -> float:
+        """Return the mean rows of a request as they are drawn."""
+        more = np.arange(self.most_rows)
+        chances = stats.poisson.pmf(more, self.rows_per_request - 1.0)
+        return float(self.most_rows - (chances * (self.most_rows - 1 - more)).sum())
+
     def load(self) -> Trace:
         """Return the trace, scaled. Raises ReplayError where the ladder cannot bear any."""
         variants = self.variants
@@ -95,9 +126,19 @@ class Plan:
                 f"{self.ladder.name}: fewer than two variants serve one row within half of "
                 f"{self.limit_s * 1e3:g} ms; take a longer objective"
             )
+        if self.as_recorded:
+            return self.trace
         capacities = [variant.capacity_rps(self.limit_s) for variant in variants]
         best = max(range(len(variants)), key=lambda i: variants[i].quality)
         return self.trace.scaled(self.peak_load * capacities[best], self.cap * max(capacities))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy with one seed, in sum and over time."""
+
+    score: Score
+    effective_quality: Floats  # of what arrived in each step; NaN: nothing. [_STEPS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +156,8 @@ class Score:
 
 def score(outcome: Outcome, quality: Floats, limit_s: float) -> Score:
     """Score a run; whatever was not answered is a miss."""
+    met, got = _met(outcome, quality, limit_s)
     answered = outcome.served_by >= 0
-    met = answered & (outcome.latency_s <= limit_s)
-    got = np.where(answered, quality[outcome.served_by], 0.0)
     count = len(met)
     return Score(
         requests=count,
@@ -130,36 +170,79 @@ def score(outcome: Outcome, quality: Floats, limit_s: float) -> Score:
     )
 
 
-def run_one(plan: Plan, load: Trace, policy: str, seed: int) -> Score:
+def _met(outcome: Outcome, quality: Floats, limit_s: float) -> tuple[NDArray[np.bool_], Floats]:
+    """Return which requests were answered in time, and the quality of all answers. [requests]."""
+    answered = outcome.served_by >= 0
+    got = np.where(answered, quality[outcome.served_by], 0.0)
+    return answered & (outcome.latency_s <= limit_s), got
+
+
+def timeline(
+    outcome: Outcome, quality: Floats, limit_s: float, arrivals_s: Floats, duration_s: float
+) -> Floats:
+    """Return the effective quality of what arrived in each step; NaN: nothing did. [_STEPS]."""
+    met, got = _met(outcome, quality, limit_s)
+    step = np.minimum((arrivals_s / duration_s * _STEPS).astype(np.int64), _STEPS - 1)
+    count = np.bincount(step, minlength=_STEPS)
+    total = np.bincount(step, weights=got * met, minlength=_STEPS)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def run_one(plan: Plan, load: Trace, policy: str, seed: int) -> Run:
     """Replay one policy with one seed."""
     variants = plan.variants
-    setting = Setting(variants, plan.limit_s, 1.0 - plan.percentile / 100.0)
     change_s = plan.slowdown_from * load.duration_s
     slowdown = plan.slowdown
     physics = Physics(
         noise=plan.noise, slowdown=lambda now_s: slowdown if now_s >= change_s else 1.0
     )
-    first = setting.by_quality[0] if policy == "fixed:best" else setting.fastest
     arrivals_s = load.arrivals_s(seed)
     if len(arrivals_s) == 0:
         raise ReplayError(f"{load.name}: no request arrives in this window; take a longer one")
+    quality = np.array([v.quality for v in variants])
+    if policy in DISPATCHERS:
+        dispatcher = DISPATCHERS[policy](_setting(plan))
+        outcome = drive_dispatcher(dispatcher, variants, arrivals_s, physics=physics, seed=seed)
+    else:
+        outcome = _on_triton(plan, load, policy, arrivals_s, physics, seed)
+    return Run(
+        score(outcome, quality, plan.limit_s),
+        timeline(outcome, quality, plan.limit_s, arrivals_s, load.duration_s),
+    )
+
+
+def _on_triton(
+    plan: Plan, load: Trace, policy: str, arrivals_s: Floats, physics: Physics, seed: int
+) -> Outcome:
+    variants = plan.variants
+    setting = _setting(plan)
+    first = setting.by_quality[0] if policy == "fixed:best" else setting.fastest
+    rows = None
+    if plan.rows_per_request > 1.0:
+        more = np.random.default_rng((seed, 1)).poisson(
+            plan.rows_per_request - 1.0, len(arrivals_s)
+        )
+        rows = np.minimum(1 + more, plan.most_rows)
     server = SimulatedTriton(
         variants,
         arrivals_s,
         serving=first,
+        rows=rows,
         limit_s=plan.limit_s,
         physics=physics,
         seed=seed,
     )
-    governed = policy_for(server, plan.limit_s, plan.percentile)
+    governed = plan.policy or policy_for(server, plan.limit_s, plan.percentile)
     run: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s}
     if policy == CLAIRVOYANT:
-        outcome = drive_clairvoyant(server, tick_s=governed.tick_s, **run)
-    elif policy == GOVERNOR:
-        outcome = drive_governor(server, governed, seed=seed, **run)
-    else:
-        outcome = drive_rival(server, RIVALS[policy](setting), seed=seed, **run)
-    return score(outcome, np.array([v.quality for v in variants]), plan.limit_s)
+        return drive_clairvoyant(server, tick_s=governed.tick_s, **run)
+    if policy == GOVERNOR:
+        return drive_governor(server, governed, seed=seed, **run)
+    return drive_rival(server, RIVALS[policy](setting), seed=seed, **run)
+
+
+def _setting(plan: Plan) -> Setting:
+    return Setting(plan.variants, plan.limit_s, 1.0 - plan.percentile / 100.0)
 
 
 def replay(
@@ -173,14 +256,20 @@ def replay(
     unknown = [name for name in policies if name not in POLICIES]
     if unknown:
         raise ReplayError(f"unknown policy {unknown[0]!r}: {', '.join(POLICIES)}")
+    if plan.rows_per_request > 1.0 and not set(policies) <= ROWS_AWARE:
+        raise ReplayError(
+            "requests of several rows are only known to " + ", ".join(sorted(ROWS_AWARE))
+        )
     load = plan.load()
     # The score needs the fastest fixed variant as its zero, whoever else runs.
     wanted = list(dict.fromkeys((*policies, "fixed:fastest")))
     tasks = [(name, seed) for name in wanted for seed in seeds]
-    scores = Parallel(n_jobs=jobs)(delayed(run_one)(plan, load, *task) for task in tasks)
+    runs = Parallel(n_jobs=jobs)(delayed(run_one)(plan, load, *task) for task in tasks)
     by_policy: dict[str, list[Score]] = {name: [] for name in wanted}
-    for (name, _), one in zip(tasks, scores, strict=True):
-        by_policy[name].append(one)
+    over_time: dict[str, list[Floats]] = {name: [] for name in wanted}
+    for (name, _), one in zip(tasks, runs, strict=True):
+        by_policy[name].append(one.score)
+        over_time[name].append(one.effective_quality)
     oracle = _oracle(plan, load)
     floor = np.array([one.effective_quality for one in by_policy["fixed:fastest"]])
     return {
@@ -191,16 +280,43 @@ def replay(
         "seeds": list(seeds),
         "oracle": {"effective_quality": oracle},
         "policies": [_summed_up(name, by_policy[name], floor, oracle) for name in policies],
+        "timeline": {
+            "step_s": load.duration_s / _STEPS,
+            "load_rps": _load_by_step(load),
+            "capacity_rps": {
+                v.name: v.capacity_rps(plan.limit_s) / plan.drawn_rows for v in plan.variants
+            },
+            "effective_quality": {name: _mean_by_step(over_time[name]) for name in policies},
+        },
     }
+
+
+def _load_by_step(load: Trace) -> list[float]:
+    """Return the mean rate of each step."""
+    edges_s = load.duration_s * np.arange(_STEPS + 1) / _STEPS
+    at_s = load.step_s * np.arange(len(load.rate_rps) + 1)
+    total = np.interp(edges_s, at_s, np.concatenate([[0.0], np.cumsum(load.rate_rps)]))
+    means = np.diff(total) * load.step_s / np.diff(edges_s)
+    return [float(mean) for mean in means]
+
+
+def _mean_by_step(runs: Sequence[Floats]) -> list[float | None]:
+    """Return the mean over seeds; None: nothing arrived with any."""
+    seen = np.stack(runs)
+    known = np.isfinite(seen)
+    count = known.sum(axis=0)
+    means = np.where(known, seen, 0.0).sum(axis=0) / np.maximum(count, 1)
+    return [float(m) if n else None for m, n in zip(means, count.tolist(), strict=True)]
 
 
 def _oracle(plan: Plan, load: Trace) -> float:
     """Return the fluid bound, with the slow-down known."""
     variants = plan.variants
     quality = np.array([v.quality for v in variants])
-    capacity = np.array([v.capacity_rps(plan.limit_s) for v in variants])
+    rows = plan.drawn_rows
+    capacity = np.array([v.capacity_rps(plan.limit_s) for v in variants]) / rows
     slow = [TwinVariant(v.name, v.quality, v.table_s * plan.slowdown) for v in variants]
-    slow_capacity = np.array([v.capacity_rps(plan.limit_s) for v in slow])
+    slow_capacity = np.array([v.capacity_rps(plan.limit_s) for v in slow]) / rows
     change = int(plan.slowdown_from * len(load.rate_rps))
     before, after = load.rate_rps[:change], load.rate_rps[change:]
     total = float(load.rate_rps.sum())

@@ -10,7 +10,16 @@ from controller.cli.main import main
 from controller.twin.drive import Outcome
 from controller.twin.ladder import Ladder, LadderFormatError, TwinVariant, interpolate, load_ladder
 from controller.twin.oracle import fluid_quality
-from controller.twin.replay import POLICIES, Plan, ReplayError, replay, score
+from controller.twin.plot import draw
+from controller.twin.replay import (
+    DISPATCHERS,
+    POLICIES,
+    Plan,
+    ReplayError,
+    replay,
+    run_one,
+    score,
+)
 from controller.twin.rivals import Setting, View
 from controller.twin.rivals.alert import Alert
 from controller.twin.rivals.backlog import Backlog
@@ -260,8 +269,10 @@ def test_a_replay_compares_all_policies_on_the_same_arrivals(bursty):
     assert found["fixed:best"]["slo_attainment"] < 0.9  # it is buried
     assert found["governor"]["slo_attainment"] > 0.99
     assert found["governor"]["effective_quality"] > found["fixed:fastest"]["effective_quality"]
-    best = max(one["effective_quality"] for one in document["policies"])
+    same_hands = [one for one in document["policies"] if one["name"] not in DISPATCHERS]
+    best = max(one["effective_quality"] for one in same_hands)
     assert found["clairvoyant"]["effective_quality"] == best
+    assert all(found[name]["idealised"] for name in (*DISPATCHERS, "clairvoyant"))
     for one in document["policies"]:
         assert one["effective_quality"] < document["oracle"]["effective_quality"] + 0.005
     assert 0.0 < found["governor"]["ci95"]["effective_quality"] < 0.5  # two seeds
@@ -291,6 +302,27 @@ def test_what_cannot_be_replayed_is_said(bursty):
         replay(Plan(bursty, LADDER, LIMIT_S), ("clever",), (1,))
 
 
+def test_a_timeline_agrees_with_the_score(bursty):
+    plan = Plan(bursty, LADDER, LIMIT_S)
+    load = plan.load()
+    run = run_one(plan, load, "fixed:best", 1)
+    arrivals_s = load.arrivals_s(1)
+    step = (arrivals_s / load.duration_s * len(run.effective_quality)).astype(int)
+    weights = np.bincount(step, minlength=len(run.effective_quality))
+    mean = np.nansum(weights * run.effective_quality) / weights.sum()
+    assert mean == pytest.approx(run.score.effective_quality)
+    assert run.effective_quality[0] < run.effective_quality[-1]  # the first burst buries it
+
+
+def test_the_picture_is_drawn(bursty, tmp_path):
+    document = replay(Plan(bursty, LADDER, LIMIT_S), ("governor", "jellyfish"), (1, 2), jobs=1)
+    assert sum(document["timeline"]["load_rps"]) / 240 == pytest.approx(
+        Plan(bursty, LADDER, LIMIT_S).load().rate_rps.mean()
+    )
+    draw(tmp_path / "replay.png", document)
+    assert (tmp_path / "replay.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     ladder, trace, out = tmp_path / "two.yaml", tmp_path / "t.csv", tmp_path / "out.json"
     ladder.write_text(YAML)
@@ -305,6 +337,8 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert (document["trace"], document["ladder"], document["slo_ms"]) == ("t", "two", 150.0)
     assert main([*arguments, *options, "--json", str(tmp_path / "none" / "out.json")]) == 1
     assert "none/out.json" in capsys.readouterr().err
+    assert main([*arguments, *options, "--plot", str(tmp_path / "out.what")]) == 1
+    assert "out.what" in capsys.readouterr().err
     assert main([*arguments, "--policies", "fixed:best", "--seeds", "2"]) == 0  # on all cores
     assert main([*arguments, "--window", "50:60"]) == 1
     assert "no 50:60 in it" in capsys.readouterr().err
