@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
     names = everybody if args.policies == "all" else args.policies.split(",")
     try:
         plan = _plan(args) if args.journal is None else _recorded_plan(args)
+        slowdown, slowdown_from = args.drift
+        plan = replace(plan, slowdown=slowdown, slowdown_from=slowdown_from)
+        if args.window is not None:
+            plan = replace(plan, trace=plan.trace.window(*args.window))
         document = replay(plan, names, range(1, args.seeds + 1), jobs=args.jobs)
         # First what needs no file: a run of an hour must not be lost to a typing error.
         if args.json is not None and str(args.json) == "-":
@@ -152,19 +157,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     from controller.twin.replay import Plan
     from controller.twin.trace import load_trace
 
-    trace = load_trace(args.trace)
-    if args.window is not None:
-        trace = trace.window(*args.window)
-    slowdown, slowdown_from = args.drift
-    return Plan(
-        trace,
-        load_ladder(args.ladder),
-        args.slo,
-        99.0 if args.percentile is None else args.percentile,
-        1.67 if args.peak_load is None else args.peak_load,
-        slowdown=slowdown,
-        slowdown_from=slowdown_from,
-    )
+    chosen = {name: getattr(args, name) for name in _OF_TRACES if getattr(args, name) is not None}
+    return Plan(load_trace(args.trace), load_ladder(args.ladder), args.slo, **chosen)
 
 
 def _recorded_plan(args: argparse.Namespace) -> Plan:
@@ -190,18 +184,12 @@ def _recorded_plan(args: argparse.Namespace) -> Plan:
         output.print_error(f"{variant} is left out: never measured, or too slow")
     if recorded.unknown_s:
         output.print_error(f"{recorded.unknown_s} s in between were not recorded and are left out")
-    trace = recorded.trace
-    if args.window is not None:
-        trace = trace.window(*args.window)
     objective = recorded.policy.models[0].objective
-    slowdown, slowdown_from = args.drift
     return Plan(
-        trace,
+        recorded.trace,
         recorded.ladder,
         objective.latency_s,
         objective.percentile,
-        slowdown=slowdown,
-        slowdown_from=slowdown_from,
         max_batch=max(variant.max_batch for variant in recorded.ladder.variants),
         as_recorded=True,
         rows_per_request=recorded.rows_per_request,

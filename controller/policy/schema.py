@@ -163,7 +163,7 @@ class StabilitySection(Section):
 
 
 class ProbingSection(Section):
-    """How variants that nobody has measured are measured: synthetic requests in idle moments."""
+    """How variants that nobody has measured are measured: synthetic requests."""
 
     enabled: bool = Field(
         default=_PROBING.enabled,

@@ -6,6 +6,7 @@ Owns the choice of probes within the policy's budget. It must not send anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -128,7 +129,7 @@ class ProbePlan:
                         break
                     if samples[row].sum() == 0.0:
                         break  # larger ones only when the first is known
-        return [probe for _, probe in sorted(found, key=_order)]
+        return [probe for _, probe in sorted(found, key=itemgetter(0))]
 
     def _may_ask(self, probe: Probe, now_s: float) -> bool:
         # Statistics come late: after the wanted number was sent, look before sending more.
@@ -140,7 +141,3 @@ class ProbePlan:
             return tuple(b for b in self._policy.batches if 1 <= b <= model.client_max_batch)
         full = model.client_max_batch
         return tuple(dict.fromkeys((1, max(full // 2, 1), full)))
-
-
-def _order(wanted: tuple[int, Probe]) -> int:
-    return wanted[0]

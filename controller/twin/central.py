@@ -10,15 +10,13 @@ import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from controller.twin.drive import Outcome
 from controller.twin.ladder import Floats, TwinVariant
 from controller.twin.server import Physics
-
-_NOISE_CHUNK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +61,9 @@ def drive_dispatcher(
     tables = [variant.table_s.tolist() for variant in variants]
     done_s = np.full(len(arrivals), np.inf)
     served_by = np.full(len(arrivals), -1, dtype=np.int64)
-    rng = np.random.default_rng((seed, 0))
     noise: list[float] = []
     took_real_s: list[float] = []
-    now_s, first, serving, switches = 0.0, 0, -1, 0
+    now_s, first, serving, switches, chunks = 0.0, 0, -1, 0, 0
     while first < len(arrivals):
         now_s = max(now_s, arrivals[first])
         arrived = bisect_right(arrivals, now_s, lo=first)
@@ -77,8 +74,8 @@ def drive_dispatcher(
         if not 1 <= rows <= min(count, len(tables[variant])):
             raise ValueError(f"a batch of {rows} of {count} requests on variant {variant}")
         if not noise:
-            spread = physics.noise
-            noise = np.exp(rng.normal(-0.5 * spread * spread, spread, _NOISE_CHUNK)).tolist()
+            noise = physics.draw_noise(seed, chunks)
+            chunks += 1
         took_s = tables[variant][rows - 1] * noise.pop() * physics.slowdown(now_s)
         now_s += took_s
         done_s[first : first + rows] = now_s

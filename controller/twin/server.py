@@ -42,6 +42,13 @@ class Physics:
     switch_s: float = 0.004
     slowdown: Callable[[float], float] = field(default=lambda _: 1.0)  # by time
 
+    def draw_noise(self, seed: int, chunk: int) -> list[float]:
+        """Draw factors of batches' times, of mean 1 whatever their spread."""
+        rng = np.random.default_rng((seed, chunk))
+        drawn = rng.normal(-0.5 * self.noise**2, self.noise, _NOISE_CHUNK)
+        factors: list[float] = np.exp(drawn).tolist()
+        return factors
+
 
 @dataclass(slots=True)
 class Counters:
@@ -319,10 +326,6 @@ class SimulatedTriton:
 
     def _factor(self) -> float:
         if not self._noise:
-            # Of mean 1, whatever the spread.
-            spread = self.physics.noise
-            rng = np.random.default_rng((self._seed, self._chunks))
+            self._noise = self.physics.draw_noise(self._seed, self._chunks)
             self._chunks += 1
-            drawn = rng.normal(-0.5 * spread * spread, spread, _NOISE_CHUNK)
-            self._noise = np.exp(drawn).tolist()
         return self._noise.pop() * self.physics.slowdown(self.now_s)

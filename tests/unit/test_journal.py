@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -245,6 +246,29 @@ def test_a_locked_file_degrades_the_journal_and_nothing_is_lost(
     with JournalReader(path) as reader:
         assert len(reader.actions(None, 5)) == 1
         assert reader.learned("service") == 7
+
+
+def test_a_damaged_value_is_said_and_the_load_of_sound_decisions_still_read(
+    journal: Journal, path: Path
+) -> None:
+    journal.save_learned("service", [1, 2])
+    journal.decision(a_decision(1.0))
+    assert journal.close(5.0)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE learned SET value = '[1, '")
+        insert = (
+            "INSERT INTO decisions(time_unix_s, monotonic_s, model, reason, changes, body) "
+            "VALUES (?, 0, 'digits', 'steady', 0, ?)"
+        )
+        for body in ("{", '{"rate_rps": "many"}', '{"rate_rps": 5, "rows_per_request": 2.5}'):
+            connection.execute(insert, (time.time(), body))
+    with JournalReader(path) as reader:
+        with pytest.raises(JournalUnreadableError, match="'service' is damaged"):
+            reader.learned("service")
+        loads = [(rate, rows) for _, rate, rows in reader.loads("digits", 0.0)]
+        assert loads == [(1.0, 1.0), (None, None), (5.0, 2.5)]
+        assert reader.loads("digits", time.time() + 60.0) == []
+        assert reader.loads("other", 0.0) == []
 
 
 def test_a_folder_that_cannot_be_made_degrades_the_journal_and_is_tried_again(

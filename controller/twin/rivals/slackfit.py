@@ -2,9 +2,9 @@
 
 Offline, the latencies of all (variant, batch) pairs are cut into buckets of equal width, and each
 bucket keeps its pair of the largest batch, of those the most accurate. At every dispatch the slack
-of the oldest request picks the largest bucket that fits; where none does, the smallest is taken
-(ours: the paper's text does not say). SuperServe switches subnetworks within
-a batch's time and has a queue ordered by deadlines; an unmodified Triton has neither.
+of the oldest request picks the largest bucket that fits; where none does, the smallest is taken,
+which is a choice of ours. SuperServe switches subnetworks within a batch's time and has a queue
+ordered by deadlines; an unmodified Triton has neither.
 """
 
 from __future__ import annotations
