@@ -7,7 +7,7 @@ The same object runs live, in replay and in a simulation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from controller.planning.choice import ModelMind
@@ -16,11 +16,12 @@ from controller.planning.scorekeeper import Score
 from controller.policy.model import Policy
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
-from controller.telemetry.observation import Observation
+from controller.prediction.sharing import DeviceSharing
+from controller.telemetry.observation import BatchSample, Observation
 
 MAX_ROWS: Final = 64  # of a batch that is modelled; larger ones are learned as this size
-_REACTION_S: Final = 0.010  # from an observation to the first request on the new variant
-_STATE_FORMAT: Final = 1
+_REACTION_S: Final = 0.006  # from an observation to the first request on the new variant
+STATE_FORMAT: Final = 1
 _HOST_IDLE: Final = 0.5  # share of the host's processors in use
 _HOST_FULL: Final = 0.9
 
@@ -43,6 +44,7 @@ class GovernorCore:
             for model in policy.models
         }
         self._probes = ProbePlan(policy.probing)
+        self._sharing = DeviceSharing()
         self._work_s = 0.0  # that waited at the last step
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
@@ -73,8 +75,12 @@ class GovernorCore:
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""
-        self._service.observe(observation.batch_samples, observation.now_s)
         contention = 1.0 if observation.gpus else self._host_contention(observation)
+        self._sharing.observe(observation)
+        samples: Iterable[BatchSample] = observation.batch_samples
+        if observation.gpus:  # on a host idle cores take what runs beside
+            samples = self._sharing.alone(samples, observation.now_s)
+        self._service.observe(samples, observation.now_s)
         work_s = {name: mind.learn(observation) for name, mind in self._minds.items()}
         self._work_s = total_s = sum(work_s.values())
         return tuple(
@@ -133,7 +139,7 @@ class GovernorCore:
     def state(self) -> dict[str, Any]:
         """Return everything that was learned. JSON-ready; never pickle."""
         return {
-            "format": _STATE_FORMAT,
+            "format": STATE_FORMAT,
             "service": self._service.state(),
             "models": {name: mind.state() for name, mind in self._minds.items()},
         }
@@ -141,8 +147,8 @@ class GovernorCore:
     def restore(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Take back what was learned; return a sentence for each part that could not be used."""
         problems = []
-        if state.get("format") != _STATE_FORMAT:
-            return (f"learned state has format {state.get('format')!r}, not {_STATE_FORMAT}",)
+        if state.get("format") != STATE_FORMAT:
+            return (f"learned state has format {state.get('format')!r}, not {STATE_FORMAT}",)
         try:
             self._service.restore(state["service"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -102,7 +102,7 @@ class GpuPolicy:
 class StabilityPolicy:
     """Damping. No damping ever delays an escape."""
 
-    min_dwell_s: float = 0.2  # between a switch and the next one towards better quality
+    min_dwell_s: float = 0.05  # between a switch and the next one towards better quality
     max_switches_per_minute: int = 600  # towards better quality; escapes always pass
     foreign_hold_s: float = 600.0
     stale_after_s: float = 2.0  # readings older than this are absent
@@ -114,7 +114,7 @@ class ProbingPolicy:
 
     enabled: bool = True
     max_busy_ratio: float = 0.05  # share of a second that probes may keep a device busy
-    batches: tuple[int, ...] = ()  # () : 1, half and full batch
+    batches: tuple[int, ...] = ()  # () : 1, the full batch and its square root
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Policy:
     triton: TritonPolicy
     models: tuple[ModelPolicy, ...]
     gpu: GpuPolicy = GpuPolicy()
-    interval_s: float | None = None  # None: a third of the shortest objective, 20 to 100 ms
+    interval_s: float | None = None  # None: a sixth of the shortest objective, 20 to 100 ms
     stability: StabilityPolicy = StabilityPolicy()
     probing: ProbingPolicy = ProbingPolicy()
     journal: JournalPolicy = JournalPolicy()
@@ -160,7 +160,7 @@ class Policy:
         if self.interval_s is not None:
             return self.interval_s
         shortest_s = min(model.objective.latency_s for model in self.models)
-        return min(max(shortest_s / 3.0, 0.020), 0.100)
+        return min(max(shortest_s / 6.0, 0.020), 0.100)
 
     def model(self, name: str) -> ModelPolicy:
         """Return a model by its name. Raises KeyError."""

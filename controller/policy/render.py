@@ -64,7 +64,9 @@ def policy_to_yaml(policy: Policy) -> str:
     """Return the policy as YAML that reads back as the same policy."""
     notes = {
         ("interval",): f"a decision every {format_duration(round(policy.tick_s, 6))}",
-        ("probing", "batches"): "" if policy.probing.batches else "1, half and full batch",
+        ("probing", "batches"): ""
+        if policy.probing.batches
+        else "1, the full batch and its square root",
     }
     absent = {
         ("triton", "metrics"): "not read",

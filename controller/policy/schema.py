@@ -176,7 +176,8 @@ class ProbingSection(Section):
     )
     batches: Annotated[tuple[int, ...], values.BATCHES] = Field(
         default=_PROBING.batches,
-        description="Batch sizes to probe, such as [1, 4, 8]. Empty: 1, half and full batch.",
+        description="Batch sizes to probe, such as [1, 4, 8]. Empty: 1, the full batch and its "
+        "square root.",
         json_schema_extra={"default": []},
     )
 
@@ -234,7 +235,7 @@ class PolicySchema(Section):
     gpu: GpuSection | None = Field(default=None, description="Which GPUs are watched.")
     interval: Interval = Field(
         default=None,
-        description="Time between two decisions, 20ms to 1s. auto: a third of the shortest "
+        description="Time between two decisions, 20ms to 1s. auto: a sixth of the shortest "
         "objective, 20 to 100 ms.",
         json_schema_extra={"default": "auto"},
     )

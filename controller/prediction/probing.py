@@ -140,4 +140,4 @@ class ProbePlan:
         if self._policy.batches:
             return tuple(b for b in self._policy.batches if 1 <= b <= model.client_max_batch)
         full = model.client_max_batch
-        return tuple(dict.fromkeys((1, max(full // 2, 1), full)))
+        return tuple(dict.fromkeys((1, round(full**0.5), full)))

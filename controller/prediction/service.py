@@ -35,6 +35,8 @@ _DRIFT_FORGET_S: Final = 600.0  # without data, drift returns to none
 _DRIFT_LIMIT: Final = math.log(8.0)
 _OUTLIER: Final = math.log(2.5)  # a known cell's residual is clipped here
 _FIRST_RUNS: Final = 5.0  # batches of a size
+_SHARED: Final = 0.15  # of a batch's time beside others: from here on it is no clean measurement
+_FORGET_SHARED: Final = 0.2  # what is kept of the weight of such ones
 _WARMER: Final = math.log(1.8)
 _REFIT_S: Final = 2.0  # what changes faster is drift's to follow
 _EARLY_REFIT_S: Final = 0.1  # while there are few samples, each one matters
@@ -61,6 +63,7 @@ class ServiceTimes:
         self._mean = np.zeros(shape)  # of log seconds
         self._weight = np.zeros(shape)  # batches, with forgetting
         self._total = np.zeros(shape)  # batches ever
+        self._alone = np.zeros(shape, dtype=np.bool_)  # once seen with the device to itself
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
         self._drift = 0.0
         self._drift_at_s: float | None = None
@@ -111,22 +114,28 @@ class ServiceTimes:
         return self._total.copy()
 
     def observe(self, samples: Iterable[BatchSample], now_s: float) -> None:
-        """Learn from measured batches; first runs and those just after an action are left out."""
+        """Learn from measured batches; first runs and those just after an action are left out.
+
+        Those that shared the device count only where none had it to itself.
+        """
         if self._frozen:
             return
         self._table = None
         shift, support = 0.0, 0.0
         for sample in samples:
             row = self._index.get(sample.model)
-            usable = _SHORTEST_S <= sample.mean_service_s <= _LONGEST_S
-            if row is None or not usable or sample.executions < 1:
-                continue
-            if not 1 <= sample.rows <= self.max_rows:
+            if row is None or not self._is_usable(sample):
                 continue
             cell = (row, sample.rows - 1)
             if sample.after_action and self._total[row].sum() >= 2.0:
                 continue
             seen = math.log(sample.mean_service_s)
+            if sample.shared_ratio > _SHARED:
+                self._learn_shared(cell, seen - self._drift)
+                continue
+            if not self._alone[cell]:
+                self._alone[cell] = True
+                self._weight[cell] *= _FORGET_SHARED
             # First runs are better than nothing, but no reason to stop measuring.
             count = 1.0 if sample.after_action else float(min(sample.executions, 50))
             trust = self._weight[cell] / (self._weight[cell] + _SHRINK)
@@ -149,12 +158,25 @@ class ServiceTimes:
             self._refit()
             self._fitted_s = now_s
 
+    def _is_usable(self, sample: BatchSample) -> bool:
+        measured = _SHORTEST_S <= sample.mean_service_s <= _LONGEST_S
+        return measured and sample.executions >= 1 and 1 <= sample.rows <= self.max_rows
+
     def _learn(self, cell: tuple[int, int], value: float, count: float) -> None:
         weight = self._weight[cell] * math.exp(-count / _MEMORY) + count
         self._mean[cell] += count / weight * (value - self._mean[cell])
         self._weight[cell] = weight
         self._total[cell] += count
         self._dirty = True
+
+    def _learn_shared(self, cell: tuple[int, int], value: float) -> None:
+        """Learn from a batch beside others: better than nothing, until one had the device alone."""
+        if self._alone[cell] or self._weight[cell] >= _FIRST_RUNS:
+            return
+        if value < self._mean[cell]:
+            self._weight[cell] *= _FORGET_SHARED  # the least disturbed is nearest to the truth
+        self._learn(cell, value, 1.0)
+        self._early = self._early or bool(self._total[cell[0]].sum() < _EARLY)
 
     def _follow_drift(self, shift: float, support: float, now_s: float) -> None:
         elapsed_s = 0.0 if self._drift_at_s is None else max(now_s - self._drift_at_s, 0.0)
@@ -240,6 +262,7 @@ class ServiceTimes:
         self._mean, self._weight, self._total = fresh
         # Old knowledge is worth less than fresh: the machine may have changed meanwhile.
         self._weight = np.minimum(self._weight, 20.0)
+        self._alone = self._weight > 0.0
         self._noise = min(max(noise, 0.03), 0.5)
         if (self._weight > 0.0).any():
             self._refit()

@@ -84,6 +84,7 @@ class BatchSample:
     age_s: float  # from the middle of the poll's window to the observation
     after_action: bool = False  # a first run, or just after an action: not for the fit
     probe: bool = False
+    shared_ratio: float = 0.0  # of its time, in which other models used the device, too
 
 
 @dataclass(frozen=True, slots=True)

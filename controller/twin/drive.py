@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.planning.core import GovernorCore
+from controller.planning.core import STATE_FORMAT, GovernorCore
 from controller.policy.model import (
     ModelPolicy,
     Objective,
@@ -30,6 +30,7 @@ from controller.twin.server import SimulatedTriton
 Floats = NDArray[np.float64]
 
 MODEL: Final = "replayed"
+_PROFILED: Final = 100.0  # batches of each size that a profile comes from
 _AFTER: Final = 5.0  # objectives that the server is given to finish after the last arrival
 
 
@@ -69,10 +70,18 @@ def drive_rival(
 
 
 def drive_governor(
-    server: SimulatedTriton, policy: Policy, *, duration_s: float, limit_s: float, seed: int
+    server: SimulatedTriton,
+    policy: Policy,
+    *,
+    profiled: bool,
+    duration_s: float,
+    limit_s: float,
+    seed: int,
 ) -> Outcome:
-    """Let the governor govern; it starts without having learned anything."""
+    """Let the governor govern; `profiled`: it knows the ladder's service times from the start."""
     core = GovernorCore(policy)
+    if profiled:
+        core.restore(_profile(server))
     port = TwinPort(server, policy.models[0])
     took_s: list[float] = []
 
@@ -89,6 +98,20 @@ def drive_governor(
 
     _run(server, tick, policy.tick_s, duration_s, limit_s, seed)
     return _outcome(server, took_s)
+
+
+def _profile(server: SimulatedTriton) -> dict[str, Any]:
+    """Return what a governor would have stored that had measured every batch size often."""
+    service = {
+        variant.name: {
+            "mean": np.log(variant.table_s).tolist(),
+            "weight": [_PROFILED] * variant.max_batch,
+            "total": [_PROFILED] * variant.max_batch,
+        }
+        for variant in server.variants
+    }
+    learned = {"models": service, "noise": server.physics.noise}
+    return {"format": STATE_FORMAT, "service": learned, "models": {}}
 
 
 def drive_clairvoyant(

@@ -44,7 +44,8 @@ from controller.twin.trace import Trace
 
 Floats = NDArray[np.float64]
 
-GOVERNOR: Final = "governor"
+GOVERNOR: Final = "governor"  # given the profile that rivals are given, too
+COLD: Final = "governor:cold"  # has measured nothing yet; learning is part of the run
 CLAIRVOYANT: Final = "clairvoyant"
 RIVALS: Final[Mapping[str, Callable[[Setting], Rival]]] = {
     "fixed:best": lambda _: Fixed(),
@@ -66,10 +67,10 @@ DISPATCHERS: Final[Mapping[str, Callable[[Setting], Dispatcher]]] = {
     "clipper:best": lambda s: Clipper(s, variant=s.by_quality[0]),
     "clipper:fastest": lambda s: Clipper(s, variant=s.fastest),
 }
-POLICIES: Final = (GOVERNOR, *RIVALS, *DISPATCHERS, CLAIRVOYANT)
+POLICIES: Final = (GOVERNOR, COLD, *RIVALS, *DISPATCHERS, CLAIRVOYANT)
 _IDEALISED: Final = frozenset({*DISPATCHERS, CLAIRVOYANT})
 # Everybody else takes a request for a row when he compares the load with a capacity.
-ROWS_AWARE: Final = frozenset({GOVERNOR, "fixed:best", "fixed:fastest"})
+ROWS_AWARE: Final = frozenset({GOVERNOR, COLD, "fixed:best", "fixed:fastest"})
 _CONFIDENCE: Final = 0.95
 _STEPS: Final = 240  # of the timeline
 
@@ -236,8 +237,9 @@ def _on_triton(
     run: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s}
     if policy == CLAIRVOYANT:
         return drive_clairvoyant(server, tick_s=governed.tick_s, **run)
-    if policy == GOVERNOR:
-        return drive_governor(server, governed, seed=seed, **run)
+    if policy in {GOVERNOR, COLD}:
+        profiled = policy == GOVERNOR
+        return drive_governor(server, governed, profiled=profiled, seed=seed, **run)
     return drive_rival(server, RIVALS[policy](setting), seed=seed, **run)
 
 

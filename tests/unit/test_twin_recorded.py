@@ -189,7 +189,7 @@ def test_the_command_reads_a_journal(learned, tmp_path, capsys):
     assert "s in between were not recorded" in told
     document = json.loads(out.read_text())
     names = [one["name"] for one in document["policies"]]
-    assert names == ["governor", "fixed:best", "fixed:fastest"]
+    assert names == ["governor", "governor:cold", "fixed:best", "fixed:fastest"]
     assert document["timeline"]["load_rps"][0] == pytest.approx(20.0)
     assert document["timeline"]["load_rps"][-1] == pytest.approx(100.0)
     assert main([*arguments, "--since", "10m", "--json", str(out)]) == 0

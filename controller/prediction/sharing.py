@@ -1,0 +1,84 @@
+"""How much of a device each measured batch had to itself.
+
+Owns the correction of measured times for what ran beside them: a service time is that of a batch
+alone. It must not predict.
+
+Method. Batches of several models on one device share it. While another is in execution, each gets
+half; a batch that took T, beside which others were active for a share a of the time, would have
+taken T (1 - a / 2) alone (processor sharing, Kleinrock 1976). The counters tell of each tick how
+long each model was active, not when: a is between what must have overlapped and what would have
+by chance.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from controller.telemetry.observation import BatchSample, Observation, VariantReading
+
+_KEPT_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    ended_s: float
+    took_s: float
+    busy_s: dict[str, float]  # of each model's batches, by Triton's name
+
+
+class DeviceSharing:
+    """Remembers who was active lately."""
+
+    def __init__(self) -> None:
+        self._ticks: deque[_Tick] = deque()
+
+    def observe(self, observation: Observation) -> None:
+        """Take in what each model executed since the last observation."""
+        if observation.window_s <= 0.0:
+            return
+        self._ticks.append(_Tick(observation.now_s, observation.window_s, {}))
+        while self._ticks[0].ended_s < observation.now_s - _KEPT_S:
+            self._ticks.popleft()
+        for reading in observation.variants.values():
+            left_s = _busy_s(reading)
+            # A batch counts when it ends; what is longer than this tick ran in those before.
+            for tick in reversed(self._ticks):
+                if left_s <= 0.0:
+                    break
+                before_s = tick.busy_s.get(reading.model, 0.0)
+                here_s = min(left_s, tick.took_s - before_s)
+                if here_s > 0.0:
+                    tick.busy_s[reading.model] = before_s + here_s
+                    left_s -= here_s
+
+    def alone(self, samples: Iterable[BatchSample], now_s: float) -> Iterator[BatchSample]:
+        """Yield the samples with the times that their batches would have taken alone."""
+        for sample in samples:
+            shared = self._others_active(sample, now_s)
+            alone_s = sample.mean_service_s * (1.0 - 0.5 * shared)
+            yield replace(sample, mean_service_s=alone_s, shared_ratio=shared)
+
+    def _others_active(self, sample: BatchSample, now_s: float) -> float:
+        """Return the share of a sample's time in which other models were active, 0 to 1."""
+        since_s = now_s - 2.0 * sample.age_s
+        own_s, shared_s = 0.0, 0.0
+        for tick in reversed(self._ticks):
+            if tick.ended_s <= since_s:
+                break
+            here_s = tick.busy_s.get(sample.model, 0.0)
+            others_s = sum(tick.busy_s.values()) - here_s
+            own_s += here_s
+            chance_s = here_s * min(others_s / tick.took_s, 1.0)
+            least_s = min(max(here_s + others_s - tick.took_s, 0.0), here_s)
+            shared_s += 0.5 * (chance_s + least_s)
+        return shared_s / own_s if own_s > 0.0 else 0.0
+
+
+def _busy_s(reading: VariantReading) -> float:
+    """Return the seconds in which a model's batches were in execution."""
+    if reading.completed_requests < 1:
+        return 0.0
+    return reading.compute_s / reading.completed_requests * reading.executions

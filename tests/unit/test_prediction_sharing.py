@@ -1,0 +1,81 @@
+"""What a batch would have taken alone, from what ran beside it."""
+
+import pytest
+
+from controller.prediction.service import ServiceTimes
+from controller.prediction.sharing import DeviceSharing
+from controller.telemetry.observation import BatchSample, HostReading, Observation, VariantReading
+
+TICK_S = 0.02
+
+
+def _ticks(sharing: DeviceSharing, busy_s: list[dict[str, float]]) -> float:
+    """Show ticks in which models executed one batch each of so many seconds; return the time."""
+    now_s = 0.0
+    for busy in busy_s:
+        now_s += TICK_S
+        sharing.observe(
+            Observation(
+                now_s=now_s,
+                sequence=0,
+                models={},
+                variants={
+                    model: VariantReading(
+                        model, True, 0, completed_requests=2, executions=1, compute_s=2.0 * took_s
+                    )
+                    for model, took_s in busy.items()
+                },
+                window_s=TICK_S,
+                host=HostReading(),
+            )
+        )
+    return now_s
+
+
+def _alone(sharing: DeviceSharing, took_s: float, now_s: float) -> BatchSample:
+    sample = BatchSample("probed", 4, 1, took_s, age_s=now_s / 2.0)
+    (alone,) = sharing.alone([sample], now_s)
+    return alone
+
+
+def test_a_batch_that_had_the_device_to_itself_took_what_it_took():
+    sharing = DeviceSharing()
+    now_s = _ticks(sharing, [{"serving": 0.015}, {"probed": 0.01}, {"serving": 0.015}])
+    alone = _alone(sharing, 0.01, now_s)
+    assert (alone.mean_service_s, alone.shared_ratio) == (0.01, 0.0)
+
+
+def test_a_batch_beside_one_that_was_always_active_would_have_taken_half():
+    sharing = DeviceSharing()
+    now_s = _ticks(sharing, [{"serving": TICK_S}, {"serving": TICK_S, "probed": TICK_S}])
+    alone = _alone(sharing, TICK_S, now_s)
+    assert alone.shared_ratio == pytest.approx(1.0)
+    assert alone.mean_service_s == pytest.approx(TICK_S / 2.0)
+
+
+def test_what_surely_and_what_perhaps_overlapped_bound_the_correction():
+    sharing = DeviceSharing()
+    now_s = _ticks(sharing, [{"serving": 0.01, "probed": 0.01}])
+    # They may have followed each other, or overlapped for a quarter of the tick by chance.
+    assert _alone(sharing, 0.01, now_s).shared_ratio == pytest.approx(0.25)
+
+
+def test_a_batch_longer_than_a_tick_ran_in_those_before_it_ended():
+    sharing = DeviceSharing()
+    now_s = _ticks(sharing, [{}, {"serving": TICK_S}, {"serving": TICK_S}, {"probed": 0.06}])
+    assert _alone(sharing, 0.06, now_s).shared_ratio == pytest.approx(2.0 / 3.0)
+
+
+def test_a_measurement_beside_others_counts_only_until_there_is_a_clean_one():
+    def sample(seconds: float, shared_ratio: float) -> BatchSample:
+        return BatchSample("v", 1, 1, seconds, 0.1, shared_ratio=shared_ratio)
+
+    service = ServiceTimes(("v", "w"), 4)
+    for step, seconds in enumerate((0.016, 0.018, 0.011)):
+        service.observe([sample(seconds, 0.8)], step * 0.5)
+    # The least disturbed of them counts most.
+    assert service.table_s()[0, 0] < 0.0135
+    for step in range(4, 12):
+        service.observe([sample(0.010, 0.0), sample(0.030, 0.9)], step * 0.5)
+    assert service.table_s()[0, 0] == pytest.approx(0.010, rel=0.06)
+    assert service.drift_ratio == pytest.approx(1.0, rel=0.05)
