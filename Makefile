@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
 demo: $(READY) ## install a Triton and sample models, then watch the governor work (DEMO='--seconds 60')
@@ -34,6 +34,14 @@ check: $(READY) ## lint, format, types, layers
 soak: $(READY) ## the full counts: hours
 	$(BIN)/pytest -m soak -o timeout=0 $(TESTS)
 
+.PHONY: benchmark
+benchmark: $(READY) ## the governor and its rivals on a simulated Triton, a minute of each trace
+	$(BIN)/python benchmarks/replay.py --seconds 60 --seeds 1 --out .benchmark
+
+.PHONY: benchmark-full
+benchmark-full: $(READY) ## the same, five minutes and ten seeds: hours; goes on where it was stopped
+	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 10 --out .benchmark
+
 .PHONY: constraints
 constraints: ## renew constraints.txt: newest of everything that pyproject.toml allows
 	rm -rf .venv
@@ -47,6 +55,7 @@ constraints: ## renew constraints.txt: newest of everything that pyproject.toml 
 .PHONY: clean
 clean: ## remove .venv, caches and results of this folder
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf .benchmark
 	rm -f demo.png demo.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -5,10 +5,10 @@ governor's observations (`controller.twin.port` translates).
 
 Model. Each variant has a FIFO queue and some instances; an instance takes waiting requests of up
 to `max_batch` rows together at once, after `queue_delay_s` at the latest. Batches that run at one
-time on the GPU share it equally. A switch of the alias takes `switch_s`; from then on *new*
-requests go to the other variant, and what waits stays where it is, as on the real server. Service
-times are the ladder's, times a log-normal noise, times the slow-down of the moment, which nobody
-is told.
+time on the GPU share it equally (on a host, `parallel` of them do not slow each other). A switch
+of the alias takes `switch_s`; from then on *new* requests go to the other variant, and what waits
+stays where it is, as on the real server. Service times are the ladder's, times a log-normal noise,
+times the slow-down of the moment, which nobody is told.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Physics:
     noise: float = 0.05  # spread of the logarithm of a batch's time
     queue_delay_s: float = 0.0
     instances: int = 1
+    parallel: int = 1  # batches that run at full speed together: 1 on a GPU, cores on a host
     switch_s: float = 0.004
     slowdown: Callable[[float], float] = field(default=lambda _: 1.0)  # by time
 
@@ -232,7 +233,7 @@ class SimulatedTriton:
         next_s = to_s
         running = self._running
         if running:
-            sharing = len(running)
+            sharing = max(len(running) / self.physics.parallel, 1.0)
             for batch in running:
                 next_s = min(next_s, self.now_s + batch.left_s * sharing)
         if self._switch is not None:
@@ -251,7 +252,7 @@ class SimulatedTriton:
         running = self._running
         if running:
             elapsed_s = to_s - self.now_s
-            share_s = elapsed_s / len(running)
+            share_s = elapsed_s / max(len(running) / self.physics.parallel, 1.0)
             for batch in running:
                 batch.left_s -= share_s
             self.busy_s += elapsed_s

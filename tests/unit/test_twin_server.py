@@ -1,5 +1,7 @@
 """The simulated Triton: what its queue, its GPU and its alias do."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -77,6 +79,15 @@ def test_variants_that_run_at_one_time_share_the_gpu():
     server.advance(1.0)
     # 10 ms of 20 alone; then the 2 ms of the other take 4, and the rest is alone again.
     assert server.latency_s() == pytest.approx([0.022, 0.004])
+
+
+def test_on_a_host_as_many_batches_as_cores_do_not_slow_each_other():
+    physics = replace(EXACT, parallel=2)
+    server = SimulatedTriton((FAST, SLOW), np.array([0.0, 0.010]), serving=1, physics=physics)
+    server.advance(0.001)
+    server.switch(0)
+    server.advance(1.0)
+    assert server.latency_s() == pytest.approx([0.020, 0.002])
 
 
 def test_instances_of_one_variant_work_side_by_side_at_half_the_speed():
