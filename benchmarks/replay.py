@@ -24,7 +24,7 @@ OBJECTIVES_MS = {"short": 60, "long": 200}
 WINDOWS = (0, 300)  # seconds where windows of a trace begin
 POLICIES = (GOVERNOR, COLD, *RIVALS)
 KEPT = ("slo_attainment", "effective_quality", "headroom_captured", "p99_ms", "switches")
-KEPT = (*KEPT, "decision_ms")
+KEPT = (*KEPT, "decision_ms", "coverage", "stated_over_p99")
 NOT_UNDER = 0.6  # of the headroom
 
 
@@ -139,6 +139,16 @@ def _sums(cells: list[dict[str, object]]) -> list[str]:
             f"{min(one['slo_attainment'] for one in of):.2%} | "
             f"{fmean(one['switches'] for one in of):.0f} | "
             f"{fmean(one['decision_ms'] for one in of):.2f} |"
+        )
+    lines += ["", "What was stated as the 99th percentile, and what came:", ""]
+    lines += ["| policy | coverage, mean | least | most | stated / p99, mean | most |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for policy in (GOVERNOR, COLD):
+        covered = [c["policies"][policy]["coverage"] for c in cells]
+        ratio = [c["policies"][policy]["stated_over_p99"] for c in cells]
+        lines.append(
+            f"| {policy} | {fmean(covered):.2%} | {min(covered):.2%} | {max(covered):.2%} | "
+            f"{fmean(ratio):.2f} | {max(ratio):.2f} |"
         )
     return lines
 

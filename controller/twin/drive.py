@@ -6,15 +6,17 @@ the two ports; rivals get the view that their papers assume. It must not score.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.planning.core import STATE_FORMAT, GovernorCore
+from controller.planning.decision import Decision
 from controller.policy.model import (
     ModelPolicy,
     Objective,
@@ -42,6 +44,9 @@ class Outcome:
     served_by: NDArray[np.int64]  # [requests]
     switches: int
     decision_s: Floats  # seconds of real time of each decision
+    # What was stated of each request when it arrived: its latency at the objective's percentile.
+    # NaN where nothing was. [requests]; None: nobody states anything
+    stated_s: Floats | None = None
 
 
 def drive_rival(
@@ -84,6 +89,7 @@ def drive_governor(
         core.restore(_profile(server))
     port = TwinPort(server, policy.models[0])
     took_s: list[float] = []
+    stated: list[tuple[float, float]] = []
 
     def tick() -> None:
         observation = port.read()
@@ -91,13 +97,26 @@ def drive_governor(
         decisions = core.step(observation)
         took_s.append(time.perf_counter() - began_s)
         for decision in decisions:
+            stated.append((observation.now_s, _stated_s(decision)))
             port.act(decision)
         for probe in core.probes(observation):
             port.send_probe(probe)
             core.probe_spent(port.probe_cost_s(probe), observation.now_s)
 
     _run(server, tick, policy.tick_s, duration_s, limit_s, seed)
-    return _outcome(server, took_s)
+    from_s, told_s = (np.array(column) for column in zip(*stated, strict=True))
+    told_s = np.concatenate([[np.nan], told_s])
+    of_each_s = told_s[np.searchsorted(from_s, server.arrivals_s(), side="right")]
+    return replace(_outcome(server, took_s), stated_s=of_each_s)
+
+
+def _stated_s(decision: Decision) -> float:
+    """Return what is stated of requests that arrive from now on; NaN: nothing is known."""
+    serves = decision.target or decision.serving
+    for candidate in decision.candidates:
+        if candidate.variant == serves and candidate.known:
+            return candidate.p99_s
+    return math.nan
 
 
 def _profile(server: SimulatedTriton) -> dict[str, Any]:

@@ -153,6 +153,8 @@ class Score:
     p99_ms: float
     switches: int
     decision_ms: float  # mean
+    coverage: float  # share of requests within what was stated of them; NaN: nobody states
+    stated_over_p99: float  # mean of what was stated, in p99 of what came; NaN: nobody states
 
 
 def score(outcome: Outcome, quality: Floats, limit_s: float) -> Score:
@@ -160,15 +162,28 @@ def score(outcome: Outcome, quality: Floats, limit_s: float) -> Score:
     met, got = _met(outcome, quality, limit_s)
     answered = outcome.served_by >= 0
     count = len(met)
+    p99_s = float(np.quantile(outcome.latency_s, 0.99, method="higher"))
+    coverage, stated_over_p99 = _calibration(outcome, p99_s)
     return Score(
         requests=count,
         slo_attainment=float(met.sum() / count),
         effective_quality=float((got * met).sum() / count),
         mean_quality=float(got[answered].mean()) if answered.any() else 0.0,
-        p99_ms=float(np.quantile(outcome.latency_s, 0.99, method="higher") * 1e3),
+        p99_ms=p99_s * 1e3,
         switches=outcome.switches,
         decision_ms=float(outcome.decision_s.mean() * 1e3) if len(outcome.decision_s) else 0.0,
+        coverage=coverage,
+        stated_over_p99=stated_over_p99,
     )
+
+
+def _calibration(outcome: Outcome, p99_s: float) -> tuple[float, float]:
+    """Return how many requests were within what was stated, and how sharp that was."""
+    if outcome.stated_s is None or not np.isfinite(outcome.stated_s).any():
+        return math.nan, math.nan
+    told = np.isfinite(outcome.stated_s)
+    stated_s = outcome.stated_s[told]
+    return float((outcome.latency_s[told] <= stated_s).mean()), float(stated_s.mean() / p99_s)
 
 
 def _met(outcome: Outcome, quality: Floats, limit_s: float) -> tuple[NDArray[np.bool_], Floats]:
@@ -337,6 +352,8 @@ def _summed_up(name: str, scores: list[Score], floor: Floats, oracle: float) -> 
             "p99_ms",
             "switches",
             "decision_ms",
+            "coverage",
+            "stated_over_p99",
         )
     }
     room = np.where(np.abs(oracle - floor) > 1e-9, oracle - floor, math.nan)

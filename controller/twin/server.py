@@ -168,8 +168,8 @@ class SimulatedTriton:
         total_s = sum(batch.left_s for batch in self._running)
         for variant, queue in enumerate(self._queues):
             table = self._tables[variant]
-            rows = sum(self._rows[request] for request in queue)
-            total_s += rows * table[-1] / len(table)
+            full, rest = divmod(sum(self._rows[request] for request in queue), len(table))
+            total_s += full * table[-1] + (table[rest - 1] if rest else 0.0)
         return total_s
 
     @property
@@ -181,6 +181,10 @@ class SimulatedTriton:
     def arrived(self) -> int:
         """Return how many requests have arrived."""
         return self._next
+
+    def arrivals_s(self) -> Floats:
+        """Return when every request arrives. [requests]."""
+        return np.array(self._arrivals)
 
     def latency_s(self) -> Floats:
         """Return every request's latency, infinite where it is not answered. [requests]."""
