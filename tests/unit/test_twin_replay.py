@@ -268,6 +268,9 @@ def test_a_replay_compares_all_policies_on_the_same_arrivals(bursty):
     assert found["fixed:fastest"]["slo_attainment"] > 0.99
     assert found["fixed:best"]["slo_attainment"] < 0.9  # it is buried
     assert found["governor"]["slo_attainment"] > 0.99
+    assert 0.97 < found["governor"]["coverage"] <= 1.0
+    assert found["governor"]["stated_over_p99"] > 0.5
+    assert found["backlog"]["coverage"] is None  # it states nothing
     assert found["governor"]["effective_quality"] > found["fixed:fastest"]["effective_quality"]
     same_hands = [one for one in document["policies"] if one["name"] not in DISPATCHERS]
     best = max(one["effective_quality"] for one in same_hands)
