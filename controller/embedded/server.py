@@ -66,8 +66,8 @@ class ServerOptions:
     log_file: Path
     otlp_url: str | None = None
     """Where Triton posts traces (OTLP/HTTP JSON); None: no traces."""
-    trace_rate: int = 100
-    """One of so many requests is traced until somebody changes it through the trace API."""
+    trace_rate: int | None = 100
+    """One of so many requests is traced (None: none) until the trace API says otherwise."""
     load_models: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
     ready_timeout_s: float = 60.0
@@ -135,7 +135,7 @@ def start_server(
     *,
     log_file: Path,
     otlp_url: str | None = None,
-    trace_rate: int = 100,
+    trace_rate: int | None = 100,
     load_models: Sequence[str] = (),
     ports: Ports | None = None,
     extra_args: Sequence[str] = (),
@@ -148,7 +148,7 @@ def start_server(
         repository: the model repository; models are loaded by explicit control only.
         log_file: appended to, standard output and error of the server and its models.
         otlp_url: where to post traces; None: tracing stays off.
-        trace_rate: one of so many requests is traced.
+        trace_rate: one of so many requests is traced; None: none until the trace API says so.
         load_models: loaded before the server is ready.
         ports: None: free ones, chosen again when somebody else is quicker.
         extra_args: further flags of ``tritonserver``.
@@ -204,8 +204,8 @@ def command_line(options: ServerOptions, ports: Ports) -> list[str]:
     if options.otlp_url is not None:
         settings = (
             "mode=opentelemetry",
-            "level=TIMESTAMPS",
-            f"rate={options.trace_rate}",
+            f"level={'OFF' if options.trace_rate is None else 'TIMESTAMPS'}",
+            f"rate={options.trace_rate or 100}",
             f"opentelemetry,url={options.otlp_url}",
             # Bounds how late a span comes (ms); the default of 5 s is an age to a governor.
             "opentelemetry,bsp_schedule_delay=100",
