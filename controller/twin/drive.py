@@ -86,7 +86,7 @@ def drive_governor(
     """Let the governor govern; `profiled`: it knows the ladder's service times from the start."""
     core = GovernorCore(policy)
     if profiled:
-        core.restore(_profile(server))
+        core.restore(_profile(server, policy.models[0]))
     port = TwinPort(server, policy.models[0])
     took_s: list[float] = []
     stated: list[tuple[float, float]] = []
@@ -119,15 +119,15 @@ def _stated_s(decision: Decision) -> float:
     return math.nan
 
 
-def _profile(server: SimulatedTriton) -> dict[str, Any]:
+def _profile(server: SimulatedTriton, model: ModelPolicy) -> dict[str, Any]:
     """Return what a governor would have stored that had measured every batch size often."""
     service = {
-        variant.name: {
+        named.model: {
             "mean": np.log(variant.table_s).tolist(),
             "weight": [_PROFILED] * variant.max_batch,
             "total": [_PROFILED] * variant.max_batch,
         }
-        for variant in server.variants
+        for named, variant in zip(model.variants, server.variants, strict=True)
     }
     learned = {"models": service, "noise": server.physics.noise}
     return {"format": STATE_FORMAT, "service": learned, "models": {}}

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _GOVERNOR: Final = "governor"
+_LEAST_SHOWN: Final = -0.5  # of the headroom; the number beside the bar tells the rest
 _RED: Final = "#d62728"
 _INK: Final = "#333333"
 _LINES: Final = 6  # beside the governor's: more cannot be told apart
@@ -101,7 +102,9 @@ def _bars(axes: Axes, policies: list[dict[str, Any]]) -> None:
         )
     axes.set_yticks(range(len(policies)))
     axes.set_yticklabels([one["name"] for one in reversed(policies)])
-    axes.set_xlim(min(0.0, *(one["headroom_captured"] or 0.0 for one in policies)), 1.05)
+    # What is worse than the fastest variant by far would leave no room for the others.
+    least = min(0.0, *(one["headroom_captured"] or 0.0 for one in policies))
+    axes.set_xlim(max(least, _LEAST_SHOWN), 1.05)
     axes.axvline(0.0, color=_INK, linewidth=0.7)
     axes.set_title(
         "Headroom captured: 0 is the fastest variant throughout, 1 the fluid oracle "
