@@ -25,6 +25,12 @@ from controller.telemetry.observation import ModelReading, Observation
 Floats = NDArray[np.float64]
 
 _TIE: Final = 1e-4  # values closer than this are the same: the faster one
+_UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality may use
+# Windows that pass until a rise in load is noticed, a switch away took effect, and what waits on
+# the variant that was left is worked off beside the other: a variant that cannot keep up gathers
+# a backlog meanwhile.
+_NOTICED_AFTER: Final = 2.0
+_HIGH: Final = 0.95  # quantile of the forecast of the rate
 # Under this coverage of stated quantiles the fallback decides. An overload that nobody could
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
 _TRUST: Final = 0.60
@@ -109,6 +115,11 @@ class ModelMind:
             )
         budget = self._policy.objective.allowed_miss_ratio
         feasible = allowed & prediction.known & (prediction.miss_ratio <= budget)
+        withstands = self._withstands(prediction, _NOTICED_AFTER * horizon_s)
+        if serving is not None:
+            # From a variant that will not do, a switch takes a window to help.
+            withstands[serving] = self._withstands(prediction, horizon_s)[serving]
+        feasible &= withstands
         desired, reason = self._desire(prediction, value, feasible, allowed, serving)
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.rollout.throughput_rows_s
@@ -144,6 +155,15 @@ class ModelMind:
             return None
         return models.index(reading.serving)
 
+    def _withstands(self, prediction: Prediction, while_s: float) -> NDArray[np.bool_]:
+        """Return whether a variant is in time even if the load is high for a while. [variants]."""
+        rollout, forecast = prediction.rollout, prediction.forecast
+        high = forecast.quantile(_HIGH) / max(forecast.mean_rps, 1e-9)
+        with np.errstate(all="ignore"):
+            gathered_s = (rollout.utilization_ratio * high - 1.0) * while_s
+            late_s = prediction.stated_s + np.maximum(gathered_s, 0.0)
+            return np.asarray(late_s <= self._policy.objective.latency_s)
+
     def _desire(
         self,
         prediction: Prediction,
@@ -170,13 +190,18 @@ class ModelMind:
             return target, Reason.FALLBACK
         if not known.any():
             return int(np.where(allowed, -self._quality, -np.inf).argmax()), Reason.IGNORANCE
-        if not feasible.any():
+        choosable = feasible
+        if serving is not None:
+            # A move towards quality must be predicted to leave some of the budget.
+            margin = _UPGRADE_SHARE * self._policy.objective.allowed_miss_ratio
+            choosable = feasible & ((speed >= speed[serving]) | (prediction.miss_ratio <= margin))
+        if not choosable.any():
             # A variant that cannot keep up only builds a second backlog beside the first.
             stable = known & (prediction.rollout.utilization_ratio <= _STABLE)
             if not stable.any():
                 return int(np.where(known, speed, -np.inf).argmax()), Reason.RECOVERY
             return _best(-prediction.miss_ratio, stable, speed), Reason.RECOVERY
-        best = _best(value, feasible, speed)
+        best = _best(value, choosable, speed)
         if best == serving:
             return best, Reason.STEADY
         escapes = serving is not None and not feasible[serving] and speed[best] > speed[serving]

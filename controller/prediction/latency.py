@@ -1,20 +1,21 @@
-"""The latency distribution of every candidate, simulated from the live backlog.
+"""The latency distribution of every candidate, rolled forward from the live backlog.
 
 Owns the arithmetic from (service times, arrivals, what waits now) to latencies. It must not know
 policies or choose.
 
-Model. A fixed sample of futures, the same for every candidate and at every tick, so that two
-candidates differ by what they are and not by luck. In each the rate is one of the forecast's and
-requests arrive as a Poisson process. A variant takes what waits, up to its largest batch, as soon
-as it is free. Rows that wait on a variant stay there; arrivals of the window go to the candidate;
-after the window they go to the fastest, and what is left of the candidate's work is done beside
-it. Work on other variants of the same device slows the candidate as processor sharing does, scaled
-by `contention`. All futures of all candidates advance together, one batch a step; batches that are
-short against the window are taken several at a time.
+Model. A variant is a server that takes up to N waiting rows at once. Rows that wait on a variant
+stay there; arrivals of the next window go to the candidate. The queue is a Brownian motion
+with drift, reflected where it is empty; a request waits for what is left of the batch in
+execution and for the full batches ahead of it, then for its own batch, which takes in the rest of
+the queue and what arrived meanwhile. The batch in execution grows towards the one that feeds
+itself, batch by batch: an overload takes a while to fill the largest. Work that still sits on
+other variants of the same device slows the candidate as processor sharing does, scaled by
+`contention`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,39 +25,25 @@ from numpy.typing import NDArray
 from controller.prediction.arrivals import RateForecast
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
-_RATES: Final = 8
-_LANES: Final = 8 * _RATES  # futures
-_STEPS: Final = 7  # batches of a window that are followed one by one
-_EVENTS: Final = 40  # arrivals of a window on the mean; more of them are drawn together
-_MOST_EVENTS: Final = 2 * _EVENTS + 12
-_LOOKED_AT: Final = 3  # requests of a future
-_WEIGHTS: Final[Floats] = np.full(_LANES * _LOOKED_AT, 1.0 / (_LANES * _LOOKED_AT))
-_NEVER_S: Final = 1e6
-_LEAST_SHARE: Final = 0.5  # of the device for what is left behind
-_SLOWEST_RPS: Final = 1e-6
-_WAITS: Final = 0.5  # of an arrival: less of one is a rounding error
-# A request that comes while short batches follow each other waits for a part of one, on the mean.
-_QUICK_WAIT: Final = 1.25
-
-
-def _unit_events(random: np.random.Generator) -> Floats:
-    """Return events of Poisson processes of rate 1, in antithetic pairs. [lanes, events]."""
-    uniform = random.random((_LANES // 2, _MOST_EVENTS))
-    gaps = -np.log(np.clip(np.concatenate([uniform, 1.0 - uniform]), 1e-9, 1.0))
-    events = np.cumsum(gaps, axis=1)[random.permutation(_LANES)]
-    return np.asarray(events, dtype=np.float64)
-
-
-_RANDOM: Final = np.random.default_rng(20261125)  # whatever it is: all candidates share it
-_UNIT: Final[Floats] = _unit_events(_RANDOM)
-_REGULAR: Final[Floats] = np.arange(0.5, _MOST_EVENTS)
-_LANE: Final[Ints] = np.arange(_LANES)
-# Whether something is in execution when the window begins, and how much of it is left.
-_RUNS: Final[Floats] = (_RANDOM.permutation(_LANES) + 0.5) / _LANES
-_LEFT: Final[Floats] = (_RANDOM.permutation(_LANES) + 0.5) / _LANES
-_PLACES: Final[Floats] = ((np.arange(_LOOKED_AT) + 0.5) / _LOOKED_AT)[:, None]
+_TRANSIENT: Final = 5  # batches that are followed one by one
+_RATE_POINTS: Final = 6
+# Points of a standard normal (means of its slices), of its absolute value, and how often they are.
+_SPREAD: Final[Floats] = np.array([-0.9658, 0.1288, 0.8610, 1.5885, 2.4209])
+_AWAY: Final[Floats] = np.array([0.2562, 0.7636, 1.3002, 1.9121, 2.6652])
+_SPREAD_OFTEN: Final[Floats] = np.array([0.4, 0.3, 0.2, 0.08, 0.02])
+# Equally likely points of a window.
+_MOMENTS: Final[Floats] = np.array([0.25, 0.75])
+# Shares of the running batch that are left when a request arrives, equally likely.
+_LEFT: Final[Floats] = np.array([0.2, 0.8])
+# A request's own rows, in standard deviations from their mean, and how often: skewed, as sizes are.
+_OWN_OFFSETS: Final[Floats] = np.array([-0.45, 0.5, 1.7, 3.3])
+_OWN_OFTEN: Final[Floats] = np.array([0.62, 0.24, 0.10, 0.04])
+_POINTS: Final = _RATE_POINTS * len(_MOMENTS) * len(_SPREAD)
+_WEIGHTS: Final[Floats] = np.multiply.outer(
+    np.repeat(_OWN_OFTEN / len(_LEFT), len(_LEFT)),
+    np.tile(_SPREAD_OFTEN, _RATE_POINTS * len(_MOMENTS)) / (_RATE_POINTS * len(_MOMENTS)),
+).ravel()  # own sizes x left x points, flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +53,8 @@ class Rollout:
     latency_s: Floats  # [candidates, points]
     weights: Floats  # [points], sums to 1
     utilization_ratio: Floats  # [candidates], at the mean rate
-    leftover_s: Floats  # [candidates], expected device time of the work left at the window's end
+    # [candidates], expected work left at the window's end, in seconds of the fastest one's time
+    leftover_s: Floats
     throughput_rows_s: Floats  # [candidates]
     single_s: Floats  # [candidates], a batch of one mean request
 
@@ -95,83 +83,10 @@ class Rollout:
         return np.asarray(missed @ self.weights)
 
 
-@dataclass(frozen=True, slots=True)
-class _Variants:
-    """The candidates' batches."""
-
-    table_s: Floats  # [candidates, rows 1..widest]
-    limits: Ints  # [candidates]
-    throughput: Floats  # rows a second. [candidates]
-    first: Ints  # index in the flat table, less one row. [candidates, 1]
-
-    @staticmethod
-    def of(table_s: Floats, limits: Ints) -> _Variants:
-        width = int(limits.max())  # what no candidate forms need not be computed
-        table_s = np.ascontiguousarray(table_s[:, :width])
-        rows = np.arange(1, width + 1)
-        throughput = np.where(rows <= limits[:, None], rows / table_s, 0.0).max(axis=1)
-        first = np.arange(len(table_s))[:, None] * width - 1
-        return _Variants(table_s, limits, throughput, first)
-
-    def batch_s(self, rows: Floats) -> Floats:
-        """Return the time of batches. [candidates, ...] for rows of that shape."""
-        first = self.first.reshape(-1, *(1,) * (rows.ndim - 1))
-        limits = self.limits.reshape(first.shape)
-        return self.table_s.take(
-            np.minimum(np.maximum(np.rint(rows), 1.0), limits).astype(np.int64) + first
-        )
-
-    def steady_busy(self, rate_rows_s: float) -> Floats:
-        """Return the share of the time that batches feeding themselves take. [candidates]."""
-        rows = np.arange(1, self.table_s.shape[1] + 1)
-        fits = (rows >= rate_rows_s * self.table_s) & (rows <= self.limits[:, None])
-        steady = np.where(fits.any(axis=1), fits.argmax(axis=1) + 1, self.limits)
-        steady_s = self.table_s[np.arange(len(steady)), steady - 1]
-        return np.asarray(np.minimum(rate_rows_s * steady_s / steady, 1.0))
-
-
-class _Futures:
-    """When rows arrive, in clumps of equal size. Lanes are futures."""
-
-    def __init__(self, forecast: RateForecast, horizon_s: float) -> None:
-        mean_rows = forecast.rows_per_request
-        rates = np.maximum(_compress(forecast) * mean_rows, _SLOWEST_RPS)
-        self.mean_rows_s = float(rates.mean())
-        rows_s = np.repeat(rates, _LANES // _RATES)
-        # Requests of uneven size are as irregular as fewer of their size-weighted mean.
-        clump = forecast.rows_squared_per_request / mean_rows
-        per_window = float(rows_s[-1]) * horizon_s / clump
-        together = max(per_window / _EVENTS, 1.0)
-        self.clump_rows = clump * together
-        self.events = min(int(1.7 * per_window / together) + 10, _MOST_EVENTS)
-        # Many arrivals drawn as one would be too irregular.
-        regular = _REGULAR[: self.events]
-        unit = regular + together**-0.5 * (_UNIT[:, : self.events] - regular)
-        self.at_s = unit * (self.clump_rows / rows_s)[:, None]  # [lanes, events]
-        span_s = 4.0 * max(float(self.at_s[:, -1].max()), horizon_s) + 1.0
-        self._latest_s = 0.5 * span_s
-        self._offset_s = _LANE * span_s
-        self._first = _LANE * self.events
-        self._keys = (self.at_s + self._offset_s[:, None]).ravel()
-
-    def arrived_rows(self, until_s: Floats) -> Floats:
-        """Return the rows that came by then. [..., lanes] for moments of that shape."""
-        keys = np.minimum(until_s, self._latest_s) + self._offset_s
-        count = np.searchsorted(self._keys, keys, side="right") - self._first
-        return np.asarray(count * self.clump_rows)
-
-    def next_s(self, rows: Floats) -> Floats:
-        """Return when the first row after so many comes. [..., lanes]."""
-        event = np.rint(rows / self.clump_rows).astype(np.int64)
-        known = np.minimum(np.maximum(event, 0), self.events - 1)
-        at_s = self.at_s.take(known + self._first)
-        return np.where(event < self.events, at_s, _NEVER_S)
-
-
 def roll_forward(
     *,
     table_s: Floats,
-    limits: Ints,
+    limits: NDArray[np.int64],
     waiting_rows: Floats,
     running_rows: Floats,
     other_work_s: Floats,
@@ -192,142 +107,136 @@ def roll_forward(
         contention: 0 (work elsewhere does not slow a candidate) to 1 (they share one device).
 
     """
-    variants = _Variants.of(table_s, limits)
-    futures = _Futures(forecast, horizon_s)
-    utilization = forecast.mean_rps * forecast.rows_per_request / variants.throughput
-    # What is in execution now: with some chance, and with some part of it left.
-    in_use = np.where(running_rows > 0.0, np.minimum(utilization, 1.0), 0.0)
+    width = int(limits.max())  # what no candidate forms need not be computed
+    table_s = np.ascontiguousarray(table_s[:, :width])
+    count = len(table_s)
+    rows = np.arange(1, width + 1)
+    allowed = rows[None, :] <= limits[:, None]
+    throughput = np.where(allowed, rows[None, :] / table_s, 0.0).max(axis=1)
+
+    mean_rows, squared_rows = forecast.rows_per_request, forecast.rows_squared_per_request
+    arriving = _compress(forecast) * mean_rows  # rows per second, [rates]
+    burstiness = squared_rows / mean_rows
+
+    # The batch that feeds itself: as many rows arrive while it runs as it holds.
+    fits = allowed[:, None, :] & (
+        rows[None, None, :] >= arriving[None, :, None] * table_s[:, None, :]
+    )
+    steady = np.where(fits.any(axis=2), fits.argmax(axis=2) + 1, limits[:, None])
+    smallest = np.minimum(math.ceil(mean_rows - 0.25), limits)[:, None]
+    steady = np.maximum(steady, smallest)
+    steady_s = np.take_along_axis(table_s, steady - 1, axis=1)  # [candidates, rates]
+    busy = np.minimum(arriving[None, :] * steady_s / steady, 1.0)
+    moments = _MOMENTS * horizon_s
+    first = (np.arange(count) * width - 1)[:, None, None]
+    began = np.maximum(waiting_rows, running_rows)
+    running = _batches_by(moments, table_s, first, began, arriving, steady, smallest, limits)
+
+    # Points: rate x moment x fluctuation, flat.
+    surplus = arriving[None, :] - throughput[:, None]
+    queue = _queue_by(moments, waiting_rows, surplus, np.sqrt(arriving * burstiness))
+    rates_at = np.repeat(arriving, _POINTS // _RATE_POINTS)
+    running_at = np.repeat(running.reshape(count, -1), len(_SPREAD), axis=1)
+    # Where so much of what waits now is left, the batch in execution is no smaller.
+    left_now = np.minimum(queue, np.minimum(waiting_rows, limits)[:, None])
+    running_at = np.maximum(running_at, left_now.astype(np.int64))
+    in_use = np.repeat(busy, _POINTS // _RATE_POINTS, axis=1)
     in_use[waiting_rows > 0.0] = 1.0
-    # Where rows wait and no batch ended lately, the one in execution is a long one.
-    run_rows = np.where(running_rows > 0.0, running_rows, waiting_rows)
-    run_s = variants.batch_s(run_rows[:, None])
-    free_s = np.where(in_use[:, None] > _RUNS, _LEFT * run_s, 0.0)
-    residual_s = 0.5 * in_use * run_s[:, 0]
-    elsewhere_s = contention * (other_work_s + residual_s.sum() - residual_s)
-    latency_s, left_s = _simulate(
-        variants,
-        futures,
-        start_rows=waiting_rows[:, None],
-        free_s=free_s,
-        elsewhere_s=np.broadcast_to(elsewhere_s[:, None], free_s.shape),
-        horizon_s=horizon_s,
-        contention=contention,
-    )
+    running_s = in_use * table_s.take(running_at + first[:, :, 0])
+    spread_rows = math.sqrt(max(squared_rows - mean_rows**2, 0.0))
+    own_rows = np.maximum(mean_rows + _OWN_OFFSETS * spread_rows, 1.0)
+    # Whole batches go ahead. The rest of the queue, and what arrives until then, shares the own,
+    # unless the own rows do not fit beside it.
+    full, full_s = limits[:, None], table_s[np.arange(count), limits - 1][:, None, None]
+    rest = np.fmod(queue, full)[:, None]
+    spills = rest + own_rows[:, None] > full[:, :, None]  # [candidates, own sizes, points]
+    ahead_s = ((queue // full)[:, None] + spills) * full_s
+    ahead_s = ahead_s[:, :, None] + running_s[:, None, None] * _LEFT[:, None]
+    joined = np.where(spills, 0.0, rest) + own_rows[:, None]
+    batch = np.maximum(running_at[:, None, None], joined[:, :, None] + rates_at * ahead_s)
+    batch = np.minimum(np.rint(batch), full[:, :, None, None]).astype(np.int64)
+    own_s = table_s.take(batch + first[..., None])  # [candidates, own sizes, left, points]
+    latency = (own_s + ahead_s).reshape(count, -1)
+    latency += contention * np.minimum(latency, other_work_s[:, None])
+
+    # What stays on another variant than the fastest is worked off beside it.
+    share = np.full(count, contention)
+    share[throughput.argmax()] = 1.0
+    left = waiting_rows[:, None] + (arriving[None, :] - throughput[:, None]) * horizon_s
+    swing = np.sqrt(arriving * burstiness * horizon_s)[None, :, None] * _SPREAD
+    left_s = (share / throughput)[:, None, None] * (left[:, :, None] + swing)
+    left_s += contention * other_work_s[:, None, None]
+    one = np.minimum(np.rint(mean_rows), limits).astype(np.int64)
     return Rollout(
-        latency_s=latency_s,
+        latency_s=latency,
         weights=_WEIGHTS,
-        utilization_ratio=utilization,
-        leftover_s=left_s,
-        throughput_rows_s=variants.throughput,
-        single_s=variants.batch_s(np.full((len(limits), 1), forecast.rows_per_request))[:, 0],
+        utilization_ratio=forecast.mean_rps * mean_rows / throughput,
+        leftover_s=np.maximum(left_s, 0.0).mean(axis=(1, 2)),
+        throughput_rows_s=throughput,
+        single_s=table_s[np.arange(count), np.maximum(one, 1) - 1],
     )
 
 
-def _simulate(
-    variants: _Variants,
-    futures: _Futures,
-    *,
-    start_rows: Floats,
-    free_s: Floats,
-    elsewhere_s: Floats,
-    horizon_s: float,
-    contention: float,
-) -> tuple[Floats, Floats]:
-    """Return latencies of some requests and the work that is left, per candidate.
+def _queue_by(moments_s: Floats, waiting_rows: Floats, surplus: Floats, spread: Floats) -> Floats:
+    """Return points of the queue's length at some moments. [candidates, points].
+
+    A Brownian motion with a drift that is reflected at an empty queue (Harrison 1985). It is at
+    least what waits now plus the motion, and at least the motion's highest value so far, which is
+    how a reflected one that starts empty is distributed (time reversed).
 
     Args:
-        variants: the candidates' batches.
-        futures: when rows arrive.
-        start_rows: that wait now. [candidates, 1].
-        free_s: when the batch in execution ends. [candidates, lanes].
-        elsewhere_s: work that slows a candidate. [candidates, lanes].
-        horizon_s: until when arrivals come to the candidate.
-        contention: how much of the device the fastest variant keeps from what is left.
+        moments_s: when.
+        waiting_rows: now. [candidates].
+        surplus: rows a second that arrive beyond what can be served. [candidates, rates].
+        spread: the motion's deviation after a second. [rates].
 
     """
-    limits = variants.limits[:, None].astype(np.float64)
-    step_s = horizon_s / _STEPS
-    total_rows = futures.arrived_rows(np.full(_LANES, horizon_s))  # [lanes]
-    place = np.maximum(np.ceil(total_rows / futures.clump_rows * _PLACES), 1.0)
-    event = np.minimum(place, futures.events).astype(np.int64) - 1
-    born_s = futures.at_s[_LANE, event][:, None]  # [looked at, 1, lanes]
-    place_rows = place[:, None] * futures.clump_rows + start_rows  # [looked at, candidates, lanes]
-    done_s = np.full(place_rows.shape, np.nan)
-    taken_rows = np.zeros(free_s.shape)
-    least_rows = _WAITS * futures.clump_rows
-    for _ in range(_STEPS + 2):  # each takes such a part of the window at least
-        waiting = start_rows + futures.arrived_rows(free_s) - taken_rows
-        idle = waiting < least_rows
-        begin_s = free_s
-        if idle.any():
-            coming_s = futures.next_s(taken_rows - start_rows)
-            begin_s = np.where(idle, np.maximum(free_s, coming_s), free_s)
-        active = begin_s < horizon_s
-        if not active.any():
-            break
-        batch = np.minimum(np.where(idle, futures.clump_rows, waiting), limits)
-        alone_s = variants.batch_s(batch)
-        quick = alone_s < step_s
-        # Several short batches together: what arrives meanwhile goes along, if there is time.
-        until_s = begin_s + step_s
-        more = start_rows + futures.arrived_rows(until_s - alone_s) - taken_rows
-        can = variants.throughput[:, None] * (step_s - np.minimum(elsewhere_s, 0.5 * step_s))
-        upto = taken_rows + np.where(quick, np.maximum(batch, np.minimum(more, can)), batch)
-        end_s = begin_s + alone_s + np.minimum(alone_s, elsewhere_s)
-        ready_s = np.where(quick, begin_s + 0.5 * (step_s + alone_s), end_s)
-        inside = active & (place_rows > taken_rows) & (place_rows <= upto + least_rows)
-        done_s = np.where(inside, np.maximum(ready_s, born_s + _QUICK_WAIT * alone_s), done_s)
-        worked_s = np.where(active, np.where(quick, step_s, alone_s), 0.0)
-        elsewhere_s = np.maximum(elsewhere_s - worked_s, 0.0)
-        taken_rows = np.where(active, upto, taken_rows)
-        free_s = np.where(active, np.where(quick, until_s, end_s), free_s)
-    left_rows = np.maximum(start_rows + total_rows - taken_rows, 0.0)
-    ahead_rows = np.maximum(place_rows - taken_rows - least_rows, 0.0)
-    left = _Left(ahead_rows, left_rows, born_s, free_s)
-    later_s = _work_off(variants, futures, left, horizon_s=horizon_s, contention=contention)
-    done_s = np.where(np.isnan(done_s), later_s, done_s)
-    latency_s = np.moveaxis(done_s - born_s, 0, 2).reshape(len(limits), -1)
-    whole = np.floor(left_rows / limits)
-    rest = left_rows - whole * limits
-    left_s = whole * variants.batch_s(limits)
-    left_s += np.where(rest > least_rows, variants.batch_s(rest), 0.0)
-    left_s += np.maximum(free_s - horizon_s, 0.0) + elsewhere_s
-    return latency_s, left_s.mean(axis=1)
+    drift = (surplus[:, :, None] * moments_s)[..., None]
+    root = np.multiply.outer(spread, np.sqrt(moments_s))[..., None]  # [rates, moments, 1]
+    free = waiting_rows[:, None, None, None] + drift + root * _SPREAD
+    # Where the queue shrinks on the whole, its highest value came before the moment.
+    falling = np.minimum(surplus, -1e-9)[:, :, None, None]
+    away = root * _AWAY
+    peak_share = np.minimum(-0.5 * away / (falling * moments_s[:, None]), 1.0)  # of sqrt(time)
+    highest = away * peak_share + falling * moments_s[:, None] * peak_share**2
+    # Where it grows, the highest value is the last.
+    rising = np.maximum(drift, 0.0)
+    grown = rising + root * (_SPREAD + (_AWAY - _SPREAD) * np.exp(-2.0 * rising / root))
+    reflected = np.where(surplus[:, :, None, None] > 0.0, grown, highest)
+    return np.maximum(np.maximum(free, reflected), 0.0).reshape(len(surplus), -1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What is left after the window. [candidates, lanes], of each request that is looked at."""
+def _batches_by(
+    moments_s: Floats,
+    table_s: Floats,
+    first: NDArray[np.int64],
+    began_rows: Floats,
+    arriving: Floats,
+    steady: NDArray[np.int64],
+    smallest: NDArray[np.int64],
+    limits: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the batch in execution at some moments. [candidates, rates, moments].
 
-    ahead_rows: Floats  # in line before it. [looked at, candidates, lanes]
-    rows: Floats  # in line altogether
-    born_s: Floats  # when it came. [looked at, 1, lanes]
-    free_s: Floats  # when the batch in execution ends
-
-
-def _work_off(
-    variants: _Variants, futures: _Futures, left: _Left, *, horizon_s: float, contention: float
-) -> Floats:
-    """Return when what is left is done. [looked at, candidates, lanes].
-
-    Beside the fastest, to which arrivals go then; on the fastest, together with those.
+    A batch gathers what arrived while the one before it ran: an overload takes a while to fill
+    the largest one.
     """
-    limits = variants.limits[:, None].astype(np.float64)
-    fastest = int(variants.throughput.argmax())
-    busy = float(variants.steady_busy(futures.mean_rows_s)[fastest])
-    share = np.full(limits.shape, max(1.0 - contention * busy, _LEAST_SHARE))
-    share[fastest] = 1.0
-    whole = np.floor(left.ahead_rows / limits)
-    starts_s = left.free_s + whole * variants.batch_s(limits) / share
-    batch_rows = left.rows - whole * limits
-    joining_s = np.maximum(starts_s[:, fastest] - horizon_s, 0.0)
-    batch_rows[:, fastest] += futures.mean_rows_s * joining_s
-    batches_s = np.stack([variants.batch_s(rows) for rows in batch_rows])
-    return np.asarray(np.maximum(starts_s, left.born_s) + batches_s / share)
+    low, high = smallest[:, :, None], limits[:, None, None]
+    gathered = np.ceil(arriving[None, :, None] * table_s[:, None, :]).astype(np.int64)
+    following = np.minimum(np.maximum(gathered, low), high)  # [candidates, rates, rows]
+    width = table_s.shape[1]
+    row = (np.arange(steady.size) * width - 1).reshape(*steady.shape, 1)
+    began = np.minimum(np.maximum(np.rint(began_rows), 1.0), limits).astype(np.int64)
+    passed_s = np.zeros((*steady.shape, len(moments_s)))
+    batch = np.broadcast_to(np.maximum(began[:, None, None], low), passed_s.shape)
+    for _ in range(_TRANSIENT):
+        passed_s += table_s.take(batch + first)
+        batch = np.where(passed_s < moments_s, following.take(batch + row), batch)
+    return np.where(passed_s < moments_s, steady[:, :, None], batch)
 
 
 def _compress(forecast: RateForecast) -> Floats:
-    """Return equally likely rates that stand for the forecast. [_RATES]."""
+    """Return equally likely rates that stand for the forecast. [_RATE_POINTS]."""
     cumulated = np.cumsum(forecast.weights) - 0.5 * forecast.weights
-    levels = (np.arange(_RATES) + 0.5) / _RATES
+    levels = (np.arange(_RATE_POINTS) + 0.5) / _RATE_POINTS
     return np.interp(levels, cumulated, forecast.rates_rps)
