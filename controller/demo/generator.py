@@ -131,6 +131,11 @@ def _closed(load: _Load, concurrency: int, duration_s: float, seed: int) -> dict
             else:
                 requests, rows_done, last_s = requests + 1, rows_done + rows, now_s
             send()
+    # A request whose connection closes under it is cancelled, and a server before 25.01 can end by
+    # that (server issues 7368 and 8034; seen here once, in this place).
+    while rows_of and time.monotonic() < end_s + load.job["deadline_s"]:
+        for answer in channel.poll(0.1):
+            rows_of.pop(answer.call, None)
     span_s = max(last_s - first_s, 1e-6)
     return {"requests_rps": requests / span_s, "rows_rps": rows_done / span_s}
 
