@@ -78,5 +78,5 @@ $(READY): pyproject.toml constraints.txt
 	  "$$chosen" -m venv --clear .venv; \
 	fi; \
 	echo "Installing what pyproject.toml asks for into .venv: a minute or two."; \
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev]'; \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,replay,dev]'; \
 	touch $(READY)

@@ -15,8 +15,10 @@ from statistics import fmean
 
 from joblib import Parallel, delayed
 
+from controller.twin.contest import COLD, GOVERNOR, RIVALS
 from controller.twin.ladder import load_ladder
-from controller.twin.replay import COLD, GOVERNOR, RIVALS, Plan, ReplayError, replay
+from controller.twin.plan import Plan, ReplayError
+from controller.twin.replay import replay
 from controller.twin.trace import load_trace
 
 DATA = Path(__file__).parent / "data"

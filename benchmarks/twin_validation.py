@@ -12,11 +12,10 @@ import argparse
 import os
 import sys
 import threading
-from dataclasses import dataclass, replace
 
 import numpy as np
+from batches import Totals, difference, totals
 from numpy.typing import NDArray
-from tritonclient import grpc as triton
 
 from controller.demo.bench import Bench, open_bench
 from controller.demo.live import Quiet
@@ -29,16 +28,6 @@ from controller.twin.server import Physics, SimulatedTriton
 
 _LOADS = {"light": 0.25, "medium": 0.5, "heavy": 0.75}  # of what goes through at most
 _WARMUP_S = 2.0
-_NS = 1e-9
-
-
-@dataclass
-class _Totals:
-    """What the server says of one variant."""
-
-    requests: int
-    total_s: float
-    batches: dict[int, tuple[int, float]]  # rows -> (count, seconds)
 
 
 def main() -> int:
@@ -72,7 +61,7 @@ def _cell(bench: Bench, names: list[str], word: str, schedule: Schedule) -> str:
     models = {choice.name: choice.model for choice in bench.choices}
     bench.drain()
     bench.point(names[0])
-    before = [_totals(bench, models[name]) for name in names]
+    before = [totals(bench.server.grpc, models[name]) for name in names]
     switched_s: list[float] = []
     with LoadRun(bench.target(), schedule, bench.folder) as load:
         timer: threading.Timer | None = None
@@ -84,8 +73,8 @@ def _cell(bench: Bench, names: list[str], word: str, schedule: Schedule) -> str:
         if timer is not None:
             timer.join()
         records = load.records()
-    after = [_totals(bench, models[name]) for name in names]
-    spent = [_difference(b, a) for b, a in zip(before, after, strict=True)]
+    after = [totals(bench.server.grpc, models[name]) for name in names]
+    spent = [difference(b, a) for b, a in zip(before, after, strict=True)]
     if len(names) > 1:
         # The first answer of the second variant tells when the switch took effect.
         number = [choice.name for choice in bench.choices].index(names[1])
@@ -106,13 +95,13 @@ def _cell(bench: Bench, names: list[str], word: str, schedule: Schedule) -> str:
 def _simulated_ms(
     bench: Bench,
     names: list[str],
-    spent: list[_Totals],
+    spent: list[Totals],
     records: Records,
     switched_s: list[float],
 ) -> NDArray[np.float64]:
     variants = []
-    for name, totals in zip(names, spent, strict=True):
-        means_ms = {rows: 1e3 * s / count for rows, (count, s) in totals.batches.items()}
+    for name, own in zip(names, spent, strict=True):
+        means_ms = own.means_ms
         largest = bench.models.max_rows
         means_ms.setdefault(largest, max(means_ms.values()))
         variants.append(TwinVariant(name, 1.0, interpolate(means_ms)))
@@ -130,38 +119,6 @@ def _simulated_ms(
         server.switch(1)
     server.advance(float(records.due_s[-1]) - start_s + 60.0)
     return server.latency_s() * 1e3
-
-
-def _totals(bench: Bench, model: str) -> _Totals:
-    with triton.InferenceServerClient(bench.server.grpc) as client:
-        stats = client.get_inference_statistics(model).model_stats[0]
-    done = stats.inference_stats
-    parts = (done.queue, done.compute_input, done.compute_infer, done.compute_output)
-    return _Totals(
-        done.success.count,
-        sum(part.ns for part in parts) * _NS,
-        {
-            int(one.batch_size): (
-                one.compute_infer.count,
-                (one.compute_input.ns + one.compute_infer.ns + one.compute_output.ns) * _NS,
-            )
-            for one in stats.batch_stats
-        },
-    )
-
-
-def _difference(before: _Totals, after: _Totals) -> _Totals:
-    batches = {}
-    for rows, (count, total_s) in after.batches.items():
-        count_before, total_before_s = before.batches.get(rows, (0, 0.0))
-        if count > count_before:
-            batches[rows] = (count - count_before, total_s - total_before_s)
-    return replace(
-        after,
-        requests=after.requests - before.requests,
-        total_s=after.total_s - before.total_s,
-        batches=batches,
-    )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from controller.cli import output
 from controller.policy import units
 
 if TYPE_CHECKING:
-    from controller.twin.replay import Plan
+    from controller.twin.plan import Plan
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
 _DRIFT: Final = re.compile(r"(?P<factor>[0-9.]+)@(?P<from>[0-9.]+)%")
+_STRAGGLERS: Final = re.compile(r"(?P<share>[0-9.]+)%x(?P<factor>[0-9.]+)")
 _OF_TRACES: Final = ("percentile", "peak_load")
 _WINDOW: Final = re.compile(r"(?P<from>[0-9.]+):(?P<to>[0-9.]+)")
 
@@ -66,6 +67,21 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="1.3@50%",
         help="every latency times 1.3 from half of the trace on, which nobody is told",
     )
+    parser.add_argument(
+        "--stragglers",
+        type=_stragglers,
+        default=(0.0, 1.0),
+        metavar="1%x5",
+        help="1 %% of the batches take 5 times as long",
+    )
+    parser.add_argument(
+        "--cotenants",
+        type=_cotenants,
+        default=(0.0, 0.5),
+        metavar="1@50%",
+        help="somebody else keeps one batch on the GPU from half of the trace on",
+    )
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="default: all cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers; - prints")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
@@ -78,8 +94,6 @@ def run(args: argparse.Namespace) -> int:
     from controller.policy.load import PolicyError
     from controller.twin.ladder import LadderFormatError
     from controller.twin.recorded import RecordedError
-    from controller.twin.replay import POLICIES, ROWS_AWARE, ReplayError, replay
-    from controller.twin.trace import TraceFormatError
 
     wrong = _misuse(args)
     if wrong is not None:
@@ -88,14 +102,20 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
         output.print_error("--plot needs matplotlib: pip install 'triton-governor[demo]'")
         return output.PROBLEM
-    everybody = [p for p in POLICIES if args.journal is None or p in ROWS_AWARE]
-    names = everybody if args.policies == "all" else args.policies.split(",")
+    if importlib.util.find_spec("numba") is None:
+        output.print_error("the replay needs numba: pip install 'triton-governor[replay]'")
+        return output.PROBLEM
+    from controller.twin.contest import possible
+    from controller.twin.plan import ReplayError
+    from controller.twin.replay import replay
+    from controller.twin.trace import TraceFormatError
+
     try:
         plan = _plan(args) if args.journal is None else _recorded_plan(args)
-        slowdown, slowdown_from = args.drift
-        plan = replace(plan, slowdown=slowdown, slowdown_from=slowdown_from)
+        plan = _troubled(plan, args)
         if args.window is not None:
             plan = replace(plan, trace=plan.trace.window(*args.window))
+        names = possible(plan) if args.policies == "all" else args.policies.split(",")
         document = replay(plan, names, range(1, args.seeds + 1), jobs=args.jobs)
         # First what needs no file: a run of an hour must not be lost to a typing error.
         if args.json is not None and str(args.json) == "-":
@@ -129,6 +149,8 @@ def _misuse(args: argparse.Namespace) -> str | None:
             return f"--{option.replace('_', '-')} does not go with {mine}"
     if args.percentile is not None and not 0.0 < args.percentile < 100.0:
         return "--percentile lies between 0 and 100"
+    if args.gpus < 1 or (args.gpus > 1 and not all(given)):
+        return "--gpus is 1 or more, and 1 with --journal"
     if args.seeds < 1 or args.jobs == 0 or (args.peak_load is not None and args.peak_load <= 0.0):
         return "--seeds and --peak-load lie above 0; --jobs is not 0"
     return None
@@ -154,11 +176,28 @@ def _draw(path: Path, document: dict[str, Any]) -> None:
 
 def _plan(args: argparse.Namespace) -> Plan:
     from controller.twin.ladder import load_ladder
-    from controller.twin.replay import Plan
+    from controller.twin.plan import Plan
     from controller.twin.trace import load_trace
 
     chosen = {name: getattr(args, name) for name in _OF_TRACES if getattr(args, name) is not None}
     return Plan(load_trace(args.trace), load_ladder(args.ladder), args.slo, **chosen)
+
+
+def _troubled(plan: Plan, args: argparse.Namespace) -> Plan:
+    """Return a plan with what shall go wrong."""
+    slowdown, slowdown_from = args.drift
+    straggler_ratio, straggler_factor = args.stragglers
+    cotenants, cotenants_from = args.cotenants
+    return replace(
+        plan,
+        slowdown=slowdown,
+        slowdown_from=slowdown_from,
+        straggler_ratio=straggler_ratio,
+        straggler_factor=straggler_factor,
+        cotenants=cotenants,
+        cotenants_from=cotenants_from,
+        gpus=args.gpus,
+    )
 
 
 def _recorded_plan(args: argparse.Namespace) -> Plan:
@@ -166,8 +205,8 @@ def _recorded_plan(args: argparse.Namespace) -> Plan:
 
     from controller.journal.reader import JournalReader
     from controller.policy.load import load_policy
+    from controller.twin.plan import Plan
     from controller.twin.recorded import RecordedError, RecordedLoad, from_journal
-    from controller.twin.replay import Plan
 
     policy = load_policy(args.policy)
     names = [model.name for model in policy.models]
@@ -250,6 +289,26 @@ def _drift(text: str) -> tuple[float, float]:
     if factor <= 0.0 or share > 1.0:
         raise argparse.ArgumentTypeError("a factor above 0, at a share of at most 100 %")
     return factor, share
+
+
+def _stragglers(text: str) -> tuple[float, float]:
+    found = _STRAGGLERS.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} are no stragglers; write 1%x5")
+    ratio, factor = _float(found["share"]) / 100.0, _float(found["factor"])
+    if ratio > 1.0 or factor <= 0.0:
+        raise argparse.ArgumentTypeError("at most 100 %, times a factor above 0")
+    return ratio, factor
+
+
+def _cotenants(text: str) -> tuple[float, float]:
+    found = _DRIFT.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} are no co-tenants; write 1@50%")
+    count, share = _float(found["factor"]), _float(found["from"]) / 100.0
+    if share > 1.0:
+        raise argparse.ArgumentTypeError("from a share of at most 100 % on")
+    return count, share
 
 
 def _float(text: str) -> float:

@@ -6,6 +6,7 @@ here is marked idealised. It shares requests, noise and slow-down with the simul
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from controller.twin.drive import Outcome
+from controller.twin.engine import noise_factor
 from controller.twin.ladder import Floats, TwinVariant
 from controller.twin.server import Physics
 
@@ -61,9 +63,9 @@ def drive_dispatcher(
     tables = [variant.table_s.tolist() for variant in variants]
     done_s = np.full(len(arrivals), np.inf)
     served_by = np.full(len(arrivals), -1, dtype=np.int64)
-    noise: list[float] = []
+    given = physics.given(math.inf)
     took_real_s: list[float] = []
-    now_s, first, serving, switches, chunks = 0.0, 0, -1, 0, 0
+    now_s, first, serving, switches, batches = 0.0, 0, -1, 0, 0
     while first < len(arrivals):
         now_s = max(now_s, arrivals[first])
         arrived = bisect_right(arrivals, now_s, lo=first)
@@ -73,10 +75,9 @@ def drive_dispatcher(
         took_real_s.append(time.perf_counter() - began_s)
         if not 1 <= rows <= min(count, len(tables[variant])):
             raise ValueError(f"a batch of {rows} of {count} requests on variant {variant}")
-        if not noise:
-            noise = physics.draw_noise(seed, chunks)
-            chunks += 1
-        took_s = tables[variant][rows - 1] * noise.pop() * physics.slowdown(now_s)
+        factor = noise_factor(given, seed, batches) * physics.slowdown_at(now_s)
+        batches += 1
+        took_s = tables[variant][rows - 1] * factor
         now_s += took_s
         done_s[first : first + rows] = now_s
         served_by[first : first + rows] = variant

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from controller.twin.server import SimulatedTriton
 
 _WIDTH: Final = 12  # states that are kept
@@ -66,14 +68,11 @@ def _worth(server: SimulatedTriton) -> float:
     now_s, limit_s = server.now_s, server.limit_s
     work_s = server.work_s()
     best = max(variant.quality for variant in server.variants)
-    hopeful = [arrived_s for arrived_s in server.waiting_s() if arrived_s + limit_s > now_s]
+    left_s = np.sort(server.waiting_s() + limit_s - now_s)
+    left_s = left_s[left_s > 0.0]
     # In time is who comes before the work ahead outlasts his slack; roughly, in order.
-    total = len(hopeful)
-    saved = sum(
-        1
-        for place, arrived_s in enumerate(sorted(hopeful), start=1)
-        if arrived_s + limit_s - now_s >= work_s * place / total
-    )
+    place = np.arange(1, len(left_s) + 1)
+    saved = int((left_s >= work_s * place / max(len(left_s), 1)).sum())
     served = server.variants[server.serving].quality
     fastest = min(server.variants, key=lambda v: v.service_s(v.max_batch) / v.max_batch)
     # While the fastest works the queue off, what arrives gets its quality.

@@ -27,12 +27,14 @@ from controller.policy.model import (
 from controller.twin.clairvoyant import best_schedule
 from controller.twin.port import TwinPort
 from controller.twin.rivals import Rival, View
+from controller.twin.rivals.scaling import Scaler, ScalerView
 from controller.twin.server import SimulatedTriton
 
 Floats = NDArray[np.float64]
 
 MODEL: Final = "replayed"
 _PROFILED: Final = 100.0  # batches of each size that a profile comes from
+_MINUTE_S: Final = 60.0
 _AFTER: Final = 5.0  # objectives that the server is given to finish after the last arrival
 
 
@@ -47,6 +49,7 @@ class Outcome:
     # What was stated of each request when it arrived: its latency at the objective's percentile.
     # NaN where nothing was. [requests]; None: nobody states anything
     stated_s: Floats | None = None
+    gpus: float = 1.0  # that served, mean over time
 
 
 def drive_rival(
@@ -61,9 +64,8 @@ def drive_rival(
             server.serving,
             server.arrived,
             [server.pending(i) for i in range(len(server.variants))],
-            [(batch.variant, batch.rows, batch.took_s) for batch in server.executed],
+            [(batch.variant, batch.rows, batch.took_s) for batch in server.take_executed()],
         )
-        server.executed.clear()
         began_s = time.perf_counter()
         variant = rival.choose(view)
         took_s.append(time.perf_counter() - began_s)
@@ -72,6 +74,49 @@ def drive_rival(
 
     _run(server, look, rival.tick_s, duration_s, limit_s, seed)
     return _outcome(server, took_s)
+
+
+def drive_scaler(
+    server: SimulatedTriton, scaler: Scaler, *, duration_s: float, limit_s: float, seed: int
+) -> Outcome:
+    """Let a scaler change how many GPUs serve; a new one starts in the time that its server says.
+
+    It begins with as many as bear the first minute with the capacity that it assumes.
+    """
+    pool, variant, most = server.pool, server.serving, server.physics.gpus
+    arrivals_s = server.arrivals_s()
+    bears_rps = server.variants[variant].capacity_rps(limit_s)
+    first = math.ceil(np.searchsorted(arrivals_s, _MINUTE_S) / _MINUTE_S / bears_rps)
+    replicas = min(max(first, 1), most)
+    for gpu in range(replicas, most):
+        pool.unload(variant, gpu)
+    took_s: list[float] = []
+    seen_s, seen, used_s = 0.0, 0, 0.0
+
+    def look() -> None:
+        nonlocal seen_s, seen, replicas, used_s
+        elapsed_s = server.now_s - seen_s
+        view = ScalerView(
+            server.now_s,
+            replicas,
+            most,
+            (server.arrived - seen) / elapsed_s if elapsed_s > 0.0 else 0.0,
+            server.pending(variant),
+            server.latency_between_s(seen_s, server.now_s),
+        )
+        used_s += replicas * elapsed_s
+        seen_s, seen = server.now_s, server.arrived
+        began_s = time.perf_counter()
+        wanted = min(max(scaler.replicas(view), 1), most)
+        took_s.append(time.perf_counter() - began_s)
+        while replicas < wanted and pool.load(variant, replicas):
+            replicas += 1
+        while replicas > wanted and pool.unload(variant, replicas - 1):
+            replicas -= 1
+
+    _run(server, look, scaler.tick_s, duration_s, limit_s, seed)
+    used_s += replicas * max(duration_s - seen_s, 0.0)
+    return replace(_outcome(server, took_s), gpus=used_s / duration_s)
 
 
 def drive_governor(
@@ -174,4 +219,10 @@ def _finish(server: SimulatedTriton, duration_s: float, limit_s: float) -> None:
 
 
 def _outcome(server: SimulatedTriton, took_s: list[float]) -> Outcome:
-    return Outcome(server.latency_s(), server.served_by(), server.switches, np.array(took_s))
+    return Outcome(
+        server.latency_s(),
+        server.served_by(),
+        server.switches,
+        np.array(took_s),
+        gpus=float(server.physics.gpus),
+    )

@@ -4,7 +4,7 @@ Owns the reading of ladder files and the interpolation between measured batch si
 simulate anything.
 
 Format (YAML): `variants`, each with `name`, `accuracy` in percent and `latency_ms`, the mean
-latency of a batch in ms by its size. Other keys are ignored.
+latency of a batch in ms by its size; if known `memory_mib` and `load_s`. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+_MIB: Final = 1024.0**2
+_Absent = TypeVar("_Absent", float, None)
 
 
 class LadderFormatError(Exception):
@@ -32,6 +35,8 @@ class TwinVariant:
     name: str
     quality: float
     table_s: Floats  # [max_batch]
+    memory_bytes: float = 0.0  # of a copy
+    load_s: float | None = None  # None: as long as the simulated server says
 
     @property
     def max_batch(self) -> int:
@@ -100,7 +105,22 @@ def _variant(path: Path, index: int, entry: Any) -> TwinVariant:
         raise LadderFormatError(
             f"{where}: one batch size is a ceiling of throughput, no curve; measure another"
         )
-    return TwinVariant(str(entry["name"]), accuracy / 100.0, interpolate(measured))
+    return TwinVariant(
+        str(entry["name"]),
+        accuracy / 100.0,
+        interpolate(measured),
+        _MIB * _optional(entry, "memory_mib", where, 0.0),
+        _optional(entry, "load_s", where, None),
+    )
+
+
+def _optional(entry: dict[str, Any], key: str, where: str, absent: _Absent) -> float | _Absent:
+    value = entry.get(key)
+    if value is None:
+        return absent
+    if not _is_number(value) or not 0.0 <= value < math.inf:
+        raise LadderFormatError(f"{where}: `{key}` must be a number from 0 on, not {value!r}")
+    return float(value)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -8,7 +8,6 @@ knowledge that the real adapters do not have.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from copy import copy
 from typing import Final
 
 from controller.planning.decision import Decision
@@ -62,7 +61,11 @@ class TwinPort:
         server = self._server
         now_s = server.now_s
         window_s = 0.0 if self._observed_s is None else now_s - self._observed_s
-        variants = {name: self._reading(index, name) for index, name in enumerate(self._names)}
+        counters = server.counters
+        variants = {
+            name: self._reading(index, name, counters[index])
+            for index, name in enumerate(self._names)
+        }
         self._take_executed()
         probes, self._probes = tuple(self._probes), []
         observation = Observation(
@@ -124,8 +127,8 @@ class TwinPort:
             switching=server.switching,
         )
 
-    def _reading(self, index: int, name: str) -> VariantReading:
-        now, before = self._server.counters[index], self._seen[index]
+    def _reading(self, index: int, name: str, now: Counters) -> VariantReading:
+        before = self._seen[index]
         reading = VariantReading(
             model=name,
             ready=True,
@@ -136,7 +139,7 @@ class TwinPort:
             queue_s=now.queue_s - before.queue_s,
             compute_s=now.compute_s - before.compute_s,
         )
-        self._seen[index] = copy(now)
+        self._seen[index] = now
         return reading
 
     def _gpu(self, window_s: float) -> GpuReading:
@@ -147,7 +150,7 @@ class TwinPort:
 
     def _take_executed(self) -> None:
         """Take what ended since the last look."""
-        ended, self._server.executed = self._server.executed, []
+        ended = self._server.take_executed()
         self._unpolled += ended
         for batch in ended:
             if batch.probe:

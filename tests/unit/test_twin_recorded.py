@@ -18,8 +18,9 @@ from controller.policy.load import load_policy
 from controller.policy.model import Objective
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import BatchSample, Observation
+from controller.twin.plan import Plan
 from controller.twin.recorded import RecordedError, RecordedLoad, from_journal
-from controller.twin.replay import Plan, replay
+from controller.twin.replay import replay
 
 POLICY = """
 version: 1

@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 
 from controller.cli.main import main
+from controller.twin.contest import DISPATCHERS, possible
 from controller.twin.drive import Outcome
 from controller.twin.ladder import Ladder, LadderFormatError, TwinVariant, interpolate, load_ladder
 from controller.twin.oracle import fluid_quality
+from controller.twin.plan import Plan, ReplayError
 from controller.twin.plot import draw
-from controller.twin.replay import (
-    DISPATCHERS,
-    POLICIES,
-    Plan,
-    ReplayError,
-    replay,
-    run_one,
-    score,
-)
+from controller.twin.replay import replay, run_one
 from controller.twin.rivals import Setting, View
 from controller.twin.rivals.alert import Alert
 from controller.twin.rivals.backlog import Backlog
@@ -27,7 +21,9 @@ from controller.twin.rivals.infaas import Infaas
 from controller.twin.rivals.infadapter import InfAdapter
 from controller.twin.rivals.jellyfish import Jellyfish
 from controller.twin.rivals.model_switching import ModelSwitching, bears_rps
+from controller.twin.rivals.pressure import Pressure
 from controller.twin.rivals.proteus import Proteus
+from controller.twin.scoring import score
 from controller.twin.trace import Trace, TraceFormatError, load_trace
 
 ROWS = np.arange(1, 17)
@@ -217,6 +213,17 @@ def test_a_backlog_of_work_is_answered_by_a_faster_variant():
     assert policy.choose(_view(2, pending=(40, 0, 0), now_s=1.05)) != 0
 
 
+def test_pressure_moves_to_cheaper_variants_as_the_queue_grows():
+    policy = Pressure(SETTING)
+    choices = [
+        policy.choose(_view(tick, (waiting, 0, 0), now_s=0.02 * tick))
+        for tick, waiting in enumerate((0, 2, 4, 8, 16, 32, 64), start=1)
+    ]
+    assert choices[0] == 0
+    assert choices[-1] == 2
+    assert choices == sorted(choices)
+
+
 def test_infaas_goes_down_in_quality_at_once_and_up_after_twenty_calm_seconds():
     policy, arrived = Infaas(SETTING), 10**4
     assert policy.choose(_view(arrived, serving=0)) == 2
@@ -260,9 +267,10 @@ def test_alert_follows_a_slow_down_within_some_batches():
 
 def test_a_replay_compares_all_policies_on_the_same_arrivals(bursty):
     plan = Plan(bursty, LADDER, LIMIT_S)
-    document = replay(plan, POLICIES, (1, 2), jobs=1)
+    policies = possible(plan)
+    document = replay(plan, policies, (1, 2), jobs=1)
     found = {one["name"]: one for one in document["policies"]}
-    assert list(found) == list(POLICIES)
+    assert tuple(found) == policies
     json.dumps(document, allow_nan=False)
     assert found["fixed:fastest"]["headroom_captured"] == pytest.approx(0.0)
     assert found["fixed:fastest"]["slo_attainment"] > 0.99

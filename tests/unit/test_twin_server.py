@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.twin.ladder import TwinVariant
-from controller.twin.server import Physics, SimulatedTriton
+from controller.twin.server import Change, Physics, SimulatedTriton
 
 EXACT = Physics(noise=0.0)
 
@@ -34,13 +34,14 @@ def test_what_waits_while_a_batch_runs_goes_together():
     server = _served([0.0, 0.001, 0.001, 0.001])
     # One alone (2 ms), then three together (4 ms).
     assert server.latency_s() == pytest.approx([0.002, 0.005, 0.005, 0.005])
-    assert [batch.rows for batch in server.executed] == [1, 3]
+    assert [batch.rows for batch in server.take_executed()] == [1, 3]
 
 
 def test_no_batch_is_larger_than_it_may_be():
     server = _served(np.linspace(0.0, 0.0015, 30))
-    assert max(batch.rows for batch in server.executed) == 8
-    assert sum(batch.rows for batch in server.executed) == 30
+    batches = [batch.rows for batch in server.take_executed()]
+    assert (max(batches), sum(batches)) == (8, 30)
+    assert server.take_executed() == []
 
 
 def test_requests_of_several_rows_share_a_batch_in_order_while_they_fit():
@@ -50,7 +51,7 @@ def test_requests_of_several_rows_share_a_batch_in_order_while_they_fit():
     )
     server.advance(1.0)
     # The third does not fit beside the second; the fourth may not pass it.
-    assert [batch.rows for batch in server.executed] == [1, 5, 7]
+    assert [batch.rows for batch in server.take_executed()] == [1, 5, 7]
     with pytest.raises(ValueError, match="1 to 8 each"):
         SimulatedTriton((FAST,), np.array([0.0]), serving=0, rows=np.array([9]))
 
@@ -97,8 +98,53 @@ def test_instances_of_one_variant_work_side_by_side_at_half_the_speed():
 
 
 def test_a_slow_down_changes_the_batches_that_begin_under_it():
-    physics = Physics(noise=0.0, slowdown=lambda now_s: 3.0 if now_s >= 1.0 else 1.0)
+    physics = Physics(noise=0.0, changes=(Change(1.0, slowdown=3.0),))
     assert _served([0.5, 1.5], physics=physics).latency_s() == pytest.approx([0.002, 0.006])
+
+
+def test_what_others_run_on_the_gpu_slows_every_batch_while_it_lasts():
+    physics = Physics(noise=0.0, changes=(Change(1.0, cotenants=1.0), Change(2.001, cotenants=0.0)))
+    # Alone; beside one other; beside it for half of its work, then alone.
+    latency_s = _served([0.5, 1.5, 2.0], physics=physics).latency_s()
+    assert latency_s == pytest.approx([0.002, 0.004, 0.0025])
+
+
+def test_some_batches_straggle():
+    physics = Physics(noise=0.0, straggler_ratio=0.1, straggler_factor=5.0)
+    server = _served(np.arange(2000) * 0.1, physics=physics, until_s=300.0)
+    slow = server.latency_s() > 0.005
+    assert server.latency_s()[slow] == pytest.approx(0.010)
+    assert slow.mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_gpus_do_not_slow_each_other():
+    server = _served([0.0, 0.0005, 0.001], physics=Physics(noise=0.0, gpus=2))
+    # The third waits until the first GPU is free.
+    assert server.latency_s() == pytest.approx([0.002, 0.002, 0.003])
+    assert server.busy_s == pytest.approx(0.006)
+
+
+def test_a_backlog_of_many_switches_is_served_in_order():
+    # Every request falls to the other variant, and both are far too slow.
+    slow = tuple(TwinVariant(name, 0.9, np.array([1.0])) for name in ("a", "b"))
+    arrivals_s = 0.01 * np.arange(1, 401)
+    physics = Physics(noise=0.0, switch_s=0.0)
+    server = SimulatedTriton(slow, arrivals_s, serving=0, physics=physics)
+    for request in range(400):
+        server.advance(0.01 * request + 0.005)
+        server.switch(request % 2)
+    server.advance(1000.0)
+    assert server.served_by().tolist() == [0, 1] * 200
+    ends_s = arrivals_s + server.latency_s()
+    assert (np.diff(ends_s[::2]) > 0.0).all()
+    assert (np.diff(ends_s[1::2]) > 0.0).all()
+
+
+def test_days_of_virtual_time_change_nothing():
+    late_s = 1e6
+    server = _served([late_s, late_s + 0.001], physics=Physics(noise=0.05), until_s=late_s + 1.0)
+    assert np.isfinite(server.latency_s()).all()
+    assert server.latency_s() == pytest.approx([0.002, 0.003], rel=0.2)
 
 
 def test_forks_differ_by_what_was_decided_alone():
@@ -157,7 +203,7 @@ def test_every_request_is_answered_once_in_order_and_the_counters_agree(
     assert (latency_s > 0.0).all()
     assert sum(counters.requests for counters in server.counters) == len(gaps)
     assert sum(counters.rows for counters in server.counters) == rows.sum()
-    assert all(1 <= batch.rows <= 8 for batch in server.executed)
+    assert all(1 <= batch.rows <= 8 for batch in server.take_executed())
     total_s = sum(counters.queue_s + counters.compute_s for counters in server.counters)
     assert total_s == pytest.approx(latency_s.sum(), rel=1e-6, abs=1e-9)
     assert server.busy_s <= server.now_s

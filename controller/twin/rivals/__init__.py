@@ -21,11 +21,12 @@ class Setting:
     variants: tuple[TwinVariant, ...]  # the offline profile
     limit_s: float  # the objective
     allowed_miss_ratio: float
+    gpus: int = 1
 
     @cached_property
     def capacity_rps(self) -> tuple[float, ...]:
         """Return what each variant completes in batches of at most half the objective."""
-        return tuple(variant.capacity_rps(self.limit_s) for variant in self.variants)
+        return tuple(self.gpus * variant.capacity_rps(self.limit_s) for variant in self.variants)
 
     @cached_property
     def by_quality(self) -> tuple[int, ...]:

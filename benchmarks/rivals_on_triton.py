@@ -1,0 +1,278 @@
+"""The governor beside rivals and fixed variants on a real Triton, under one recorded load.
+
+    python benchmarks/rivals_on_triton.py --trace TRACE.csv [--start 300] [--seconds 60] [--seed 1]
+        [--rivals model-switching-tuned,jellyfish] [--json FILE] [--plot FILE]
+
+Every arm gets the same requests at the same times on the embedded server. Rivals get a profile of
+every variant by batch size, measured just before; they read the server's metrics page at their
+own interval and move the alias with one call, nothing checked. The load is scaled as in a replay:
+its 99th percentile to 1.67 times what the best variant gets through, its highest to 0.95 times
+what the fastest does.
+"""
+
+import argparse
+import http.client
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from batches import difference, totals
+from matplotlib.figure import Figure
+from rich.console import Console
+from tritonclient import grpc as triton
+
+from controller.actuation import alias as alias_config
+from controller.demo import arms, scores
+from controller.demo.arms import Arm
+from controller.demo.bench import Bench, open_bench
+from controller.demo.live import Plain
+from controller.demo.load import LoadRun
+from controller.demo.records import Records
+from controller.demo.scenario import Schedule, Shape
+from controller.demo.session import WARMUP_S, prepare
+from controller.telemetry.triton_metrics import PageParser
+from controller.twin.contest import RIVALS
+from controller.twin.ladder import TwinVariant, interpolate
+from controller.twin.rivals import Rival, Setting, View
+from controller.twin.trace import Trace, load_trace
+
+_PROFILE_CALLS = 20
+_BIN_S = 1.0
+
+
+def main() -> int:
+    """Run every arm and print a table."""
+    args = _arguments()
+    view = Plain(Console(stderr=True))
+    trace = load_trace(args.trace).window(args.start, args.start + args.seconds)
+    with open_bench(*prepare(view)) as bench:
+        shape = Shape()
+        bench.calibrate(shape, view.stage)
+        scale = bench.scale
+        load = trace.scaled(1.67 * scale.best_rps, 0.95 * scale.fastest_rps)
+        schedule = _schedule(load, shape, args.seed)
+        found: dict[str, tuple[scores.Score, Records, int]] = {}
+        for served in (bench.best, bench.fastest):
+            result = arms.run(bench, Arm(served.name), schedule, view)
+            found[result.arm.name] = result.score, result.records, 0
+        variants = [_profile(bench, choice.name) for choice in bench.choices]
+        for name in args.rivals.split(","):
+            view.arm_started(name, schedule.duration_s)
+            setting = Setting(tuple(variants), bench.objective_ms / 1e3, 0.01)
+            records, switches = _run(bench, RIVALS[name](setting), setting, schedule)
+            score = scores.score(records, bench.served, objective_ms=bench.objective_ms)
+            found[name] = score, records, switches
+        result = arms.run(bench, Arm(), schedule, view)
+        switches = len(result.governed.switches) if result.governed is not None else 0
+        found["governor"] = result.score, result.records, switches
+    print(_table(trace.name, args, found))
+    document = {
+        name: {
+            "requests": score.requests,
+            "failed": score.failed,
+            "slo_attainment": score.slo_attainment,
+            "effective_quality": score.effective_quality,
+            "mean_quality": score.mean_quality,
+            "p99_ms": score.p99_ms,
+            "switches": switches,
+        }
+        for name, (score, _, switches) in found.items()
+    }
+    if args.json is not None:
+        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if args.plot is not None:
+        _draw(args.plot, bench, schedule, found)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trace", type=Path, required=True, metavar="CSV")
+    parser.add_argument("--start", type=float, default=300.0, help="second of the trace")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rivals", default="model-switching-tuned,jellyfish", metavar="A,B")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    return parser.parse_args()
+
+
+def _schedule(load: Trace, shape: Shape, seed: int) -> Schedule:
+    """Return the requests of a trace, after a warm-up at its first rate."""
+    rng = np.random.default_rng(seed)
+    warm = np.sort(rng.random(rng.poisson(load.rate_rps[0] * WARMUP_S))) * WARMUP_S - WARMUP_S
+    due_s = np.concatenate([warm, load.arrivals_s(seed)])
+    weights = np.array(shape.row_weights) / sum(shape.row_weights)
+    return Schedule(
+        due_s=due_s,
+        rows=rng.choice(np.array(shape.rows, dtype=np.int64), size=len(due_s), p=weights),
+        page=rng.integers(0, 2**31, size=len(due_s)),
+        duration_s=load.duration_s,
+        warmup_s=WARMUP_S,
+        bursts=(),
+        rate_at_s=load.step_s * np.arange(len(load.rate_rps)),
+        rate_rps=load.rate_rps,
+    )
+
+
+def _profile(bench: Bench, name: str) -> TwinVariant:
+    """Measure a variant's batches by their size, one at a time: what a rival knows beforehand."""
+    choice = next(choice for choice in bench.choices if choice.name == name)
+    pages = bench.models.pages
+    before = totals(bench.server.grpc, choice.model)
+    with triton.InferenceServerClient(bench.server.grpc) as client:
+        for rows in range(1, bench.models.max_rows + 1):
+            tensor = triton.InferInput(
+                bench.models.tensors.pages, [rows, *pages.shape[1:]], "UINT8"
+            )
+            tensor.set_data_from_numpy(np.ascontiguousarray(pages[:rows]))
+            for _ in range(_PROFILE_CALLS):
+                client.infer(choice.model, [tensor])
+    spent = difference(before, totals(bench.server.grpc, choice.model))
+    return TwinVariant(name, choice.quality, interpolate(spent.means_ms))
+
+
+class _Driver(threading.Thread):
+    """Lets a rival look at the server and move the alias."""
+
+    def __init__(self, bench: Bench, rival: Rival, setting: Setting) -> None:
+        super().__init__(daemon=True)
+        self._bench, self._rival = bench, rival
+        self._models = [choice.model for choice in bench.choices]
+        self._serving = self._models.index(
+            next(c.model for c in bench.choices if c.name == setting.variants[setting.fastest].name)
+        )
+        self._ending = threading.Event()
+        self.counting = threading.Event()
+        self.switches = 0
+
+    def stop(self) -> None:
+        """End it."""
+        self._ending.set()
+        self.join(30.0)
+
+    def run(self) -> None:
+        """Look at every tick."""
+        url = urlsplit(self._bench.server.metrics_url)
+        page = http.client.HTTPConnection(url.hostname or "", url.port, timeout=5.0)
+        parser, rows_per_request = PageParser(), Shape().rows_per_request
+        first = None
+        with triton.InferenceServerClient(self._bench.server.grpc) as client:
+            configs = self._configs(client)
+            due_s = time.monotonic()
+            while not self._ending.wait(max(due_s - time.monotonic(), 0.0)):
+                due_s += self._rival.tick_s
+                page.request("GET", url.path)
+                counters = parser.parse(page.getresponse().read())
+                own = [counters[model] for model in self._models]
+                pending = [round((one.pending_requests or 0) * rows_per_request) for one in own]
+                done = round(sum(one.completed_rows for one in own))
+                first = done if first is None else first
+                # A rival's capacities are rows: so is what it is told of the load.
+                arrived = done - first + sum(pending)
+                view = View(time.monotonic(), self._serving, arrived, pending)
+                chosen = self._rival.choose(view)
+                if chosen is not None and chosen != self._serving:
+                    client.load_model(
+                        self._bench.alias, config=configs[chosen], files={"file:1/alias": b"x"}
+                    )
+                    self._serving = chosen
+                    self.switches += self.counting.is_set()
+        page.close()
+
+    def _configs(self, client: triton.InferenceServerClient) -> list[str]:
+        bench = self._bench
+        return [
+            json.dumps(
+                alias_config.build(
+                    bench.alias,
+                    [client.get_model_config(model, as_json=True)["config"]],
+                    client_max_batch=bench.models.max_rows,
+                )
+            )
+            for model in self._models
+        ]
+
+
+def _run(bench: Bench, rival: Rival, setting: Setting, schedule: Schedule) -> tuple[Records, int]:
+    bench.drain()
+    bench.point(bench.fastest.name)
+    driver = _Driver(bench, rival, setting)
+    driver.start()
+    try:
+        with LoadRun(bench.target(), schedule, bench.folder) as load:
+            for progress in load:
+                bench.check()
+                if progress.time_s >= 0.0:
+                    driver.counting.set()
+            records = load.records()
+    finally:
+        driver.stop()
+    return records, driver.switches
+
+
+def _table(
+    trace: str, args: argparse.Namespace, found: dict[str, tuple[scores.Score, Records, int]]
+) -> str:
+    lines = [
+        f"{trace} from {args.start:g} s, {args.seconds:g} s, seed {args.seed}",
+        "",
+        "| arm | effective quality | in time | failed | mean quality | p99 | switches |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, (score, _, switches) in sorted(
+        found.items(), key=lambda one: -one[1][0].effective_quality
+    ):
+        lines.append(
+            f"| {name} | {score.effective_quality:.4f} | {score.slo_attainment:.2%} "
+            f"| {score.failed} of {score.requests} | {score.mean_quality or 0.0:.4f} "
+            f"| {score.p99_ms or 0.0:.1f} ms | {switches} |"
+        )
+    return "\n".join(lines)
+
+
+def _draw(
+    path: Path,
+    bench: Bench,
+    schedule: Schedule,
+    found: dict[str, tuple[scores.Score, Records, int]],
+) -> None:
+    figure = Figure(figsize=(11, 8), dpi=110, layout="constrained")
+    load, quality, tail = figure.subplots(3, 1, sharex=True, height_ratios=[1.0, 1.6, 1.6])
+    edges_s = np.arange(0.0, schedule.duration_s + _BIN_S, _BIN_S)
+    load.stairs(np.histogram(schedule.due_s, edges_s)[0] / _BIN_S, edges_s, fill=True)
+    load.set_ylabel("requests/s")
+    qualities = np.array([served.quality for served in bench.served])
+    for name, (_, records, _) in found.items():
+        style = {"color": "#d62728", "linewidth": 2.0, "zorder": 5} if name == "governor" else {}
+        counted = records.counted()
+        met = counted.answered & (counted.latency_ms <= bench.objective_ms)
+        worth = np.where(met, qualities[counted.variant], 0.0)
+        place = np.digitize(counted.due_s, edges_s) - 1
+        bins = len(edges_s) - 1
+        count = np.maximum(np.bincount(place, minlength=bins)[:bins], 1)
+        mean = np.bincount(place, weights=worth, minlength=bins)[:bins] / count
+        quality.plot(edges_s[:-1] + _BIN_S / 2, mean, label=name, **style)
+        late_ms = np.where(counted.answered, counted.latency_ms, 4000.0)
+        p99_ms = [
+            np.percentile(late_ms[place == b], 99) if (place == b).any() else np.nan
+            for b in range(bins)
+        ]
+        tail.plot(edges_s[:-1] + _BIN_S / 2, p99_ms, **style)
+    quality.set_ylabel("effective quality, each second")
+    lowest = min(score.effective_quality for score, _, _ in found.values())
+    quality.set_ylim(min(max(lowest, 0.0), qualities.min() - 0.05), qualities.max() + 0.01)
+    quality.legend(loc="lower left", ncols=3, frameon=False)
+    tail.axhline(bench.objective_ms, color="#333333", linestyle="--", linewidth=1.0)
+    tail.set_yscale("log")
+    tail.set_ylabel("p99 at the client, ms")
+    tail.set_xlabel("seconds")
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

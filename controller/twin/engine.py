@@ -1,0 +1,347 @@
+"""The event loop of the simulated Triton, compiled.
+
+Owns time, queues, batches and what they earn, in arrays that compiled code can hold. It must not
+know policies, names or operations that take time (`controller.twin.server` is its only user).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# What `advance` returns: it got there; or it stopped before, and what the caller must do first.
+ARRIVED: Final = 0
+LOG_FULL: Final = 1
+QUEUE_FULL: Final = 2
+
+# Places in `State.given`.
+LIMIT_S, QUEUE_DELAY_S, PARALLEL, NOISE, STRAGGLER_RATIO, STRAGGLER_FACTOR = range(6)
+# Places in `State.clock`.
+NOW, BUSY, EARNED, SINCE, SWITCH_AT = range(5)
+# Places in `State.tally`.
+SERVING, SWITCHES, SWITCH_TO, NEXT, RUNNING, BATCHES, LOGGED, CHANGES, SEED = range(9)
+# Columns of `State.totals`, as Triton's counters have them.
+REQUESTS, ROWS, EXECUTIONS, QUEUE_S, COMPUTE_S = range(5)
+# Columns of `State.queued`: the first range, how many ranges, requests and probes wait.
+HEAD, RANGES, WAITING, PROBES = range(4)
+# Columns of `State.batch` and of `State.batch_s`.
+VARIANT, GPU, BATCH_ROWS, BATCH_REQUESTS = range(4)
+BEGAN, LEFT = range(2)
+# Columns of `State.log`.
+LOG_VARIANT, LOG_ROWS, LOG_TOOK, LOG_ENDED, LOG_PROBE = range(5)
+LOG_COLUMNS: Final = 5
+# Columns of `State.changes`.
+CHANGE_AT, SLOWDOWN, COTENANTS = range(3)
+
+_DONE_S: Final = 1e-9  # work as little as this is none: the clock's own steps after days are finer
+_SHORT_S: Final = 1e-12
+
+
+class State(NamedTuple):
+    """Everything of one simulated server."""
+
+    # What never changes, shared by forks.
+    arrivals_s: Floats  # [requests], ascending
+    rows: Ints  # [requests]
+    tables_s: Floats  # [variants, rows 1..largest]
+    quality: Floats  # [variants]
+    changes: Floats  # [changes, 3], ascending in time
+    given: Floats  # [6]
+    # What changes, copied by forks.
+    clock: Floats  # [5]
+    tally: Ints  # [9]
+    limits: Ints  # [variants], the largest batch
+    free: Ints  # [variants, gpus], idle instances; below zero: as many are ended when they are done
+    busy: Ints  # [gpus], batches in execution
+    queue: Ints  # [variants, ranges, 2], rings of ranges of requests
+    queued: Ints  # [variants, 4]
+    probes: Ints  # [variants, 2..], rows of each probe that waits
+    totals: Floats  # [variants, 5]
+    batch: Ints  # [slots, 4]
+    batch_s: Floats  # [slots, 2]
+    batch_requests: Ints  # [slots, rows]
+    # Records; empty in forks.
+    done_s: Floats  # [requests]
+    served_by: Ints  # [requests]
+    log: Floats  # [batches, 5]
+
+
+@njit(cache=True)
+def advance(s: State, to_s: float) -> int:
+    """Let time pass up to a moment; return what stopped it, if anything."""
+    while True:
+        if 0 < len(s.log) < s.tally[LOGGED] + len(s.batch):
+            return LOG_FULL
+        if s.queued[s.tally[SERVING], RANGES] >= s.queue.shape[1]:
+            return QUEUE_FULL
+        next_s = _next_event_s(s, to_s)
+        _pass(s, next_s)
+        _admit(s)
+        if s.clock[SWITCH_AT] <= next_s:
+            s.tally[SERVING] = s.tally[SWITCH_TO]
+            s.clock[SINCE] = next_s
+            s.clock[SWITCH_AT] = math.inf
+            s.tally[SWITCHES] += 1
+        _end_batches(s)
+        start(s)
+        if next_s >= to_s:
+            return ARRIVED
+
+
+@njit(cache=True)
+def start(s: State) -> None:
+    """Begin every batch that can begin now."""
+    for variant in range(len(s.free)):
+        while s.queued[variant, WAITING] > 0 or s.queued[variant, PROBES] > 0:
+            gpu = _idle(s, variant)
+            if gpu < 0 or not _begin(s, variant, gpu):
+                break
+
+
+@njit(cache=True)
+def work_s(s: State) -> float:
+    """Return the seconds of work that wait or are in execution, in the largest batches."""
+    total_s = 0.0
+    for slot in range(s.tally[RUNNING]):
+        total_s += s.batch_s[slot, LEFT]
+    for variant in range(len(s.free)):
+        if s.queued[variant, WAITING] == 0:
+            continue
+        waiting = 0
+        for place in range(s.queued[variant, RANGES]):
+            at = (s.queued[variant, HEAD] + place) % s.queue.shape[1]
+            for request in range(s.queue[variant, at, 0], s.queue[variant, at, 1]):
+                waiting += s.rows[request]
+        largest = s.limits[variant]
+        rest = waiting % largest
+        total_s += waiting // largest * s.tables_s[variant, largest - 1]
+        if rest > 0:
+            total_s += s.tables_s[variant, rest - 1]
+    return total_s
+
+
+@njit(cache=True)
+def waiting_since_s(s: State) -> Floats:
+    """Return when each request arrived that waits or is in execution. [requests]."""
+    total = s.queued[:, WAITING].sum() + s.batch[: s.tally[RUNNING], BATCH_REQUESTS].sum()
+    since_s = np.empty(total)
+    found = 0
+    for variant in range(len(s.free)):
+        for place in range(s.queued[variant, RANGES]):
+            at = (s.queued[variant, HEAD] + place) % s.queue.shape[1]
+            for request in range(s.queue[variant, at, 0], s.queue[variant, at, 1]):
+                since_s[found] = s.arrivals_s[request]
+                found += 1
+    for slot in range(s.tally[RUNNING]):
+        for place in range(s.batch[slot, BATCH_REQUESTS]):
+            since_s[found] = s.arrivals_s[s.batch_requests[slot, place]]
+            found += 1
+    return since_s
+
+
+@njit(cache=True)
+def noise_factor(given: Floats, seed: int, ordinal: int) -> float:
+    """Return by how much the batch of an ordinal differs from its table, whatever was decided.
+
+    Of mean 1, whatever its spread, but for stragglers.
+    """
+    spread = given[NOISE]
+    factor = 1.0
+    if spread > 0.0:
+        radius = math.sqrt(-2.0 * math.log(_uniform(seed, ordinal, 0)))
+        normal = radius * math.cos(2.0 * math.pi * _uniform(seed, ordinal, 1))
+        factor = math.exp(spread * normal - 0.5 * spread * spread)
+    if _uniform(seed, ordinal, 2) < given[STRAGGLER_RATIO]:
+        factor *= given[STRAGGLER_FACTOR]
+    return factor
+
+
+@njit(cache=True)
+def _uniform(seed: int, ordinal: int, stream: int) -> float:
+    """Return a number in (0, 1) by its place (SplitMix64: Steele, Lea and Flood 2014)."""
+    z = np.uint64(seed) * np.uint64(0xD1342543DE82EF95)
+    z += np.uint64(4 * ordinal + stream + 1) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return (np.float64(z >> np.uint64(11)) + 0.5) * 2.0**-53
+
+
+@njit(cache=True)
+def _slowed(s: State, column: int, usual: float) -> float:
+    """Return what the last change says of the present."""
+    last = s.tally[CHANGES]
+    return float(s.changes[last - 1, column]) if last > 0 else usual
+
+
+@njit(cache=True)
+def _sharing(s: State, gpu: int) -> float:
+    """Return how much slower each batch on a GPU is for those beside it."""
+    beside = s.busy[gpu] + _slowed(s, COTENANTS, 0.0)
+    return float(max(beside / s.given[PARALLEL], 1.0))
+
+
+@njit(cache=True)
+def _idle(s: State, variant: int) -> int:
+    """Return the GPU with an idle instance and the fewest batches; -1: none."""
+    found = -1
+    for gpu in range(s.free.shape[1]):
+        if s.free[variant, gpu] > 0 and (found < 0 or s.busy[gpu] < s.busy[found]):
+            found = gpu
+    return found
+
+
+@njit(cache=True)
+def _first(s: State, variant: int) -> int:
+    """Return the request that waits longest."""
+    return int(s.queue[variant, s.queued[variant, HEAD], 0])
+
+
+@njit(cache=True)
+def _next_event_s(s: State, to_s: float) -> float:
+    next_s = min(to_s, s.clock[SWITCH_AT])
+    now_s = s.clock[NOW]
+    for slot in range(s.tally[RUNNING]):
+        ends_s = now_s + s.batch_s[slot, LEFT] * _sharing(s, s.batch[slot, GPU])
+        next_s = min(next_s, ends_s)
+    # While no instance of the serving variant is free, arrivals need not be looked at.
+    serving, following = s.tally[SERVING], s.tally[NEXT]
+    if following < len(s.arrivals_s) and _idle(s, serving) >= 0:
+        next_s = min(next_s, s.arrivals_s[following])
+    if s.given[QUEUE_DELAY_S] > 0.0:
+        for variant in range(len(s.free)):
+            if s.queued[variant, WAITING] > 0 and _idle(s, variant) >= 0:
+                next_s = min(next_s, s.arrivals_s[_first(s, variant)] + s.given[QUEUE_DELAY_S])
+    if s.tally[CHANGES] < len(s.changes):
+        next_s = min(next_s, s.changes[s.tally[CHANGES], CHANGE_AT])
+    return float(max(next_s, now_s))
+
+
+@njit(cache=True)
+def _pass(s: State, to_s: float) -> None:
+    elapsed_s = to_s - s.clock[NOW]
+    for slot in range(s.tally[RUNNING]):
+        s.batch_s[slot, LEFT] -= elapsed_s / _sharing(s, s.batch[slot, GPU])
+    for gpu in range(len(s.busy)):
+        if s.busy[gpu] > 0:
+            s.clock[BUSY] += elapsed_s
+    s.clock[NOW] = to_s
+    while s.tally[CHANGES] < len(s.changes) and s.changes[s.tally[CHANGES], CHANGE_AT] <= to_s:
+        s.tally[CHANGES] += 1
+
+
+@njit(cache=True)
+def _admit(s: State) -> None:
+    """Queue what has arrived by now; a switch takes effect after what arrived before it."""
+    began = s.tally[NEXT]
+    at = began
+    while at < len(s.arrivals_s) and s.arrivals_s[at] <= s.clock[NOW]:
+        at += 1
+    if at == began:
+        return
+    s.tally[NEXT] = at
+    variant = s.tally[SERVING]
+    own = s.queued[variant]
+    own[WAITING] += at - began
+    size = s.queue.shape[1]
+    if own[RANGES] > 0:
+        last = (own[HEAD] + own[RANGES] - 1) % size
+        if s.queue[variant, last, 1] == began:
+            s.queue[variant, last, 1] = at
+            return
+    place = (own[HEAD] + own[RANGES]) % size
+    s.queue[variant, place, 0] = began
+    s.queue[variant, place, 1] = at
+    own[RANGES] += 1
+
+
+@njit(cache=True)
+def _end_batches(s: State) -> None:
+    now_s = s.clock[NOW]
+    kept = 0
+    for slot in range(s.tally[RUNNING]):
+        if s.batch_s[slot, LEFT] > _DONE_S:
+            if kept < slot:
+                s.batch[kept] = s.batch[slot]
+                s.batch_s[kept] = s.batch_s[slot]
+                for place in range(s.batch[slot, BATCH_REQUESTS]):
+                    s.batch_requests[kept, place] = s.batch_requests[slot, place]
+            kept += 1
+            continue
+        variant, gpu = s.batch[slot, VARIANT], s.batch[slot, GPU]
+        rows, requests = s.batch[slot, BATCH_ROWS], s.batch[slot, BATCH_REQUESTS]
+        began_s = s.batch_s[slot, BEGAN]
+        s.free[variant, gpu] += 1
+        s.busy[gpu] -= 1
+        count = max(requests, 1)
+        totals = s.totals[variant]
+        totals[EXECUTIONS] += 1
+        totals[REQUESTS] += count
+        totals[ROWS] += rows
+        totals[COMPUTE_S] += (now_s - began_s) * count
+        for place in range(requests):
+            request = s.batch_requests[slot, place]
+            arrived_s = s.arrivals_s[request]
+            totals[QUEUE_S] += began_s - arrived_s
+            if arrived_s >= now_s - s.given[LIMIT_S]:
+                s.clock[EARNED] += s.quality[variant]
+            if len(s.done_s) > 0:
+                s.done_s[request] = now_s
+                s.served_by[request] = variant
+        if len(s.log) > 0:
+            line = s.log[s.tally[LOGGED]]
+            line[LOG_VARIANT], line[LOG_ROWS] = variant, rows
+            line[LOG_TOOK], line[LOG_ENDED] = now_s - began_s, now_s
+            line[LOG_PROBE] = 1.0 if requests == 0 else 0.0
+            s.tally[LOGGED] += 1
+    s.tally[RUNNING] = kept
+
+
+@njit(cache=True)
+def _begin(s: State, variant: int, gpu: int) -> bool:
+    """Begin a batch of what waits, in order; False: it shall wait for more."""
+    slot, own = s.tally[RUNNING], s.queued[variant]
+    rows, requests = 0, 0
+    if own[WAITING] > 0:
+        head, ranges, at = own[HEAD], own[RANGES], _first(s, variant)
+        largest = s.limits[variant]
+        # A request that is larger than a batch may be by now goes alone, as it was let in.
+        while ranges > 0 and (rows == 0 or rows + s.rows[at] <= largest):
+            s.batch_requests[slot, requests] = at
+            rows += s.rows[at]
+            requests += 1
+            at += 1
+            if at == s.queue[variant, head, 1]:
+                head, ranges = (head + 1) % s.queue.shape[1], ranges - 1
+                at = s.queue[variant, head, 0]
+        if ranges == 0 and rows < largest and s.given[QUEUE_DELAY_S] > 0.0:
+            until_s = s.arrivals_s[s.batch_requests[slot, 0]] + s.given[QUEUE_DELAY_S]
+            if until_s > s.clock[NOW] + _SHORT_S:
+                return False
+        own[HEAD], own[RANGES] = head, ranges
+        own[WAITING] -= requests
+        if ranges > 0:
+            s.queue[variant, head, 0] = at
+    else:
+        own[PROBES] -= 1
+        rows = s.probes[variant, 0]
+        for place in range(own[PROBES]):
+            s.probes[variant, place] = s.probes[variant, place + 1]
+    ordinal = s.tally[BATCHES]
+    s.tally[BATCHES] += 1
+    factor = noise_factor(s.given, s.tally[SEED], ordinal) * _slowed(s, SLOWDOWN, 1.0)
+    s.batch[slot, VARIANT], s.batch[slot, GPU] = variant, gpu
+    s.batch[slot, BATCH_ROWS], s.batch[slot, BATCH_REQUESTS] = rows, requests
+    s.batch_s[slot, BEGAN] = s.clock[NOW]
+    s.batch_s[slot, LEFT] = s.tables_s[variant, rows - 1] * factor
+    s.free[variant, gpu] -= 1
+    s.busy[gpu] += 1
+    s.tally[RUNNING] += 1
+    return True

@@ -1,0 +1,170 @@
+"""What is loaded on the simulated GPUs: loads, unloads, resizes and reloads, with their memory.
+
+Owns the operations that take time and the memory that they hold. It must not decide which.
+
+As on the real server: a copy of a variant is loaded in `load_s`; another instance takes as long as
+a load; a reload loads a copy beside the old one and holds twice the memory until it takes over;
+what is unloaded first finishes what waits for it, and gives its memory back then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controller.twin import engine
+from controller.twin.engine import State
+from controller.twin.ladder import TwinVariant
+
+if TYPE_CHECKING:
+    from controller.twin.server import Physics
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """An operation under way."""
+
+    at_s: float
+    variant: int
+    gpu: int
+    held_bytes: float  # beside the variant's own copy, until it is done
+    instances: int  # then
+    max_batch: int  # then
+
+
+class Pool:
+    """The copies and instances of every variant on every GPU."""
+
+    def __init__(self, state: State, variants: Sequence[TwinVariant], physics: Physics) -> None:
+        self.state = state
+        self._variants = variants
+        self._physics = physics
+        self._instances = [[physics.instances] * physics.gpus for _ in variants]
+        self._pending: list[_Pending] = []
+        self._leaving: list[tuple[int, int]] = []
+        self.peak_bytes = max(self.used_bytes(gpu) for gpu in range(physics.gpus))
+
+    def fork(self, state: State) -> Pool:
+        """Return the same of a forked server."""
+        other = copy(self)
+        other._detach(state)  # noqa: SLF001 - of this class
+        return other
+
+    def _detach(self, state: State) -> None:
+        self.state = state
+        self._instances = [row.copy() for row in self._instances]
+        self._pending, self._leaving = self._pending.copy(), self._leaving.copy()
+
+    def instances(self, variant: int, gpu: int = 0) -> int:
+        """Return how many instances there are, those not counted that are still to come."""
+        return self._instances[variant][gpu]
+
+    def used_bytes(self, gpu: int) -> float:
+        """Return the memory that copies on a GPU hold, half-loaded and half-unloaded ones, too."""
+        loading = {(p.variant, p.gpu) for p in self._pending} | set(self._leaving)
+        held = sum(p.held_bytes for p in self._pending if p.gpu == gpu)
+        return held + sum(
+            own.memory_bytes
+            for variant, own in enumerate(self._variants)
+            if self._instances[variant][gpu] > 0 or (variant, gpu) in loading
+        )
+
+    def load(self, variant: int, gpu: int = 0, instances: int = 1) -> bool:
+        """Load a copy of a variant; False: another operation on it, or too little memory."""
+        if self._instances[variant][gpu] > 0:
+            return False
+        return self.resize(variant, instances, gpu)
+
+    def unload(self, variant: int, gpu: int = 0) -> bool:
+        """Unload a copy when what waits is done; False: it is the last that serves, or under way.
+
+        Requests that wait for a variant without any copy would wait for ever.
+        """
+        if self._is_busy(variant, gpu) or self._alone_serves(variant, gpu):
+            return False
+        self._leaving.append((variant, gpu))
+        self.release()
+        return True
+
+    def resize(self, variant: int, instances: int, gpu: int = 0) -> bool:
+        """Change the number of instances: fewer at once, more in the time of a load.
+
+        False: another operation on it is under way, or there is too little memory.
+        """
+        if self._is_busy(variant, gpu) or instances < 1:
+            return False
+        before = self._instances[variant][gpu]
+        if instances <= before:
+            self._set(variant, gpu, instances)
+            return True
+        largest = int(self.state.limits[variant])
+        return self._begin(variant, gpu, 0.0, instances, largest)
+
+    def reload(self, variant: int, max_batch: int, gpu: int = 0) -> bool:
+        """Give a variant another largest batch; False as for `resize`, or it is not loaded.
+
+        Raises ValueError for a batch beyond the ladder.
+        """
+        own = self._variants[variant]
+        if not 1 <= max_batch <= own.max_batch:
+            raise ValueError(f"{own.name}: a batch of {max_batch} is not in 1 to {own.max_batch}")
+        instances = self._instances[variant][gpu]
+        if self._is_busy(variant, gpu) or instances == 0:
+            return False
+        return self._begin(variant, gpu, own.memory_bytes, instances, max_batch)
+
+    def next_s(self) -> float:
+        """Return when the next operation is done; infinite: none is under way."""
+        return min((pending.at_s for pending in self._pending), default=math.inf)
+
+    def finish(self, now_s: float) -> None:
+        """Let those operations take effect that are done by now."""
+        for pending in [p for p in self._pending if p.at_s <= now_s]:
+            self._pending.remove(pending)
+            self._set(pending.variant, pending.gpu, pending.instances)
+            self.state.limits[pending.variant] = pending.max_batch
+
+    def release(self) -> None:
+        """Let those copies go that have nothing more to do."""
+        for variant, gpu in tuple(self._leaving):
+            idle = self.state.free[variant, gpu] >= self._instances[variant][gpu]
+            done = self.state.queued[variant, engine.WAITING] == 0 and idle
+            if done and not self._alone_serves(variant, gpu):
+                self._set(variant, gpu, 0)
+                self._leaving.remove((variant, gpu))
+
+    def _alone_serves(self, variant: int, gpu: int) -> bool:
+        """Return whether the alias points, or is about to, at a variant with this copy alone."""
+        count = self.state.tally
+        under_way = self.state.clock[engine.SWITCH_AT] < math.inf
+        if variant != count[engine.SERVING] and not (
+            under_way and variant == count[engine.SWITCH_TO]
+        ):
+            return False
+        staying = (g for g, n in enumerate(self._instances[variant]) if n > 0 and g != gpu)
+        return all((variant, other) in self._leaving for other in staying)
+
+    def _is_busy(self, variant: int, gpu: int) -> bool:
+        pending = any((p.variant, p.gpu) == (variant, gpu) for p in self._pending)
+        return pending or (variant, gpu) in self._leaving
+
+    def _begin(
+        self, variant: int, gpu: int, held_bytes: float, instances: int, max_batch: int
+    ) -> bool:
+        own = self._variants[variant]
+        takes_s = self._physics.load_s if own.load_s is None else own.load_s
+        at_s = float(self.state.clock[engine.NOW]) + takes_s
+        self._pending.append(_Pending(at_s, variant, gpu, held_bytes, instances, max_batch))
+        used = self.used_bytes(gpu)
+        if used > self._physics.memory_bytes:
+            self._pending.pop()
+            return False
+        self.peak_bytes = max(self.peak_bytes, used)
+        return True
+
+    def _set(self, variant: int, gpu: int, instances: int) -> None:
+        self.state.free[variant, gpu] += instances - self._instances[variant][gpu]
+        self._instances[variant][gpu] = instances
