@@ -35,8 +35,8 @@ soak: $(READY) ## the full counts: hours
 	$(BIN)/pytest -m soak -o timeout=0 $(TESTS)
 
 .PHONY: benchmark
-benchmark: $(READY) ## the governor and its rivals on a simulated Triton, a minute of each trace
-	$(BIN)/python benchmarks/replay.py --seconds 60 --seeds 1 --out .benchmark
+benchmark: $(READY) ## the governor and its rivals on a simulated Triton, a minute of each window
+	$(BIN)/python benchmarks/replay.py --seconds 60 --seeds 1 --out .benchmark --docs docs/benchmark.md
 
 .PHONY: benchmark-full
 benchmark-full: $(READY) ## the same, five minutes and ten seeds: hours; goes on where it was stopped

@@ -3,7 +3,7 @@
     python benchmarks/predictors.py [--streams real,drift,outliers,newcomer] [--seed 1]
 
 A stream is what Triton's statistics tell twice a second: (variant, rows, how many batches, their
-mean time). `real` was recorded from the demo's server (benchmarks/data/demo_batches.csv); the
+mean time). `real` was recorded from the demo's server (data/batches/demo_batches.csv); the
 others are drawn: `drift` slows everything by 1.3 half way, `outliers` has one batch in a hundred
 take five times as long, `newcomer` shows one variant only after half of the time, ten batches of
 it a poll at most. Columns: pinball loss of the logarithm of the time (times 1000; mean of the
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from contestants import PREDICTORS, QUANTILES, Predictor, Stream, Value
 
-_RECORDED = Path(__file__).parent / "data" / "demo_batches.csv"
+_RECORDED = Path(__file__).parent / "data" / "batches" / "demo_batches.csv"
 _POLL_S = 0.5
 
 
