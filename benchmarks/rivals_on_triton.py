@@ -42,6 +42,7 @@ from controller.twin.trace import Trace, load_trace
 
 _PROFILE_CALLS = 20
 _BIN_S = 1.0
+_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f")  # of those beside it
 
 
 def main() -> int:
@@ -247,15 +248,18 @@ def _draw(
     load.stairs(np.histogram(schedule.due_s, edges_s)[0] / _BIN_S, edges_s, fill=True)
     load.set_ylabel("requests/s")
     qualities = np.array([served.quality for served in bench.served])
-    for name, (_, records, _) in found.items():
-        style = {"color": "#d62728", "linewidth": 2.0, "zorder": 5} if name == "governor" else {}
+    for number, (name, (_, records, _)) in enumerate(found.items()):
+        style = {"color": _COLOURS[number % len(_COLOURS)], "linewidth": 1.2, "zorder": 2}
+        if name == "governor":
+            style = {"color": "#d62728", "linewidth": 2.0, "zorder": 5}
         counted = records.counted()
         met = counted.answered & (counted.latency_ms <= bench.objective_ms)
         worth = np.where(met, qualities[counted.variant], 0.0)
         place = np.digitize(counted.due_s, edges_s) - 1
         bins = len(edges_s) - 1
-        count = np.maximum(np.bincount(place, minlength=bins)[:bins], 1)
-        mean = np.bincount(place, weights=worth, minlength=bins)[:bins] / count
+        count = np.bincount(place, minlength=bins)[:bins]
+        total = np.bincount(place, weights=worth, minlength=bins)[:bins]
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         quality.plot(edges_s[:-1] + _BIN_S / 2, mean, label=name, **style)
         late_ms = np.where(counted.answered, counted.latency_ms, 4000.0)
         p99_ms = [
