@@ -266,7 +266,7 @@ def test_alert_follows_a_slow_down_within_some_batches():
 
 
 def test_a_replay_compares_all_policies_on_the_same_arrivals(bursty):
-    plan = Plan(bursty, LADDER, LIMIT_S)
+    plan = Plan(bursty.window(0.0, 40.0), LADDER, LIMIT_S)
     policies = possible(plan)
     document = replay(plan, policies, (1, 2), jobs=1)
     found = {one["name"]: one for one in document["policies"]}
