@@ -15,6 +15,7 @@ from statistics import fmean
 
 from joblib import Parallel, delayed
 
+import controller
 from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, RIVALS
 from controller.twin.ladder import load_ladder
 from controller.twin.plan import Plan, ReplayError
@@ -35,6 +36,7 @@ def main() -> int:
     """Run what is not done yet and write the report; return the exit code."""
     args = _arguments()
     args.out.mkdir(parents=True, exist_ok=True)
+    args.code = _code()
     traces = sorted(p for p in args.data.glob("*.csv"))
     ladders = sorted(args.data.glob("*.yaml"))
     cells = [
@@ -70,10 +72,18 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _code() -> str:
+    """Return a digest of the code that is run: cells of another are not taken over."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(controller.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _cell(cell: tuple[Path, int, Path, str], args: argparse.Namespace) -> dict[str, object]:
     trace, start_s, ladder, kind = cell
     key = [trace.name, start_s, ladder.name, kind, args.seconds, args.seeds, args.drift]
-    name = hashlib.sha256(json.dumps([*key, *POLICIES]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([*key, *POLICIES, args.code]).encode()).hexdigest()[:16]
     kept = args.out / f"{name}.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))

@@ -150,14 +150,23 @@ class _Driver(threading.Thread):
         self._ending = threading.Event()
         self.counting = threading.Event()
         self.switches = 0
+        self._failed: Exception | None = None
 
     def stop(self) -> None:
-        """End it."""
+        """End it; raise what ended it before."""
         self._ending.set()
         self.join(30.0)
+        if self._failed is not None:
+            raise RuntimeError("the rival did not drive to the end") from self._failed
 
     def run(self) -> None:
         """Look at every tick."""
+        try:
+            self._drive()
+        except Exception as error:  # noqa: BLE001 - told by `stop`
+            self._failed = error
+
+    def _drive(self) -> None:
         url = urlsplit(self._bench.server.metrics_url)
         page = http.client.HTTPConnection(url.hostname or "", url.port, timeout=5.0)
         parser, rows_per_request = PageParser(), Shape().rows_per_request

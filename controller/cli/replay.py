@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
-_DRIFT: Final = re.compile(r"(?P<factor>[0-9.]+)@(?P<from>[0-9.]+)%")
+_FROM: Final = re.compile(r"(?P<number>[0-9.]+)@(?P<from>[0-9.]+)%")
 _STRAGGLERS: Final = re.compile(r"(?P<share>[0-9.]+)%x(?P<factor>[0-9.]+)")
 _OF_TRACES: Final = ("percentile", "peak_load")
 _WINDOW: Final = re.compile(r"(?P<from>[0-9.]+):(?P<to>[0-9.]+)")
@@ -62,7 +62,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--drift",
-        type=_drift,
+        type=_from_a_share_on,
         default=(1.0, 0.5),
         metavar="1.3@50%",
         help="every latency times 1.3 from half of the trace on, which nobody is told",
@@ -76,7 +76,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--cotenants",
-        type=_cotenants,
+        type=_from_a_share_on,
         default=(0.0, 0.5),
         metavar="1@50%",
         help="somebody else keeps one batch on the GPU from half of the trace on",
@@ -281,14 +281,14 @@ def _window(text: str) -> tuple[float, float]:
     return _float(found["from"]), _float(found["to"])
 
 
-def _drift(text: str) -> tuple[float, float]:
-    found = _DRIFT.fullmatch(text)
+def _from_a_share_on(text: str) -> tuple[float, float]:
+    found = _FROM.fullmatch(text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no drift; write 1.3@50%")
-    factor, share = _float(found["factor"]), _float(found["from"]) / 100.0
-    if factor <= 0.0 or share > 1.0:
-        raise argparse.ArgumentTypeError("a factor above 0, at a share of at most 100 %")
-    return factor, share
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number and a share; write 1.3@50%")
+    number, share = _float(found["number"]), _float(found["from"]) / 100.0
+    if number <= 0.0 or share > 1.0:
+        raise argparse.ArgumentTypeError("a number above 0, from a share of at most 100 % on")
+    return number, share
 
 
 def _stragglers(text: str) -> tuple[float, float]:
@@ -299,16 +299,6 @@ def _stragglers(text: str) -> tuple[float, float]:
     if ratio > 1.0 or factor <= 0.0:
         raise argparse.ArgumentTypeError("at most 100 %, times a factor above 0")
     return ratio, factor
-
-
-def _cotenants(text: str) -> tuple[float, float]:
-    found = _DRIFT.fullmatch(text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} are no co-tenants; write 1@50%")
-    count, share = _float(found["factor"]), _float(found["from"]) / 100.0
-    if share > 1.0:
-        raise argparse.ArgumentTypeError("from a share of at most 100 % on")
-    return count, share
 
 
 def _float(text: str) -> float:

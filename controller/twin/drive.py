@@ -97,9 +97,7 @@ def drive_scaler(
         nonlocal seen_s, seen, replicas, used_s
         elapsed_s = server.now_s - seen_s
         view = ScalerView(
-            server.now_s,
             replicas,
-            most,
             (server.arrived - seen) / elapsed_s if elapsed_s > 0.0 else 0.0,
             server.pending(variant),
             server.latency_between_s(seen_s, server.now_s),

@@ -128,25 +128,6 @@ def work_s(s: State) -> float:
 
 
 @njit(cache=True)
-def waiting_since_s(s: State) -> Floats:
-    """Return when each request arrived that waits or is in execution. [requests]."""
-    total = s.queued[:, WAITING].sum() + s.batch[: s.tally[RUNNING], BATCH_REQUESTS].sum()
-    since_s = np.empty(total)
-    found = 0
-    for variant in range(len(s.free)):
-        for place in range(s.queued[variant, RANGES]):
-            at = (s.queued[variant, HEAD] + place) % s.queue.shape[1]
-            for request in range(s.queue[variant, at, 0], s.queue[variant, at, 1]):
-                since_s[found] = s.arrivals_s[request]
-                found += 1
-    for slot in range(s.tally[RUNNING]):
-        for place in range(s.batch[slot, BATCH_REQUESTS]):
-            since_s[found] = s.arrivals_s[s.batch_requests[slot, place]]
-            found += 1
-    return since_s
-
-
-@njit(cache=True)
 def noise_factor(given: Floats, seed: int, ordinal: int) -> float:
     """Return by how much the batch of an ordinal differs from its table, whatever was decided.
 

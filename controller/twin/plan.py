@@ -5,7 +5,7 @@ Owns the scaling of the load to the ladder. It must not run or score.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -47,10 +47,7 @@ class Plan:
     @property
     def variants(self) -> tuple[TwinVariant, ...]:
         """Return the ladder's variants that meet the objective at all, with limited batches."""
-        limited = (
-            TwinVariant(v.name, v.quality, v.table_s[: self.max_batch])
-            for v in self.ladder.variants
-        )
+        limited = (replace(v, table_s=v.table_s[: self.max_batch]) for v in self.ladder.variants)
         return tuple(v for v in limited if v.capacity_rps(self.limit_s) > 0.0)
 
     @property
@@ -83,14 +80,16 @@ class Plan:
 
     def physics(self, load: Trace) -> Physics:
         """Return what the simulated server is like under a load."""
-        slower = Change(self.slowdown_from * load.duration_s, self.slowdown)
+        slower_s = self.slowdown_from * load.duration_s
         joined_s = self.cotenants_from * load.duration_s
-        changes = [slower]
-        if self.cotenants > 0.0:
-            first = min(slower.from_s, joined_s)
-            both = Change(max(slower.from_s, joined_s), self.slowdown, self.cotenants)
-            alone = self.cotenants if first == joined_s else 0.0
-            changes = [Change(first, 1.0 if first == joined_s else self.slowdown, alone), both]
+        changes = [
+            Change(
+                at_s,
+                self.slowdown if at_s >= slower_s else 1.0,
+                self.cotenants if at_s >= joined_s else 0.0,
+            )
+            for at_s in sorted({slower_s, joined_s})
+        ]
         return Physics(
             noise=self.noise,
             gpus=self.gpus,

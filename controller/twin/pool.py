@@ -32,7 +32,7 @@ class _Pending:
     gpu: int
     held_bytes: float  # beside the variant's own copy, until it is done
     instances: int  # then
-    max_batch: int  # then
+    max_batch: int | None = None  # then; None: as it is
 
 
 class Pool:
@@ -79,13 +79,16 @@ class Pool:
         return self.resize(variant, instances, gpu)
 
     def unload(self, variant: int, gpu: int = 0) -> bool:
-        """Unload a copy when what waits is done; False: it is the last that serves, or under way.
+        """Unload a copy; False: it is the last that serves, or another operation is under way.
 
-        Requests that wait for a variant without any copy would wait for ever.
+        Where copies stay on other GPUs it takes nothing more; the last one first does what waits,
+        for requests that wait for a variant without any copy would wait for ever.
         """
         if self._is_busy(variant, gpu) or self._alone_serves(variant, gpu):
             return False
         self._leaving.append((variant, gpu))
+        if self._stays_elsewhere(variant, gpu):
+            self._set(variant, gpu, 0)
         self.release()
         return True
 
@@ -100,21 +103,27 @@ class Pool:
         if instances <= before:
             self._set(variant, gpu, instances)
             return True
-        largest = int(self.state.limits[variant])
-        return self._begin(variant, gpu, 0.0, instances, largest)
+        return self._begin(_Pending(self._done_s(variant), variant, gpu, 0.0, instances))
 
-    def reload(self, variant: int, max_batch: int, gpu: int = 0) -> bool:
-        """Give a variant another largest batch; False as for `resize`, or it is not loaded.
+    def reload(self, variant: int, max_batch: int) -> bool:
+        """Give a variant another largest batch, on every GPU that has a copy.
+
+        False: another operation on one is under way, there is no copy, or too little memory.
 
         Raises ValueError for a batch beyond the ladder.
         """
         own = self._variants[variant]
         if not 1 <= max_batch <= own.max_batch:
             raise ValueError(f"{own.name}: a batch of {max_batch} is not in 1 to {own.max_batch}")
-        instances = self._instances[variant][gpu]
-        if self._is_busy(variant, gpu) or instances == 0:
+        done_s = self._done_s(variant)
+        copies = [
+            _Pending(done_s, variant, gpu, own.memory_bytes, instances, max_batch)
+            for gpu, instances in enumerate(self._instances[variant])
+            if instances > 0
+        ]
+        if not copies or any(self._is_busy(variant, load.gpu) for load in copies):
             return False
-        return self._begin(variant, gpu, own.memory_bytes, instances, max_batch)
+        return self._begin(*copies)
 
     def next_s(self) -> float:
         """Return when the next operation is done; infinite: none is under way."""
@@ -125,42 +134,48 @@ class Pool:
         for pending in [p for p in self._pending if p.at_s <= now_s]:
             self._pending.remove(pending)
             self._set(pending.variant, pending.gpu, pending.instances)
-            self.state.limits[pending.variant] = pending.max_batch
+            if pending.max_batch is not None:
+                self.state.limits[pending.variant] = pending.max_batch
 
     def release(self) -> None:
         """Let those copies go that have nothing more to do."""
         for variant, gpu in tuple(self._leaving):
-            idle = self.state.free[variant, gpu] >= self._instances[variant][gpu]
-            done = self.state.queued[variant, engine.WAITING] == 0 and idle
-            if done and not self._alone_serves(variant, gpu):
+            instances = self._instances[variant][gpu]
+            idle = self.state.free[variant, gpu] >= instances
+            needed = instances > 0 and self.state.queued[variant, engine.WAITING] > 0
+            if idle and not needed and not self._alone_serves(variant, gpu):
                 self._set(variant, gpu, 0)
                 self._leaving.remove((variant, gpu))
 
     def _alone_serves(self, variant: int, gpu: int) -> bool:
         """Return whether the alias points, or is about to, at a variant with this copy alone."""
-        count = self.state.tally
-        under_way = self.state.clock[engine.SWITCH_AT] < math.inf
-        if variant != count[engine.SERVING] and not (
-            under_way and variant == count[engine.SWITCH_TO]
-        ):
-            return False
-        staying = (g for g, n in enumerate(self._instances[variant]) if n > 0 and g != gpu)
-        return all((variant, other) in self._leaving for other in staying)
+        tally = self.state.tally
+        serves = {int(tally[engine.SERVING])}
+        if self.state.clock[engine.SWITCH_AT] < math.inf:
+            serves.add(int(tally[engine.SWITCH_TO]))
+        return variant in serves and not self._stays_elsewhere(variant, gpu)
+
+    def _stays_elsewhere(self, variant: int, gpu: int) -> bool:
+        copies = (g for g, n in enumerate(self._instances[variant]) if n > 0 and g != gpu)
+        return any((variant, other) not in self._leaving for other in copies)
 
     def _is_busy(self, variant: int, gpu: int) -> bool:
         pending = any((p.variant, p.gpu) == (variant, gpu) for p in self._pending)
         return pending or (variant, gpu) in self._leaving
 
-    def _begin(
-        self, variant: int, gpu: int, held_bytes: float, instances: int, max_batch: int
-    ) -> bool:
-        own = self._variants[variant]
-        takes_s = self._physics.load_s if own.load_s is None else own.load_s
-        at_s = float(self.state.clock[engine.NOW]) + takes_s
-        self._pending.append(_Pending(at_s, variant, gpu, held_bytes, instances, max_batch))
-        used = self.used_bytes(gpu)
+    def _done_s(self, variant: int) -> float:
+        """Return when a load is done that begins now."""
+        own_s = self._variants[variant].load_s
+        takes_s = self._physics.load_s if own_s is None else own_s
+        return float(self.state.clock[engine.NOW]) + takes_s
+
+    def _begin(self, *operations: _Pending) -> bool:
+        """Begin all of some operations, or, where memory is too little for one, none."""
+        before = self._pending.copy()
+        self._pending += operations
+        used = max(self.used_bytes(operation.gpu) for operation in operations)
         if used > self._physics.memory_bytes:
-            self._pending.pop()
+            self._pending = before
             return False
         self.peak_bytes = max(self.peak_bytes, used)
         return True

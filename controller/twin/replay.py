@@ -57,9 +57,10 @@ def replay(
     if unknown:
         raise ReplayError(f"unknown policy {unknown[0]!r}: {', '.join(POLICIES)}")
     possible = contest.possible(plan)
-    if not set(policies) <= set(possible):
-        what = "requests of several rows" if plan.rows_per_request > 1.0 else f"{plan.gpus} GPU(s)"
-        raise ReplayError(f"{what} are only known to {', '.join(possible)}")
+    outsiders = [name for name in policies if name not in possible]
+    if outsiders:
+        what = "requests of several rows" if plan.rows_per_request > 1.0 else f"--gpus {plan.gpus}"
+        raise ReplayError(f"{outsiders[0]} cannot do with {what}; these can: {', '.join(possible)}")
     load = plan.load()
     # The score needs the fastest fixed variant as its zero, whoever else runs.
     wanted = list(dict.fromkeys((*policies, "fixed:fastest")))

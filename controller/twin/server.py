@@ -202,10 +202,6 @@ class SimulatedTriton:
         until = int(self._state.arrivals_s.searchsorted(self.now_s + within_s))
         return max(until - self.arrived, 0) / within_s
 
-    def waiting_s(self) -> Floats:
-        """Return when each request arrived that waits or is in execution. [requests]."""
-        return np.asarray(engine.waiting_since_s(self._state))
-
     def work_s(self) -> float:
         """Return the seconds of work that wait or are in execution, in the largest batches."""
         return float(engine.work_s(self._state))

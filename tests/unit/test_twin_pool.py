@@ -22,17 +22,45 @@ def _server(arrivals_s=(), physics=PHYSICS):
 
 
 def test_another_instance_takes_the_time_of_a_load_and_serves_beside_the_first():
-    server = _server([0.5, 0.5, 1.5, 1.5], Physics(noise=0.0, parallel=2, load_s=1.0))
-    server.pool.reload(0, 1)
-    server.advance(0.1)
-    assert not server.pool.resize(0, 2)  # one operation at a time
+    arrivals_s = [0.5, 0.501, 1.5, 1.501]
+    server = _server(arrivals_s, Physics(noise=0.0, parallel=2))
+    assert server.pool.resize(0, 2)
+    assert not server.pool.resize(0, 3)  # one operation at a time
+    server.advance(0.9)
+    assert server.pool.instances(0) == 1
+    server.advance(3.0)
+    assert server.pool.instances(0) == 2
+    # Before, the second waits for the first; then it does not.
+    assert server.latency_s() == pytest.approx([0.010, 0.019, 0.010, 0.010])
+
+
+def test_a_copy_that_goes_while_another_stays_takes_nothing_more():
+    physics = Physics(noise=0.0, gpus=2, memory_bytes=12 * GIB)
+    server = _server([0.0, 0.001, 0.002, 0.003], physics)
+    server.advance(0.0015)
+    assert server.pool.unload(0, 1)
+    assert server.pool.used_bytes(1) == 7 * GIB  # its batch is not done
+    server.advance(0.012)
+    assert server.pool.used_bytes(1) == 3 * GIB
     server.advance(1.0)
-    assert server.pool.resize(1, 2)
-    server.switch(1)
-    server.advance(1.2)
-    assert server.pool.instances(1) == 1
-    server.advance(2.0)
-    assert server.pool.instances(1) == 2
+    # Both ran at once; what came later went to the first GPU alone, together.
+    assert server.latency_s() == pytest.approx([0.010, 0.010, 0.018, 0.017])
+
+
+def test_a_reload_holds_memory_on_every_gpu_and_a_resize_does_not_undo_it():
+    server = _server(physics=Physics(noise=0.0, gpus=2, load_s=2.0))
+    assert server.pool.resize(1, 2, 0)
+    server.advance(0.5)
+    assert not server.pool.reload(1, 4)  # a copy of it is being changed
+    assert server.pool.reload(0, 4)
+    assert [server.pool.used_bytes(gpu) for gpu in (0, 1)] == [11 * GIB, 11 * GIB]
+    server.advance(2.5)
+    assert server.pool.reload(1, 4)
+    assert server.pool.resize(0, 2, 1)
+    server.advance(9.0)
+    server.pool.resize(0, 3, 0)
+    server.advance(20.0)
+    assert server._state.limits.tolist() == [4, 4]
 
 
 def test_fewer_instances_let_what_runs_end():
@@ -131,7 +159,7 @@ def test_whatever_is_done_memory_stays_within_bounds_and_every_request_is_answer
         elif what == "resize" and pool.instances(variant, gpu) > 0:
             pool.resize(variant, number, gpu)
         elif what == "reload":
-            pool.reload(variant, number, gpu)
+            pool.reload(variant, number)
         elif what == "switch" and pool.instances(variant, 0) + pool.instances(variant, 1) > 0:
             server.switch(variant)
         assert max(pool.used_bytes(0), pool.used_bytes(1)) <= physics.memory_bytes

@@ -200,7 +200,7 @@ def test_the_command_reads_a_journal(learned, tmp_path, capsys):
     capsys.readouterr()
     for wrong, status, words in (
         (["--model", "other"], 1, "no model 'other': asked"),
-        (["--policies", "jellyfish"], 1, "requests of several rows are only known to"),
+        (["--policies", "jellyfish"], 1, "jellyfish cannot do with requests of several rows"),
         (["--percentile", "95"], 2, "--percentile does not go with --journal"),
         (["--slo", "100ms"], 2, "either --trace, --ladder and --slo, or --journal and --policy"),
     ):

@@ -354,4 +354,4 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert main([*arguments, "--window", "50:60"]) == 1
     assert "no 50:60 in it" in capsys.readouterr().err
     assert main([*arguments, "--drift", "a lot"]) == 2
-    assert "is no drift; write 1.3@50%" in capsys.readouterr().err
+    assert "is not a number and a share; write 1.3@50%" in capsys.readouterr().err

@@ -32,7 +32,7 @@ EACH_RPS = LADDER.variants[0].capacity_rps(LIMIT_S)
 
 
 def _view(replicas=2, load_rps=0.0, pending=0, latency_s=()):
-    return ScalerView(1.0, replicas, 4, load_rps, pending, np.array(latency_s))
+    return ScalerView(replicas, load_rps, pending, np.array(latency_s))
 
 
 def test_dynamo_adds_one_over_the_objective_and_takes_one_within_four_fifths():
@@ -88,8 +88,10 @@ def test_several_gpus_bear_so_much_more_and_are_not_for_everybody(plan):
     assert plan.load().rate_rps == pytest.approx(4 * alone.load().rate_rps)
     assert "dynamo" in possible(plan)
     assert "dynamo" not in possible(alone)
-    with pytest.raises(ReplayError, match=r"4 GPU\(s\) are only known to"):
+    with pytest.raises(ReplayError, match="governor cannot do with --gpus 4; these can"):
         replay(plan, ("governor",), (1,), jobs=1)
+    with pytest.raises(ReplayError, match="hpa cannot do with --gpus 1"):
+        replay(alone, ("hpa",), (1,), jobs=1)
 
 
 def test_stragglers_and_co_tenants_cost_the_same_load_its_latency():
@@ -106,6 +108,12 @@ def test_stragglers_and_co_tenants_cost_the_same_load_its_latency():
         (change.from_s, change.slowdown, change.cotenants)
         for change in both.physics(plan.load()).changes
     ] == [(15.0, 2.0, 0.0), (30.0, 2.0, 2.0)]
+
+
+def test_what_a_ladder_says_of_memory_and_loading_reaches_the_server():
+    known = [replace(v, memory_bytes=2.0**30, load_s=3.0) for v in LADDER.variants]
+    plan = Plan(Trace("calm", np.full(60, 30.0), 1.0), Ladder("known", tuple(known)), LIMIT_S)
+    assert [(v.memory_bytes, v.load_s) for v in plan.variants] == [(2.0**30, 3.0)] * 2
 
 
 def test_trouble_is_asked_for_on_the_command_line(tmp_path, capsys):

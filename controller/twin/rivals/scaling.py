@@ -15,9 +15,7 @@ from controller.twin.ladder import Floats
 class ScalerView:
     """What a scaler sees at one of its ticks."""
 
-    now_s: float
     replicas: int  # those still to come are counted
-    most: int
     load_rps: float  # since the last look
     pending: int  # requests that wait
     latency_s: Floats  # of those that completed since the last look
