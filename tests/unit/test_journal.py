@@ -383,7 +383,7 @@ def test_a_kill_loses_nothing_that_was_written(path: Path) -> None:
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(60)]
+        lines = [process.stdout.readline() for _ in range(20)]
         os.kill(process.pid, signal.SIGKILL)
         rest = process.stdout.read().splitlines()
         process.stdout.close()

@@ -30,7 +30,7 @@ def _earned(server, schedule):
 
 
 @pytest.mark.parametrize("rate_rps", [60.0, 150.0, 300.0, 700.0])
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_beam_finds_what_all_schedules_of_a_small_case_hold(rate_rps, seed):
     rng = np.random.default_rng(seed)
     arrivals_s = np.sort(rng.random(rng.poisson(rate_rps * TICKS * TICK_S)) * TICKS * TICK_S)
