@@ -19,9 +19,22 @@ help: ## list the targets
 demo: $(READY) ## install a Triton and sample models, then watch the governor work (DEMO='--seconds 60')
 	$(BIN)/governor demo $(DEMO)
 
+# The tests on a real server mostly wait for it: the quick ones run meanwhile, and give way.
+USUAL := -m 'not soak and not systemd'
+QUICK := tests/unit tests/fuzz tests/integration
+
 .PHONY: test
 test: $(READY) ## all tests, on a real Triton too, less soak and systemd (TESTS='tests/unit -k name')
-	$(BIN)/pytest -m 'not soak and not systemd' $(TESTS)
+ifneq ($(TESTS),)
+	$(BIN)/pytest $(USUAL) $(TESTS)
+else
+	@set -u; told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
+	echo "$(QUICK): run beside the tests on a real server, and told after them."; \
+	nice -n 10 $(BIN)/pytest $(USUAL) -p no:cacheprovider $(QUICK) >"$$told" 2>&1 & quick=$$!; \
+	trap 'kill -INT $$quick; wait $$quick; cat "$$told"; exit 130' INT TERM; \
+	failed=0; $(BIN)/pytest $(USUAL) tests/triton || failed=$$?; \
+	wait $$quick || failed=$$?; cat "$$told"; exit $$failed
+endif
 
 .PHONY: check
 check: $(READY) ## lint, format, types, layers
