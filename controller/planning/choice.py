@@ -16,7 +16,7 @@ from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.scorekeeper import Score, Scorekeeper
 from controller.planning.stability import Damper
-from controller.planning.value import price_per_s, value_per_request
+from controller.planning.value import value_per_request
 from controller.policy.model import ModelPolicy, StabilityPolicy
 from controller.prediction.predictor import ModelPredictor, Prediction
 from controller.prediction.service import ServiceTimes
@@ -25,9 +25,12 @@ from controller.telemetry.observation import ModelReading, Observation
 Floats = NDArray[np.float64]
 
 _TIE: Final = 1e-4  # values closer than this are the same: the faster one
-# The error budget is for all requests; one window may take more of it than its share.
-_MOST_MISSES: Final = 3.0
-_OF_OBJECTIVE: Final = 0.7  # that the bound on a sojourn may take
+_UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality may use
+# Windows that pass until a rise in load is noticed, a switch away took effect, and what waits on
+# the variant that was left is worked off beside the other: a variant that cannot keep up gathers
+# a backlog meanwhile.
+_NOTICED_AFTER: Final = 2.0
+_HIGH: Final = 0.95  # quantile of the forecast of the rate
 # Under this coverage of stated quantiles the fallback decides. An overload that nobody could
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
 _TRUST: Final = 0.60
@@ -36,6 +39,7 @@ _MOST_FAILURES: Final = 100  # counted at once
 
 _URGENT: Final = frozenset({Reason.ESCAPE, Reason.RECOVERY})
 _UNDAMPED: Final = frozenset({Reason.PINNED, Reason.IGNORANCE})
+_STABLE: Final = 0.95  # utilisation up to which a queue can be expected to empty
 
 
 class ModelMind:
@@ -100,15 +104,22 @@ class ModelMind:
         prediction = self.predictor.predict(
             observation, horizon_s=horizon_s, contention=contention, elsewhere_s=elsewhere_s
         )
-        usable = allowed & prediction.known
-        value = self._value(prediction, usable)
-        objective = self._policy.objective
-        with np.errstate(invalid="ignore"):
-            feasible = (
-                usable
-                & (prediction.miss_ratio <= _MOST_MISSES * objective.allowed_miss_ratio)
-                & (prediction.bound_s <= _OF_OBJECTIVE * objective.latency_s)
+        with np.errstate(all="ignore"):
+            value = value_per_request(
+                rollout=prediction.rollout,
+                quality=self._quality,
+                miss_ratio=prediction.miss_ratio,
+                known=allowed & prediction.known,
+                horizon_s=horizon_s,
+                limit_s=prediction.raw_limit_s,
             )
+        budget = self._policy.objective.allowed_miss_ratio
+        feasible = allowed & prediction.known & (prediction.miss_ratio <= budget)
+        withstands = self._withstands(prediction, _NOTICED_AFTER * horizon_s)
+        if serving is not None:
+            # From a variant that will not do, a switch takes a window to help.
+            withstands[serving] = self._withstands(prediction, horizon_s)[serving]
+        feasible &= withstands
         desired, reason = self._desire(prediction, value, feasible, allowed, serving)
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.rollout.throughput_rows_s
@@ -144,22 +155,14 @@ class ModelMind:
             return None
         return models.index(reading.serving)
 
-    def _value(self, prediction: Prediction, usable: NDArray[np.bool_]) -> Floats:
-        """Return what each variant is worth. [variants]."""
+    def _withstands(self, prediction: Prediction, while_s: float) -> NDArray[np.bool_]:
+        """Return whether a variant is in time even if the load is high for a while. [variants]."""
+        rollout, forecast = prediction.rollout, prediction.forecast
+        high = forecast.quantile(_HIGH) / max(forecast.mean_rps, 1e-9)
         with np.errstate(all="ignore"):
-            request_s = prediction.forecast.rows_per_request / prediction.rollout.throughput_rows_s
-            return value_per_request(
-                quality=self._quality,
-                miss_ratio=prediction.miss_ratio,
-                request_s=request_s,
-                price_per_s=price_per_s(
-                    quality=self._quality,
-                    request_s=request_s,
-                    usable=usable,
-                    waiting_s=prediction.device_backlog_s,
-                    limit_s=self._policy.objective.latency_s,
-                ),
-            )
+            gathered_s = (rollout.utilization_ratio * high - 1.0) * while_s
+            late_s = prediction.stated_s + np.maximum(gathered_s, 0.0)
+            return np.asarray(late_s <= self._policy.objective.latency_s)
 
     def _desire(
         self,
@@ -187,11 +190,17 @@ class ModelMind:
             return target, Reason.FALLBACK
         if not known.any():
             return int(np.where(allowed, -self._quality, -np.inf).argmax()), Reason.IGNORANCE
-        fastest = int(np.where(known, speed, -np.inf).argmax())
-        if not feasible.any():
-            return fastest, Reason.RECOVERY
-        choosable = feasible.copy()
-        choosable[fastest] = True  # whatever is predicted of it: nothing relieves sooner
+        choosable = feasible
+        if serving is not None:
+            # A move towards quality must be predicted to leave some of the budget.
+            margin = _UPGRADE_SHARE * self._policy.objective.allowed_miss_ratio
+            choosable = feasible & ((speed >= speed[serving]) | (prediction.miss_ratio <= margin))
+        if not choosable.any():
+            # A variant that cannot keep up only builds a second backlog beside the first.
+            stable = known & (prediction.rollout.utilization_ratio <= _STABLE)
+            if not stable.any():
+                return int(np.where(known, speed, -np.inf).argmax()), Reason.RECOVERY
+            return _best(-prediction.miss_ratio, stable, speed), Reason.RECOVERY
         best = _best(value, choosable, speed)
         if best == serving:
             return best, Reason.STEADY

@@ -20,7 +20,7 @@ from controller.prediction.sharing import DeviceSharing
 from controller.telemetry.observation import BatchSample, Observation
 
 MAX_ROWS: Final = 64  # of a batch that is modelled; larger ones are learned as this size
-_REACTION_S: Final = 0.005  # from an observation to the first request on the new variant
+_REACTION_S: Final = 0.010  # from an observation to the first request on the new variant
 STATE_FORMAT: Final = 1
 _HOST_IDLE: Final = 0.5  # share of the host's processors in use
 _HOST_FULL: Final = 0.9

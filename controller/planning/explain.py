@@ -74,8 +74,9 @@ def _compared(decision: Decision, model: ModelPolicy) -> str:
     feasible = [c for c in known if c.feasible]
     total = len(decision.candidates)
     text = (
-        f"Of {total} variant{'s' if total > 1 else ''}, {_count(len(feasible))} predicted to hold"
-        f" the objective of {_ms(model.objective.latency_s)}"
+        f"Of {total} variant{'s' if total > 1 else ''}, {_count(len(feasible))} predicted to"
+        f" answer {_percent(model.objective.percentile / 100)} of requests within"
+        f" {_ms(model.objective.latency_s)}"
     )
     if len(known) < len(allowed):
         unknown = len(allowed) - len(known)
@@ -112,8 +113,8 @@ def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> st
     )
     if not candidate.feasible and in_time:
         return (
-            f"{name} would meet the objective at first, but what may gather on it until the next"
-            " decision would make later requests late."
+            f"{name} would meet the objective at first, but gather a backlog if the load reaches"
+            f" the {_number(decision.rate_p95_rps)} requests a second that it may."
         )
     if not candidate.feasible:
         late = f"its {_ordinal(model.objective.percentile)} percentile would be"
@@ -125,7 +126,7 @@ def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> st
         return f"{name} would meet the objective and is wanted next."
     return (
         f"{name} would meet the objective with {_percent(candidate.miss_ratio)} of requests late,"
-        " but takes more of the device's time than can be spared for what waits."
+        " but too little would be left for the requests that wait or may come."
     )
 
 
@@ -144,7 +145,7 @@ def _escape(d: Decision) -> str:
 
 def _recovery(d: Decision) -> str:
     return (
-        f"Nothing holds the objective, so {_go(d, start=False)}, which drains what waits"
+        f"Nothing meets the objective, so {_go(d, start=False)}, which drains what waits"
         f" the soonest."
     )
 

@@ -1,11 +1,6 @@
-"""What a candidate is worth: effective quality now, less the price of the device's time.
+"""What a candidate is worth: effective quality now, less what its backlog will cost.
 
 Owns the objective function. It must not damp or forbid.
-
-Method: drift plus penalty (Neely 2010). Device time has a price that grows with the work that
-waits, up to what makes the fastest candidate the best one. So the queue finds the mix by itself:
-nothing waits, and the best quality is free; much waits, and time is worth all the quality that a
-slower candidate adds. No forecast of the load is in it that a change of load could make wrong.
 """
 
 from __future__ import annotations
@@ -15,51 +10,58 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.prediction.latency import Rollout
+
 Floats = NDArray[np.float64]
 
-_FULL: Final = 0.5  # waiting work, as a share of the objective, at which the price is highest
-# How the price grows. Of 1, 2 and 3 in replay, 2 got as much of the headroom at 200 ms and 2 points
-# less at 60 ms, and switched a fifth to a third less often.
-_CURVE: Final = 2.0
+_LEAST_SPARE: Final = 0.05
+_SAME_LOAD: Final = 1e-9
 
 
 def value_per_request(
-    *, quality: Floats, miss_ratio: Floats, request_s: Floats, price_per_s: float
-) -> Floats:
-    """Return the expected effective quality of a request, less what its device time costs.
-
-    Args:
-        quality: of each candidate, 0 to 1. [candidates].
-        miss_ratio: predicted share of late requests. [candidates].
-        request_s: device time of a request in a full batch. [candidates].
-        price_per_s: quality that a second of device time is worth.
-    """
-    return np.asarray(quality * (1.0 - miss_ratio) - price_per_s * request_s)
-
-
-def price_per_s(
     *,
+    rollout: Rollout,
     quality: Floats,
-    request_s: Floats,
-    usable: NDArray[np.bool_],
-    waiting_s: float,
-    limit_s: float,
-) -> float:
-    """Return the quality that a second of the device's time is worth now; 0: nothing waits.
+    miss_ratio: Floats,
+    known: NDArray[np.bool_],
+    horizon_s: float,
+    limit_s: Floats,
+) -> Floats:
+    """Return the expected effective quality per request of the window. [candidates].
+
+    The terminal value charges the work a choice leaves behind. Device time has a price: what the
+    best mix of variants would gain from a second more of it. And later requests miss while the
+    fastest variant takes longer than their slack to clear what was left. Without both an overload
+    makes all candidates equal and the best quality wins the tie, which is a collapse.
+    """
+    fastest = int(rollout.throughput_rows_s.argmax())
+    spare = max(1.0 - float(rollout.utilization_ratio[fastest]), _LEAST_SPARE)
+    limit = float(limit_s[fastest])
+    slack_s = max(limit - 2.0 * float(rollout.single_s[fastest]), 0.1 * limit)
+    late_s = np.maximum(rollout.leftover_s - slack_s, 0.0) / spare
+    price = shadow_price(quality[known], rollout.utilization_ratio[known])
+    kept = quality * (1.0 - miss_ratio)
+    return np.asarray(kept - (late_s * quality[fastest] + rollout.leftover_s * price) / horizon_s)
+
+
+def shadow_price(quality: Floats, utilization_ratio: Floats) -> float:
+    """Return the quality per request that a device's whole time more would bring.
+
+    The dual of the fluid programme: shares f of the requests for each variant, maximal quality
+    sum(f q) within the time there is, sum(f u) <= 1. The dual value is the least over the price of
+    max(q - price (u - 1)), a convex function with corners where two variants are worth the same.
 
     Args:
-        quality: of each candidate, 0 to 1. [candidates].
-        request_s: device time of a request in a full batch. [candidates].
-        usable: candidates among which there is a choice. [candidates].
-        waiting_s: seconds of work that wait.
-        limit_s: the latency objective.
+        quality: of each variant. [variants].
+        utilization_ratio: the device's time that all requests would take on it. [variants].
     """
-    if not usable.any() or not waiting_s > 0.0:
+    if len(quality) == 0:
         return 0.0
-    fastest = int(np.where(usable, request_s, np.inf).argmin())
-    slower_s, better = request_s - request_s[fastest], quality - quality[fastest]
-    dearer = usable & (slower_s > 0.0) & (better > 0.0)
-    if not dearer.any():
-        return 0.0
-    highest = float((better[dearer] / slower_s[dearer]).max())
-    return float(highest * min(waiting_s / (_FULL * limit_s), 1.0) ** _CURVE)
+    load = utilization_ratio.copy()
+    load[load.argmin()] = min(load.min(), 1.0 - _LEAST_SPARE)  # somebody must bear it
+    slower = load[:, None] - load[None, :]
+    better = quality[:, None] - quality[None, :]
+    corners = (slower > _SAME_LOAD) & (better > 0.0)
+    prices = np.concatenate([[0.0], better[corners] / slower[corners]])
+    worth = (quality[:, None] - prices[None, :] * (load[:, None] - 1.0)).max(axis=0)
+    return float(prices[worth.argmin()])

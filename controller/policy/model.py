@@ -8,13 +8,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
-
-# Of `interval: auto`. A burst has to be noticed before it has filled the queue, whatever the
-# objective; planning takes up to a millisecond a model.
-_AUTO_S: Final = 0.020
-_AUTO_PER_MODEL_S: Final = 0.004
-_AUTO_MOST_S: Final = 0.100
 
 
 class AliasKind(enum.StrEnum):
@@ -109,7 +102,7 @@ class GpuPolicy:
 class StabilityPolicy:
     """Damping. No damping ever delays an escape."""
 
-    min_dwell_s: float = 0.0  # between a switch and the next one towards better quality
+    min_dwell_s: float = 0.05  # between a switch and the next one towards better quality
     max_switches_per_minute: int = 600  # towards better quality; escapes always pass
     foreign_hold_s: float = 600.0
     stale_after_s: float = 2.0  # readings older than this are absent
@@ -152,7 +145,7 @@ class Policy:
     triton: TritonPolicy
     models: tuple[ModelPolicy, ...]
     gpu: GpuPolicy = GpuPolicy()
-    interval_s: float | None = None  # None: 20 ms, or 4 ms a model if that is more, up to 100 ms
+    interval_s: float | None = None  # None: a sixth of the shortest objective, 20 to 100 ms
     stability: StabilityPolicy = StabilityPolicy()
     probing: ProbingPolicy = ProbingPolicy()
     journal: JournalPolicy = JournalPolicy()
@@ -166,7 +159,8 @@ class Policy:
         """Return the interval between ticks in seconds."""
         if self.interval_s is not None:
             return self.interval_s
-        return min(max(len(self.models) * _AUTO_PER_MODEL_S, _AUTO_S), _AUTO_MOST_S)
+        shortest_s = min(model.objective.latency_s for model in self.models)
+        return min(max(shortest_s / 6.0, 0.020), 0.100)
 
     def model(self, name: str) -> ModelPolicy:
         """Return a model by its name. Raises KeyError."""

@@ -235,8 +235,8 @@ class PolicySchema(Section):
     gpu: GpuSection | None = Field(default=None, description="Which GPUs are watched.")
     interval: Interval = Field(
         default=None,
-        description="Time between two decisions, 20ms to 1s. auto: 20 ms, or 4 ms a model if "
-        "that is more, up to 100 ms.",
+        description="Time between two decisions, 20ms to 1s. auto: a sixth of the shortest "
+        "objective, 20 to 100 ms.",
         json_schema_extra={"default": "auto"},
     )
     models: dict[Name, ModelSection] = Field(

@@ -6,8 +6,7 @@ Method: adaptive conformal inference (Gibbs & Candès 2021). The score of comple
 log((latency + offset) / (predicted quantile + offset)); the factor is the quantile of recent
 scores at 1 - alpha(t); alpha(t+1) = alpha(t) + gamma (alpha - miss(t)). Scores fade, and those of
 a variant that is not used are dropped: one that a bad moment made infeasible gets no new
-outcomes, and would never come back. It comes back soon after one bad burst, and each time later
-if it proves bad again, as a circuit breaker does (Nygard 2007).
+outcomes, and would never come back.
 
 Scores come from single requests, where these are known (traces), and from the mean latency of
 the requests that completed in a tick, which counts as many: traces are so many a second, however
@@ -36,9 +35,7 @@ from numpy.typing import NDArray
 
 _COUNTED: Final = 1000  # single requests, for the coverage
 _MEMORY_S: Final = 30.0  # after which a score counts 1/e
-# Without use, after which a variant's scores say nothing of it any more: at first, and at most.
-_FIRST_UNUSED_S: Final = 8.0
-_UNUSED_S: Final = 60.0
+_UNUSED_S: Final = 60.0  # after which a variant's scores say nothing of it any more
 _RELAX_EVERY_S: Final = 1.0
 _GAMMA: Final = 0.004
 _ENOUGH: Final = 300.0  # outcomes; with fewer of its own, a variant borrows its siblings'
@@ -78,7 +75,6 @@ class ConformalCalibration:
         self._support = 0.0  # outcomes that they came from
         self._used_s: float | None = None
         self._relaxed_s: float | None = None
-        self._patience_s = _FIRST_UNUSED_S
         self._covered: deque[bool] = deque(maxlen=_COUNTED)
         self._log_factor: float | None = 0.0  # None: to be found anew
         self._siblings: tuple[ConformalCalibration, ...] = ()
@@ -149,13 +145,7 @@ class ConformalCalibration:
             return
         self._relaxed_s = now_s
         unused_s = math.inf if self._used_s is None else now_s - self._used_s
-        keep = math.exp(-elapsed_s / _MEMORY_S)
-        if unused_s <= elapsed_s:
-            self._patience_s = max(self._patience_s * keep, _FIRST_UNUSED_S)
-        elif unused_s > self._patience_s:
-            keep = 0.0
-            if self._support > 0.0:
-                self._patience_s = min(2.0 * self._patience_s, _UNUSED_S)
+        keep = math.exp(-elapsed_s / _MEMORY_S) if unused_s <= _UNUSED_S else 0.0
         self._weights *= keep
         self._support *= keep
         if unused_s > _RELAX_EVERY_S:

@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from controller.policy.model import ModelPolicy
 from controller.prediction.arrivals import ArrivalForecaster, RateForecast
 from controller.prediction.calibration import ConformalCalibration, Outcome
-from controller.prediction.inflight import ArrivalCounter
 from controller.prediction.latency import Rollout, roll_forward
 from controller.prediction.service import ServiceTimes
-from controller.prediction.sojourn import sojourn_bound_s
 from controller.telemetry.observation import (
     Observation,
     ProbeDone,
@@ -38,7 +36,6 @@ _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 _COMPLETION_MEMORY_S: Final = 0.25
 _PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
-_HIGH: Final = 0.93  # quantile of the forecast of the rate that the bound on a sojourn is for
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
 
@@ -53,12 +50,11 @@ class Prediction:
     stated_s: Floats  # after
     p50_s: Floats
     miss_ratio: Floats  # calibrated
-    bound_s: Floats  # about the longest a request takes, of this window or after it
     known: NDArray[np.bool_]
+    raw_limit_s: Floats  # what a latency before calibration may be, to be stated as in time
     drift_ratio: float
     backlog_requests: int
     backlog_s: float  # by the learned service times
-    device_backlog_s: float  # the same, with what waits for other models as far as it slows this
     drain_s: float  # by the measured rate of completions alone
 
     @property
@@ -87,8 +83,6 @@ class ModelPredictor:
         self._service = service
         self.models = tuple(v.model for v in policy.variants)
         self._arrivals = ArrivalForecaster()
-        self._counter = ArrivalCounter(policy.client_max_batch)
-        self._served: str | None = None  # at the last observation
         # One for each variant: how far a quantile is off on a fast one says less of a slow one
         # than its own outcomes do, once there are enough of them.
         self._calibrations = {
@@ -99,6 +93,7 @@ class ModelPredictor:
         }
         self._acquaint()
         self._statements: list[_Statement] = []
+        self._pending_before = 0
         self._probes: deque[ProbeDone] = deque(maxlen=_PROBES)  # not yet seen in the counters
         self._probed_s: dict[str, float] = {}
         self._done = 0.0  # requests completed lately
@@ -128,8 +123,7 @@ class ModelPredictor:
     def take_over(self, old: ModelPredictor) -> None:
         """Keep what an earlier policy's predictor knows of the same model."""
         self._arrivals = old._arrivals
-        self._counter = old._counter
-        self._served = old._served
+        self._pending_before = old._pending_before
         if old._policy.objective == self._policy.objective:
             kept = old._calibrations
             self._calibrations.update({m: c for m, c in kept.items() if m in self.models})
@@ -146,11 +140,14 @@ class ModelPredictor:
     def learn(self, observation: Observation) -> None:
         """Take in arrivals, batch sizes and completed requests."""
         readings = self._readings(observation)
+        pending = sum(_pending(reading) for reading in readings)
+        failed = sum(r.failed_requests for r in readings if r is not None)
         completed, rows = self._clients_own(observation, readings)
         if observation.window_s > 0.0:
             self._arrivals.observe(
-                self._arrived(observation, readings, completed), observation.window_s
+                completed + failed + pending - self._pending_before, observation.window_s
             )
+            self._pending_before = pending
             keep = math.exp(-observation.window_s / _COMPLETION_MEMORY_S)
             self._done = self._done * keep + completed
             self._done_window_s = self._done_window_s * keep + observation.window_s
@@ -167,24 +164,6 @@ class ModelPredictor:
             self._calibrations[model].observe((outcome,), observation.now_s)
         for calibration in self._calibrations.values():
             calibration.relax(observation.now_s)
-
-    def _arrived(
-        self,
-        observation: Observation,
-        readings: list[VariantReading | None],
-        completed: int,
-    ) -> float:
-        """Return how many requests of clients arrived, of which so many completed."""
-        reading = observation.models.get(self._policy.name)
-        serving = None if reading is None else reading.serving
-        arrived = self._counter.count(
-            readings,
-            receiving=frozenset({serving, self._served}),
-            expected=self._arrivals.forecast().mean_rps * observation.window_s,
-        )
-        self._served = serving
-        probes = sum(r.completed_requests for r in readings if r is not None) - completed
-        return arrived - probes
 
     def _clients_own(
         self, observation: Observation, readings: list[VariantReading | None]
@@ -265,29 +244,17 @@ class ModelPredictor:
         objective = self._policy.objective
         work = self.work_s(observation)
         forecast = self._arrivals.forecast()
-        table_s, waiting = self._service.table_s()[self._lookup], self._waiting_rows(observation)
-        known = self._service.known()[self._rows]
         pending = sum(_pending(r) for r in self._readings(observation))
         with np.errstate(all="ignore"):
             rollout = roll_forward(
-                table_s=table_s,
+                table_s=self._service.table_s()[self._lookup],
                 limits=self._limits,
-                waiting_rows=waiting,
+                waiting_rows=self._waiting_rows(observation),
                 running_rows=np.array([_mean_batch(r) for r in self._readings(observation)]),
                 other_work_s=work.sum() - work + elsewhere_s,
                 forecast=forecast,
                 horizon_s=horizon_s,
                 contention=contention,
-            )
-            bound_s = sojourn_bound_s(
-                table_s=table_s,
-                limits=self._limits,
-                waiting_rows=waiting,
-                elsewhere_s=elsewhere_s,
-                rate_rows_s=forecast.quantile(_HIGH) * forecast.rows_per_request,
-                window_s=horizon_s,
-                contention=contention,
-                known=known,
             )
             p50_s, raw_s = rollout.quantiles_s(0.5, objective.percentile / 100.0)
             calibrations = [self._calibrations[model] for model in self.models]
@@ -309,12 +276,11 @@ class ModelPredictor:
                 stated_s=stated_s,
                 p50_s=p50_s,
                 miss_ratio=miss,
-                bound_s=bound_s,
-                known=known,
+                known=self._service.known()[self._rows],
+                raw_limit_s=raw_limit_s,
                 drift_ratio=self._service.drift_ratio,
                 backlog_requests=pending,
                 backlog_s=float(work.sum()),
-                device_backlog_s=float(work.sum()) + contention * elsewhere_s,
                 drain_s=self._drain_s(pending),
             )
 

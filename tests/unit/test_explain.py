@@ -67,8 +67,8 @@ def decision(**changes: object) -> Decision:
 def test_an_escape_tells_what_was_seen_compared_chosen_and_why() -> None:
     assert explain_decision(decision(), MODEL) == (
         "digits: about 212 requests/s are expected (260 at the 95th percentile), and 14 requests "
-        "wait (62 ms of work). Of 3 variants, 2 are predicted to hold the objective of 60 ms. It "
-        "switches from wide to medium at once: wide would miss the objective (31 % of "
+        "wait (62 ms of work). Of 3 variants, 2 are predicted to answer 99 % of requests within "
+        "60 ms. It switches from wide to medium at once: wide would miss the objective (31 % of "
         "requests late). Predicted for medium (quality 0.905): 40 ms, with 0.2 % of requests late. "
         "wide (quality 0.927) would miss the objective: its 99th percentile would be 184 ms, with "
         "31 % of requests late."
@@ -84,8 +84,8 @@ def test_a_variant_that_is_in_time_but_could_not_keep_up_is_not_said_to_miss() -
     text = explain_decision(decision(candidates=candidates), MODEL)
     assert "wide would soon miss the objective (0.2 % of requests late)" in text
     assert (
-        "wide (quality 0.927) would meet the objective at first, but what may gather on it until "
-        "the next decision would make later requests late."
+        "wide (quality 0.927) would meet the objective at first, but gather a backlog if the load "
+        "reaches the 260 requests a second that it may."
     ) in text
 
 

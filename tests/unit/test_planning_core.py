@@ -200,9 +200,8 @@ def test_dwell_holds_a_move_towards_quality_but_never_an_escape():
     assert held.reason is Reason.DWELL
     assert held.target == escape.target
     jammed = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
-    jammed["m_mid"] = replace(jammed["m_mid"], pending_requests=200)
-    middle = {"m": ModelReading("m", "m_mid", 7.4, ready=True)}
-    again = core.step(_observation(7.5, models=middle, variants=jammed))[0]
+    jammed[f"m_{escape.target}"] = replace(jammed[f"m_{escape.target}"], pending_requests=200)
+    again = core.step(_observation(7.5, models=fast, variants=jammed))[0]
     assert again.urgent
 
 

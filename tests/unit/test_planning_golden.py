@@ -5,22 +5,19 @@ A change of this file is a change of behaviour. When it is meant:
 """
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from bench_server import bursts, run
 from test_planning_core import POLICY, SERVERS
 
 from controller.planning.core import GovernorCore
-from controller.policy.model import StabilityPolicy
 
 GOLDEN = Path(__file__).parent / "golden" / "decisions.txt"
 
 
 def _trace() -> list[str]:
     load = bursts(25.0, 60.0, 900.0, seed=5)
-    policy = replace(POLICY, stability=StabilityPolicy(min_dwell_s=0.1))
-    decisions = run(policy, SERVERS, load, core=GovernorCore(policy), serving="m_tiny").decisions
+    decisions = run(POLICY, SERVERS, load, core=GovernorCore(POLICY), serving="m_tiny").decisions
     lines, before = [], None
     for decision in decisions:
         now = (decision.serving, decision.desired, decision.target, decision.reason.value)

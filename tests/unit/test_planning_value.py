@@ -1,68 +1,86 @@
-"""What a candidate is worth, at the price that the device's time has."""
+"""What a candidate is worth, by the work that it leaves behind."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from scipy.optimize import linprog
 
-from controller.planning.value import price_per_s, value_per_request
+from controller.planning.value import shadow_price, value_per_request
+from controller.prediction.latency import Rollout
 
 QUALITY = np.array([0.84, 0.88, 0.95])
-REQUEST_S = np.array([0.001, 0.002, 0.006])
-ALL = np.array([True, True, True])
-NONE_LATE = np.zeros(3)
+HORIZON_S = 0.02
 LIMIT_S = 0.06
 
 
-def _price(waiting_s, *, quality=QUALITY, request_s=REQUEST_S, usable=ALL):
-    return price_per_s(
-        quality=quality, request_s=request_s, usable=usable, waiting_s=waiting_s, limit_s=LIMIT_S
+def _value(leftover_s, *, miss=(0.0, 0.0, 0.0), busy=0.7):
+    rollout = Rollout(
+        latency_s=np.zeros((3, 1)),
+        weights=np.ones(1),
+        utilization_ratio=busy * np.array([1.0, 1.7, 6.0]),
+        leftover_s=np.array(leftover_s),
+        throughput_rows_s=np.array([6.0, 3.6, 1.0]),
+        single_s=np.array([0.001, 0.0017, 0.006]),
     )
-
-
-def _best(waiting_s):
-    value = value_per_request(
-        quality=QUALITY, miss_ratio=NONE_LATE, request_s=REQUEST_S, price_per_s=_price(waiting_s)
-    )
-    return int(value.argmax())
-
-
-def test_while_nothing_waits_it_is_the_quality_of_what_is_in_time():
-    value = value_per_request(
+    return value_per_request(
+        rollout=rollout,
         quality=QUALITY,
-        miss_ratio=np.array([0.0, 0.1, 0.5]),
-        request_s=REQUEST_S,
-        price_per_s=_price(0.0),
+        miss_ratio=np.array(miss),
+        known=np.array([True, True, False]),
+        horizon_s=HORIZON_S,
+        limit_s=np.full(3, LIMIT_S),
     )
-    assert value == pytest.approx([0.84, 0.792, 0.475])
 
 
-def test_the_more_waits_the_faster_is_the_best():
-    # Half of the objective of work is full pressure: a second is worth 0.04 / 1 ms = 40. The step
-    # from the second to the third is worth 0.07 / 4 ms = 17.5, the share 0.66 of that pressure.
-    chosen = [_best(waiting_s) for waiting_s in (0.0, 0.019, 0.021, 0.029)]
-    assert chosen == [2, 2, 1, 1]
-    assert _price(0.03) == pytest.approx(40.0)
-    assert _price(0.015) == pytest.approx(10.0)
+def test_without_work_left_behind_it_is_the_quality_of_what_is_in_time():
+    assert _value([0.0, 0.0, 0.0], miss=(0.0, 0.1, 0.5)) == pytest.approx([0.84, 0.792, 0.475])
 
 
-@given(st.floats(0.03, 1e6))
-def test_in_a_deep_overload_nothing_is_worth_more_than_the_fastest(waiting_s):
-    price = _price(waiting_s)
-    value = value_per_request(
-        quality=QUALITY, miss_ratio=NONE_LATE, request_s=REQUEST_S, price_per_s=price
-    )
-    assert value[0] >= value.max() - 1e-12
+def test_a_backlog_that_is_cleared_in_time_costs_the_time_that_it_takes_and_no_more():
+    # At 70 and 119 % load a mix of the two is best: a second of the device is worth 0.04 / 0.49.
+    fastest, slower, _ = _value([0.0, 0.009, 0.5])
+    assert fastest == pytest.approx(0.84)
+    assert slower == pytest.approx(0.88 - 0.04 / 0.49 * 0.009 / HORIZON_S)
+    assert fastest < slower
 
 
-def test_time_has_no_price_where_there_is_nothing_to_choose():
-    assert _price(0.02, usable=np.array([False, False, False])) == 0.0
-    assert _price(0.02, usable=np.array([False, True, False])) == 0.0
-    worse_and_slower = np.array([0.9, 0.88, 0.85])
-    assert _price(0.02, quality=worse_and_slower) == 0.0
-    assert _price(float("nan")) == 0.0
+def test_a_backlog_that_makes_others_late_costs_more_than_it_brings():
+    fastest, slower, slowest = _value([0.0, 0.08, 0.5])
+    assert fastest > slower > slowest
 
 
-def test_a_variant_that_may_not_be_chosen_does_not_set_the_price():
-    # Without the cheap step to the second, time is worth what the third brings.
-    assert _price(0.03, usable=np.array([True, False, True])) == pytest.approx(0.11 / 0.005)
+def test_what_waits_already_counts_alike():
+    before = _value([0.0, 0.004, 0.5])
+    after = _value([0.01, 0.014, 0.51])
+    assert (after <= before).all()
+    assert before[1] > before[0]
+    assert after[1] > after[0]
+
+
+def test_in_a_deep_overload_the_fastest_is_worth_most():
+    fastest, slower, slowest = _value([5.0, 9.0, 80.0], busy=1.5)
+    assert np.isfinite([fastest, slower, slowest]).all()
+    assert fastest > slower > slowest
+
+
+def test_the_price_of_time_is_the_dual_of_the_best_mix():
+    random = np.random.default_rng(3)
+    for _ in range(300):
+        count = int(random.integers(1, 9))
+        quality = np.sort(random.uniform(0.5, 1.0, count))
+        load = random.uniform(0.05, 4.0, count)
+        load[0] = random.uniform(0.01, 0.9)  # somebody bears it
+        found = linprog(
+            -quality, A_ub=[load], b_ub=[1.0], A_eq=[np.ones(count)], b_eq=[1.0], method="highs"
+        )
+        price = shadow_price(quality, load)
+        assert price == pytest.approx(-found.ineqlin.marginals[0], abs=1e-7)
+        mixed = (quality - price * (load - 1.0)).max()
+        assert mixed == pytest.approx(-found.fun, abs=1e-7)
+
+
+def test_time_is_free_while_the_best_bears_the_load_and_has_a_price_in_an_overload():
+    quality = np.array([0.8, 0.9])
+    assert shadow_price(quality, np.array([0.2, 0.9])) == 0.0
+    assert shadow_price(quality, np.array([2.0, 3.0])) > 0.0
+    assert shadow_price(np.array([0.8]), np.array([3.0])) == 0.0  # no choice
+    assert shadow_price(np.array([]), np.array([])) == 0.0
