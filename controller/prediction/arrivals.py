@@ -28,6 +28,7 @@ _Z: Final[Floats] = np.array(
     [-1.5932, -0.9674, -0.5895, -0.2822, 0.0, 0.2822, 0.5895, 0.9674, 1.5932]
 )
 _PRIOR_COUNT: Final = 0.5  # Jeffreys' prior of a Poisson rate
+_MOST_OWED: Final = 64.0  # a full batch that was counted and did not come
 _MIN_STEP_S: Final = 1e-4
 _MAX_STEP_S: Final = 5.0
 
@@ -83,7 +84,7 @@ class ArrivalForecaster:
         window_s = min(max(window_s, _MIN_STEP_S), _MAX_STEP_S)
         arrivals += self._owed
         count = max(arrivals, 0.0)
-        self._owed = max(min(arrivals - count, 0.0), -8.0)
+        self._owed = max(min(arrivals - count, 0.0), -_MOST_OWED)
         fade = math.exp(-window_s / _SCORE_MEMORY_S)
         scored = [
             self._log_weights[k] * fade + self._log_likelihood(k, count, window_s)

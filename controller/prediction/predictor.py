@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from controller.policy.model import ModelPolicy
 from controller.prediction.arrivals import ArrivalForecaster, RateForecast
 from controller.prediction.calibration import ConformalCalibration, Outcome
+from controller.prediction.inflight import ArrivalCounter
 from controller.prediction.latency import Rollout, roll_forward
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
@@ -83,6 +84,8 @@ class ModelPredictor:
         self._service = service
         self.models = tuple(v.model for v in policy.variants)
         self._arrivals = ArrivalForecaster()
+        self._counter = ArrivalCounter()
+        self._served: str | None = None  # at the last observation, by Triton's name
         # One for each variant: how far a quantile is off on a fast one says less of a slow one
         # than its own outcomes do, once there are enough of them.
         self._calibrations = {
@@ -93,7 +96,6 @@ class ModelPredictor:
         }
         self._acquaint()
         self._statements: list[_Statement] = []
-        self._pending_before = 0
         self._probes: deque[ProbeDone] = deque(maxlen=_PROBES)  # not yet seen in the counters
         self._probed_s: dict[str, float] = {}
         self._done = 0.0  # requests completed lately
@@ -123,7 +125,8 @@ class ModelPredictor:
     def take_over(self, old: ModelPredictor) -> None:
         """Keep what an earlier policy's predictor knows of the same model."""
         self._arrivals = old._arrivals
-        self._pending_before = old._pending_before
+        self._counter = old._counter
+        self._served = old._served
         if old._policy.objective == self._policy.objective:
             kept = old._calibrations
             self._calibrations.update({m: c for m, c in kept.items() if m in self.models})
@@ -140,14 +143,10 @@ class ModelPredictor:
     def learn(self, observation: Observation) -> None:
         """Take in arrivals, batch sizes and completed requests."""
         readings = self._readings(observation)
-        pending = sum(_pending(reading) for reading in readings)
-        failed = sum(r.failed_requests for r in readings if r is not None)
         completed, rows = self._clients_own(observation, readings)
+        arrived = self._arrived(observation, readings, completed)
         if observation.window_s > 0.0:
-            self._arrivals.observe(
-                completed + failed + pending - self._pending_before, observation.window_s
-            )
-            self._pending_before = pending
+            self._arrivals.observe(arrived, observation.window_s)
             keep = math.exp(-observation.window_s / _COMPLETION_MEMORY_S)
             self._done = self._done * keep + completed
             self._done_window_s = self._done_window_s * keep + observation.window_s
@@ -164,6 +163,27 @@ class ModelPredictor:
             self._calibrations[model].observe((outcome,), observation.now_s)
         for calibration in self._calibrations.values():
             calibration.relax(observation.now_s)
+
+    def _arrived(
+        self,
+        observation: Observation,
+        readings: list[VariantReading | None],
+        completed: int,
+    ) -> float:
+        """Return how many requests of clients arrived, of which so many completed."""
+        reading = observation.models.get(self._policy.name)
+        serving = None if reading is None else reading.serving
+        receiving = {name for name in (serving, self._served) if name is not None}
+        self._served = serving
+        came = self._arrivals.forecast().mean_rps * observation.window_s / max(len(receiving), 1)
+        arrived = self._counter.count(
+            readings,
+            expected=dict.fromkeys(receiving, came),
+            largest=max(float(self._limits.max()) / self._arrivals.rows_per_request, 1.0),
+            window_s=observation.window_s,
+        )
+        probes = sum(r.completed_requests for r in readings if r is not None) - completed
+        return arrived - probes
 
     def _clients_own(
         self, observation: Observation, readings: list[VariantReading | None]

@@ -1,0 +1,115 @@
+"""How many requests arrived, from counters that do not show what is in execution.
+
+Owns the estimate of what each variant has in execution. It must not forecast.
+
+Triton shows a request as pending until its batch starts and as completed once the batch has
+ended; in between no counter holds it. Completed plus pending alone shows a rise in load a batch
+later than it came. So what is in execution is estimated, and counted as arrived:
+
+- No batch ended: whatever left the queue is in execution; an instance is busy while others wait.
+- One ended: its successor took what waited, and what came before it started. What waits now came
+  after that, and tells how much that was not. Unless it was full and left some: then it is as
+  large as the one that ended.
+- Several ended: the one in execution is taken to be like them.
+- Nothing waited and nothing ended for longer than a batch takes: nothing is in execution.
+
+A wrong estimate is made good when the batch ends: over time as many are counted as came.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from controller.telemetry.observation import VariantReading
+
+_PATIENCE: Final = 2.0  # batches of the last one's time, until a silent variant is idle
+_UNKNOWN_BATCH_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was known of a variant at the last observation."""
+
+    waiting: int = 0
+    running: float = 0.0  # estimated
+    batch_s: float = _UNKNOWN_BATCH_S  # of the batches that ended last
+    silent_s: float = 0.0  # since something waited, began or ended
+
+
+class ArrivalCounter:
+    """Counts the requests that came to the variants of one model."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+
+    def count(
+        self,
+        readings: Sequence[VariantReading | None],
+        *,
+        expected: Mapping[str, float],
+        largest: float,
+        window_s: float,
+    ) -> float:
+        """Return how many requests arrived since the last call; negative: it had counted too many.
+
+        Args:
+            readings: of the variants.
+            expected: requests that may have come to a variant in this window, by Triton's name.
+            largest: the most requests that a batch holds.
+            window_s: since the last call.
+        """
+        arrived, seen = 0.0, {}
+        for reading in readings:
+            if reading is None:
+                continue  # a server that went took with it what was in execution
+            ended = reading.completed_requests + reading.failed_requests
+            arrived += ended
+            if reading.pending_requests is None or reading.ready is False:
+                continue  # nothing tells what waits, or nothing does
+            before = self._seen.get(reading.model, _Seen())
+            now = _Seen(reading.pending_requests, 0.0, before.batch_s)
+            if reading.completed_requests > 0 and reading.compute_s > 0.0:
+                now.batch_s = reading.compute_s / reading.completed_requests
+            if not (now.waiting or before.waiting or ended):
+                now.silent_s = before.silent_s + window_s
+            if now.silent_s <= _PATIENCE * before.batch_s:
+                came = expected.get(reading.model, 0.0)
+                now.running = min(_running(before, reading, now.waiting, came), largest)
+            arrived += now.waiting - before.waiting + now.running - before.running
+            seen[reading.model] = now
+        self._seen = seen
+        return arrived
+
+
+def _running(before: _Seen, reading: VariantReading, waiting: int, expected: float) -> float:
+    """Return how many requests are likely to be in execution now."""
+    least = 1.0 if waiting > 0 else 0.0
+    began = before.waiting - waiting - reading.completed_requests - reading.failed_requests
+    mean = reading.completed_requests / max(reading.executions, 1)
+    if reading.executions == 0:
+        running = before.running
+        if began > 0:
+            running += began + expected / 2.0
+    elif expected == 0.0:
+        running = max(before.running + began, 0.0)
+        if waiting == 0:  # all that waited has begun, and what ran then has ended
+            running = min(running, float(before.waiting))
+    elif _left_some(before, waiting, expected, mean, reading):
+        running = mean
+    elif reading.executions == 1:
+        running = before.waiting + max(expected - waiting, 0.0)
+    else:
+        running = mean if waiting > 0 or before.waiting > 0 else mean / 2.0
+    return max(running, least)
+
+
+def _left_some(
+    before: _Seen, waiting: int, expected: float, mean: float, reading: VariantReading
+) -> bool:
+    """Return whether the batch in execution had not room for all that waited."""
+    more_than_came = waiting > expected + 2.0 * math.sqrt(expected) + 1.0
+    hardly_drained = waiting >= before.waiting - reading.completed_requests
+    return more_than_came and hardly_drained and before.waiting > mean
