@@ -26,7 +26,7 @@ DATA = Path(__file__).parent / "data"
 OBJECTIVES_MS = {"short": 60, "long": 200}
 WINDOWS = (0, 300)  # seconds where windows of a trace begin
 POLICIES = (GOVERNOR, COLD, *RIVALS, CLAIRVOYANT)
-OWN = "pressure"  # no rival: the rule that the governor's comes from
+OWN = "pressure"  # no rival: the rule that is to become the governor's
 KEPT = ("slo_attainment", "effective_quality", "headroom_captured", "p99_ms", "switches")
 KEPT = (*KEPT, "decision_ms", "coverage", "stated_over_p99")
 NOT_UNDER = 0.6  # of the headroom
@@ -125,7 +125,7 @@ def _report(cells: list[dict[str, object]], args: argparse.Namespace) -> str:
         f"Every policy gets the same arrivals: {windows}, load and score as in [replay](replay.md)."
         f" `{GOVERNOR}` starts with the profile that the rivals get, `{COLD}` has measured nothing."
         f" All but `{CLAIRVOYANT}`, which knows every arrival, could run on an unmodified Triton."
-        f" `{OWN}` is no rival of the field but the rule that the governor's own comes from: it is"
+        f" `{OWN}` is no rival of the field but the rule that is to become the governor's own: it is"
         " told every arrival at once and has the true service times, but calibrates nothing."
         " Headroom is counted to a fluid oracle that forms full batches whatever the mix: where a"
         " batch costs nearly the same with one row as with many (ConvNets), or the objective is"

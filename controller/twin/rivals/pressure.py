@@ -1,6 +1,6 @@
 """Drift plus penalty (Neely 2010) with a bound on the sojourn: queue pressure as the price.
 
-No paper of the field: the rule that the governor's own comes from. Every 20 ms it takes the
+No paper of the field: the rule that is to become the governor's own. Every 20 ms it takes the
 variant of the highest quality less price times device time per request. The price grows with the
 work that waits, up to what makes the fastest variant the best: so the queue finds the mix by
 itself, whatever the load is. A variant is no choice when a request that comes at the tick's end
