@@ -50,8 +50,9 @@ def main() -> None:
         print("| seconds | less headroom | at worst | in time, known | nothing known |")
         print("| --- | --- | --- | --- | --- |")
         for i, (from_s, to_s) in enumerate(itertools.pairwise(EDGES_S)):
-            less = [one[GOVERNOR][i, 0] - one[COLD][i, 0] for one in ran]
-            met = [fmean(one[name][i, 1] for one in ran) for name in (GOVERNOR, COLD)]
+            held = [one for one in ran if np.isfinite(one[COLD][i, 0])]  # some traces end sooner
+            less = [one[GOVERNOR][i, 0] - one[COLD][i, 0] for one in held]
+            met = [fmean(one[name][i, 1] for one in held) for name in (GOVERNOR, COLD)]
             print(
                 f"| {from_s:g} to {to_s:g} | {fmean(less):.1%} | {max(less):.1%} "
                 f"| {met[0]:.2%} | {met[1]:.2%} |"
@@ -69,7 +70,8 @@ def _cell(trace: Path, start_s: int, ladder: Path, limit_s: float) -> Row | None
     arrivals_s = load.arrivals_s(1)
     quality = np.array([v.quality for v in plan.variants])
     stretch = np.searchsorted(EDGES_S, arrivals_s, side="right") - 1
-    count = np.maximum(np.bincount(stretch, minlength=len(EDGES_S) - 1), 1)
+    count = np.bincount(stretch, minlength=len(EDGES_S) - 1).astype(np.float64)
+    count[count == 0.0] = np.nan  # nothing arrived
     scores = {}
     for policy in (GOVERNOR, COLD, FASTEST):
         outcome = contest.run(plan, load, policy, arrivals_s, 1)
