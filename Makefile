@@ -30,7 +30,7 @@ ifneq ($(TESTS),)
 else
 	@set -u; told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
 	echo "$(QUICK): run beside the tests on a real server, and told after them."; \
-	nice -n 10 $(BIN)/pytest $(USUAL) -p no:cacheprovider $(QUICK) >"$$told" 2>&1 & quick=$$!; \
+	nice -n 19 $(BIN)/pytest $(USUAL) -p no:cacheprovider $(QUICK) >"$$told" 2>&1 & quick=$$!; \
 	trap 'kill -INT $$quick; wait $$quick; cat "$$told"; exit 130' INT TERM; \
 	failed=0; $(BIN)/pytest $(USUAL) tests/triton || failed=$$?; \
 	wait $$quick || failed=$$?; cat "$$told"; exit $$failed

@@ -107,7 +107,7 @@ class GovernorCore:
         )
         for probe in found:
             for mind in self._minds.values():
-                mind.predictor.probed(probe.model, observation.now_s)
+                mind.predictor.probed(probe.model, probe.rows, observation.now_s)
         return found
 
     def probe_spent(self, service_s: float, now_s: float) -> None:

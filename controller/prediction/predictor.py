@@ -37,6 +37,7 @@ _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 _COMPLETION_MEMORY_S: Final = 0.25
 _PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
+_LOST_S: Final = 10.0  # from a probe until its answer will not come any more
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
 
@@ -74,6 +75,16 @@ class _Statement:
     stated_s: float
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A probe that the counters have not shown yet."""
+
+    model: str
+    rows: int
+    until_s: float  # they will have, by then
+    answered: bool = False
+
+
 class ModelPredictor:
     """Learns and predicts for one model; `shuffled` mixes its variants up (an ablation)."""
 
@@ -96,7 +107,7 @@ class ModelPredictor:
         }
         self._acquaint()
         self._statements: list[_Statement] = []
-        self._probes: deque[ProbeDone] = deque(maxlen=_PROBES)  # not yet seen in the counters
+        self._probes: deque[_Sent] = deque(maxlen=_PROBES)
         self._probed_s: dict[str, float] = {}
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
@@ -127,6 +138,7 @@ class ModelPredictor:
         self._arrivals = old._arrivals
         self._counter = old._counter
         self._served = old._served
+        self._probes, self._probed_s = old._probes, old._probed_s
         if old._policy.objective == self._policy.objective:
             kept = old._calibrations
             self._calibrations.update({m: c for m, c in kept.items() if m in self.models})
@@ -157,8 +169,6 @@ class ModelPredictor:
                 self._limits[at] = max(self._limits[at], min(sample.rows, self._service.max_rows))
         for model, found in self._outcomes(observation.request_samples).items():
             self._calibrations[model].observe(found, observation.now_s)
-        for probe in observation.probes:
-            self.probed(probe.model, observation.now_s)
         for model, outcome in self._mean_outcomes(observation, readings):
             self._calibrations[model].observe((outcome,), observation.now_s)
         for calibration in self._calibrations.values():
@@ -189,17 +199,18 @@ class ModelPredictor:
         self, observation: Observation, readings: list[VariantReading | None]
     ) -> tuple[int, int]:
         """Return completed requests and rows less our own probes, which no client sent."""
-        for probe in observation.probes:
-            if probe.model in self.models:
-                self._probes.append(probe)
+        for answered in observation.probes:
+            self._answered(answered, observation.now_s)
         completed = sum(r.completed_requests for r in readings if r is not None)
         rows = sum(r.completed_rows for r in readings if r is not None)
         for probe in tuple(self._probes):
-            # The counters may show a probe a tick later than its answer came.
+            # The counters may show a probe before its answer comes, or a tick later.
             reading = readings[self.models.index(probe.model)]
             if reading is not None and reading.completed_rows >= probe.rows and completed > 0:
                 self._probes.remove(probe)
                 completed, rows = completed - 1, max(rows - probe.rows, 0)
+            elif observation.now_s > probe.until_s:
+                self._probes.remove(probe)
         return completed, rows
 
     def _outcomes(self, samples: Sequence[RequestSample]) -> dict[str, list[Outcome]]:
@@ -229,9 +240,19 @@ class ModelPredictor:
                 count = reading.completed_requests
                 yield reading.model, Outcome(mean_s, said.raw_s, said.stated_s, count)
 
-    def probed(self, model: str, now_s: float) -> None:
-        """Take note that a synthetic request went to a variant, or that its answer came."""
-        self._probed_s[model] = now_s
+    def probed(self, model: str, rows: int, now_s: float) -> None:
+        """Take note that a synthetic request goes to a variant."""
+        if model in self.models:
+            self._probed_s[model] = now_s
+            self._probes.append(_Sent(model, rows, now_s + _LOST_S))
+
+    def _answered(self, probe: ProbeDone, now_s: float) -> None:
+        if probe.model in self.models:
+            self._probed_s[probe.model] = now_s
+            for sent in self._probes:
+                if (sent.model, sent.rows, sent.answered) == (probe.model, probe.rows, False):
+                    sent.answered, sent.until_s = True, now_s + _PROBED_S
+                    break
 
     def _said(self, arrived_s: float, model: str | None) -> _Statement | None:
         """Return what was stated of a request; None: it arrived before a switch took effect."""

@@ -317,6 +317,42 @@ def test_without_traces_the_mean_latency_of_a_tick_calibrates(probed):
     assert (factors["m_big"] > 1.5) is not probed
 
 
+@pytest.mark.parametrize("shown_before_their_answer", [(), (8,), (1, 3), (1, 3, 8)])
+def test_a_probe_is_no_clients_request_whichever_tells_of_it_first(shown_before_their_answer):
+    core, sizes = GovernorCore(POLICY), []
+    idle = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
+    for tick in range(0, 600, 3):
+        asked_of = core.probes(_observation(tick * 0.1))
+        shown, answers, measured = dict(idle), (), ()
+        for probe in asked_of:
+            shown[probe.model] = VariantReading(
+                probe.model, True, 0, completed_requests=1, completed_rows=probe.rows, executions=1
+            )
+            answers = (ProbeDone(probe.model, probe.rows),)
+            taken_s = SERVERS[probe.model].service_s(probe.rows)
+            measured = (BatchSample(probe.model, probe.rows, 1, taken_s, 0.1),)
+            sizes.append(probe.rows)
+        first, second = {"variants": shown}, {"probes": answers, "batch_samples": measured}
+        if sizes and sizes[-1] not in shown_before_their_answer:
+            first, second = second, first
+        core.step(_observation((tick + 1) * 0.1, **first))
+        decision = core.step(_observation((tick + 2) * 0.1, **second))[0]
+    assert sizes.count(8) == sizes.count(1) == 9
+    assert decision.rows_per_request == pytest.approx(1.0)
+
+
+def test_a_probe_whose_answer_never_comes_takes_no_clients_request_away_for_long():
+    core = GovernorCore(POLICY)
+    probes = [probe for tick in range(20) for probe in core.probes(_observation(tick * 0.5))]
+    assert probes  # and none of them was ever seen
+    served = VariantReading("m_big", True, 0, completed_requests=1, completed_rows=8, executions=1)
+    for tick in range(200):
+        variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
+        variants["m_big"] = served
+        decision = core.step(_observation(30.0 + tick * 0.02, variants=variants))[0]
+    assert decision.rows_per_request == pytest.approx(8.0, rel=0.05)
+
+
 def test_reasons_are_append_only():
     # Journals of the past hold these words: never rename or remove one.
     assert [reason.value for reason in Reason][:13] == [
