@@ -26,9 +26,9 @@ _LOG = logging.getLogger(__name__)
 class Timing:
     """Every waiting time of the actuator, in seconds."""
 
-    look_s: float = 0.25  # between looks at the aliases
-    index_s: float = 1.0  # between looks at the variants
-    request_s: float = 0.5  # between looks at whether clients get answers
+    look_s: float = 0.5  # between looks at the aliases
+    index_s: float = 2.0  # between looks at the variants
+    request_s: float = 1.0  # between looks at whether clients get answers
     idle_request_s: float = 5.0  # between requests of our own where clients send none
     answer_s: float = 1.0  # deadline of a call that only asks
     probe_s: float = 2.0  # deadline of a request of our own

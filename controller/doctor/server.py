@@ -214,7 +214,7 @@ def _trace_findings(
         yield warn(
             name,
             f"Triton keeps its traces back for up to {delay} ms",
-            "start it with --trace-config opentelemetry,bsp_schedule_delay=100",
+            "start it with --trace-config opentelemetry,bsp_schedule_delay=200",
         )
         return
     yield ok(name, f"Triton posts them to {posted}; the governor steers rate and level")

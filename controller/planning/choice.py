@@ -115,13 +115,13 @@ class ModelMind:
             )
         budget = self._policy.objective.allowed_miss_ratio
         feasible = allowed & prediction.known & (prediction.miss_ratio <= budget)
-        withstands = self._withstands(prediction, _NOTICED_AFTER * horizon_s)
+        while_s = np.full(len(allowed), _NOTICED_AFTER * horizon_s)
         if serving is not None:
-            # From a variant that will not do, a switch takes a window to help.
-            withstands[serving] = self._withstands(prediction, horizon_s)[serving]
-        feasible &= withstands
+            while_s[serving] = horizon_s  # from what will not do, a switch takes a window to help
+        feasible &= self._withstands(prediction, while_s)
         desired, reason = self._desire(prediction, value, feasible, allowed, serving)
         target, reason = self._bound(observation, reading, serving, desired, reason)
+        rate_rps, high_rps = prediction.forecast.quantiles(0.5, _HIGH)
         speed = prediction.rollout.throughput_rows_s
         target, reason = self._damp(serving, target, reason, speed)
         if target is not None and target != serving:
@@ -138,8 +138,8 @@ class ModelMind:
             target=self._name(target),
             reason=reason,
             candidates=self._candidates(prediction, value, feasible, excluded),
-            rate_rps=prediction.forecast.quantile(0.5),
-            rate_p95_rps=prediction.forecast.quantile(0.95),
+            rate_rps=rate_rps,
+            rate_p95_rps=high_rps,
             rows_per_request=prediction.forecast.rows_per_request,
             backlog_requests=prediction.backlog_requests,
             backlog_s=prediction.backlog_s,
@@ -155,7 +155,7 @@ class ModelMind:
             return None
         return models.index(reading.serving)
 
-    def _withstands(self, prediction: Prediction, while_s: float) -> NDArray[np.bool_]:
+    def _withstands(self, prediction: Prediction, while_s: Floats) -> NDArray[np.bool_]:
         """Return whether a variant is in time even if the load is high for a while. [variants]."""
         rollout, forecast = prediction.rollout, prediction.forecast
         high = forecast.quantile(_HIGH) / max(forecast.mean_rps, 1e-9)

@@ -42,10 +42,14 @@ class RateForecast:
     rows_per_request: float
     rows_squared_per_request: float  # second moment, for the spread of the work
 
+    def quantiles(self, *probabilities: float) -> tuple[float, ...]:
+        """Return quantiles of the rate in requests per second."""
+        at = self.weights.cumsum().searchsorted(probabilities)
+        return tuple(self.rates_rps[np.minimum(at, len(self.rates_rps) - 1)].tolist())
+
     def quantile(self, probability: float) -> float:
         """Return a quantile of the rate in requests per second."""
-        index = int(np.searchsorted(np.cumsum(self.weights), probability))
-        return float(self.rates_rps[min(index, len(self.rates_rps) - 1)])
+        return self.quantiles(probability)[0]
 
     @property
     def mean_rps(self) -> float:
@@ -71,6 +75,13 @@ class ArrivalForecaster:
     def rows_per_request(self) -> float:
         """Return the mean rows of a request."""
         return self._rows
+
+    @property
+    def mean_rps(self) -> float:
+        """Return the expected rate in requests per second."""
+        weights = [math.exp(value) for value in self._log_weights]
+        rates = zip(weights, self._counts, self._exposure_s, strict=True)
+        return sum(w * (n + _PRIOR_COUNT) / s for w, n, s in rates) / sum(weights)
 
     def observe(self, arrivals: float, window_s: float) -> None:
         """Take in how many requests arrived in a window.

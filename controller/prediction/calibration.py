@@ -75,7 +75,8 @@ class ConformalCalibration:
         self._support = 0.0  # outcomes that they came from
         self._used_s: float | None = None
         self._relaxed_s: float | None = None
-        self._covered: deque[bool] = deque(maxlen=_COUNTED)
+        self._covered: deque[bool] = deque()  # the last _COUNTED
+        self._hits = 0  # of these
         self._log_factor: float | None = 0.0  # None: to be found anew
         self._siblings: tuple[ConformalCalibration, ...] = ()
 
@@ -106,7 +107,7 @@ class ConformalCalibration:
         """Return the share of recent single requests within what was stated; None: too few."""
         if len(self._covered) < 20:
             return None
-        return sum(self._covered) / len(self._covered)
+        return self._hits / len(self._covered)
 
     @property
     def observed(self) -> int:
@@ -125,6 +126,9 @@ class ConformalCalibration:
             if outcome.requests == 1:
                 missed = outcome.latency_s > outcome.stated_s
                 self._covered.append(not missed)
+                self._hits += not missed
+                if len(self._covered) > _COUNTED:
+                    self._hits -= self._covered.popleft()
                 alpha = self._alpha + _GAMMA * (self._target - (1.0 if missed else 0.0))
                 # It may leave (0, 1): then the set is everything or nothing; keep it recoverable.
                 self._alpha = min(max(alpha, -0.02), 0.5)

@@ -62,12 +62,11 @@ class Rollout:
         """Return latency quantiles, each per candidate, in seconds."""
         order = np.argsort(self.latency_s, axis=1)
         cumulated = np.cumsum(self.weights[order], axis=1)
-        last = self.latency_s.shape[1] - 1
+        last, rows = self.latency_s.shape[1] - 1, np.arange(len(order))
         found = []
         for probability in probabilities:
             index = np.minimum((cumulated < probability).sum(axis=1), last)
-            picked = np.take_along_axis(order, index[:, None], axis=1)
-            found.append(np.take_along_axis(self.latency_s, picked, axis=1)[:, 0])
+            found.append(self.latency_s[rows, order[rows, index]])
         return tuple(found)
 
     def miss_ratio(self, limit_s: Floats, noise: float) -> Floats:
@@ -125,10 +124,10 @@ def roll_forward(
     steady = np.where(fits.any(axis=2), fits.argmax(axis=2) + 1, limits[:, None])
     smallest = np.minimum(math.ceil(mean_rows - 0.25), limits)[:, None]
     steady = np.maximum(steady, smallest)
-    steady_s = np.take_along_axis(table_s, steady - 1, axis=1)  # [candidates, rates]
+    first = (np.arange(count) * width - 1)[:, None]  # a candidate's in the flat table, less one
+    steady_s = table_s.take(steady + first)  # [candidates, rates]
     busy = np.minimum(arriving[None, :] * steady_s / steady, 1.0)
     moments = _MOMENTS * horizon_s
-    first = (np.arange(count) * width - 1)[:, None, None]
     began = np.maximum(waiting_rows, running_rows)
     running = _batches_by(moments, table_s, first, began, arriving, steady, smallest, limits)
 
@@ -142,7 +141,7 @@ def roll_forward(
     running_at = np.maximum(running_at, left_now.astype(np.int64))
     in_use = np.repeat(busy, _POINTS // _RATE_POINTS, axis=1)
     in_use[waiting_rows > 0.0] = 1.0
-    running_s = in_use * table_s.take(running_at + first[:, :, 0])
+    running_s = in_use * table_s.take(running_at + first)
     spread_rows = math.sqrt(max(squared_rows - mean_rows**2, 0.0))
     own_rows = np.maximum(mean_rows + _OWN_OFFSETS * spread_rows, 1.0)
     # Whole batches go ahead. The rest of the queue, and what arrives until then, shares the own,
@@ -155,7 +154,7 @@ def roll_forward(
     joined = np.where(spills, 0.0, rest) + own_rows[:, None]
     batch = np.maximum(running_at[:, None, None], joined[:, :, None] + rates_at * ahead_s)
     batch = np.minimum(np.rint(batch), full[:, :, None, None]).astype(np.int64)
-    own_s = table_s.take(batch + first[..., None])  # [candidates, own sizes, left, points]
+    own_s = table_s.take(batch + first[..., None, None])  # [candidates, own sizes, left, points]
     latency = (own_s + ahead_s).reshape(count, -1)
     latency += contention * np.minimum(latency, other_work_s[:, None])
 
@@ -171,7 +170,7 @@ def roll_forward(
         latency_s=latency,
         weights=_WEIGHTS,
         utilization_ratio=forecast.mean_rps * mean_rows / throughput,
-        leftover_s=np.maximum(left_s, 0.0).mean(axis=(1, 2)),
+        leftover_s=np.maximum(left_s, 0.0).sum(axis=(1, 2)) / (left_s.size / count),
         throughput_rows_s=throughput,
         single_s=table_s[np.arange(count), np.maximum(one, 1) - 1],
     )
@@ -221,18 +220,21 @@ def _batches_by(
     A batch gathers what arrived while the one before it ran: an overload takes a while to fill
     the largest one.
     """
-    low, high = smallest[:, :, None], limits[:, None, None]
+    low = smallest[:, :, None]
     gathered = np.ceil(arriving[None, :, None] * table_s[:, None, :]).astype(np.int64)
-    following = np.minimum(np.maximum(gathered, low), high)  # [candidates, rates, rows]
-    width = table_s.shape[1]
-    row = (np.arange(steady.size) * width - 1).reshape(*steady.shape, 1)
+    following = np.minimum(np.maximum(gathered, low), limits[:, None, None])
+    width = table_s.shape[1]  # of `following`, too: [candidates, rates, rows]
+    row = (np.arange(steady.size) * width - 1).reshape(steady.shape)
     began = np.minimum(np.maximum(np.rint(began_rows), 1.0), limits).astype(np.int64)
-    passed_s = np.zeros((*steady.shape, len(moments_s)))
-    batch = np.broadcast_to(np.maximum(began[:, None, None], low), passed_s.shape)
-    for _ in range(_TRANSIENT):
-        passed_s += table_s.take(batch + first)
-        batch = np.where(passed_s < moments_s, following.take(batch + row), batch)
-    return np.where(passed_s < moments_s, steady[:, :, None], batch)
+    batches = np.empty((_TRANSIENT + 1, *steady.shape), dtype=np.int64)
+    batches[0] = np.maximum(began[:, None], smallest)
+    for i in range(1, _TRANSIENT):
+        batches[i] = following.take(batches[i - 1] + row)
+    batches[_TRANSIENT] = steady
+    ended_s = table_s.take(batches[:_TRANSIENT] + first).cumsum(axis=0)
+    ended = (ended_s[..., None] < moments_s).sum(axis=0)  # how many, by each moment
+    at = ended * steady.size + np.arange(steady.size).reshape(*steady.shape, 1)
+    return np.asarray(batches.take(at))
 
 
 def _compress(forecast: RateForecast) -> Floats:

@@ -185,7 +185,7 @@ class ModelPredictor:
         serving = None if reading is None else reading.serving
         receiving = {name for name in (serving, self._served) if name is not None}
         self._served = serving
-        came = self._arrivals.forecast().mean_rps * observation.window_s / max(len(receiving), 1)
+        came = self._arrivals.mean_rps * observation.window_s / max(len(receiving), 1)
         arrived = self._counter.count(
             readings,
             expected=dict.fromkeys(receiving, came),
@@ -261,7 +261,8 @@ class ModelPredictor:
 
     def work_s(self, observation: Observation) -> Floats:
         """Return the seconds of work that wait on each variant."""
-        return np.asarray(self._waiting_rows(observation) * self._service.row_s()[self._lookup])
+        waiting_rows = self._waiting_rows(self._readings(observation))
+        return np.asarray(waiting_rows * self._service.row_s()[self._lookup])
 
     def _drain_s(self, pending: int) -> float:
         """Return how long the queue takes at the rate at which requests complete (Little's law)."""
@@ -269,8 +270,8 @@ class ModelPredictor:
             return 0.0
         return pending * self._done_window_s / self._done if self._done > 0.0 else math.inf
 
-    def _waiting_rows(self, observation: Observation) -> Floats:
-        waiting = np.array([_pending(r) for r in self._readings(observation)], dtype=np.float64)
+    def _waiting_rows(self, readings: list[VariantReading | None]) -> Floats:
+        waiting = np.array([_pending(r) for r in readings], dtype=np.float64)
         return np.asarray(waiting * self._arrivals.rows_per_request)
 
     def predict(
@@ -283,15 +284,17 @@ class ModelPredictor:
     ) -> Prediction:
         """Return what the next window looks like on each variant. Never raises on odd numbers."""
         objective = self._policy.objective
-        work = self.work_s(observation)
+        readings = self._readings(observation)
+        pending = sum(map(_pending, readings))
+        waiting_rows = self._waiting_rows(readings)
+        work = waiting_rows * self._service.row_s()[self._lookup]
         forecast = self._arrivals.forecast()
-        pending = sum(_pending(r) for r in self._readings(observation))
         with np.errstate(all="ignore"):
             rollout = roll_forward(
                 table_s=self._service.table_s()[self._lookup],
                 limits=self._limits,
-                waiting_rows=self._waiting_rows(observation),
-                running_rows=np.array([_mean_batch(r) for r in self._readings(observation)]),
+                waiting_rows=waiting_rows,
+                running_rows=np.array([_mean_batch(r) for r in readings]),
                 other_work_s=work.sum() - work + elsewhere_s,
                 forecast=forecast,
                 horizon_s=horizon_s,

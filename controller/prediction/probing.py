@@ -113,6 +113,9 @@ class ProbePlan:
     ) -> list[Probe]:
         """Return what may be asked, one size of each variant, the smallest batches first."""
         found: list[tuple[int, Probe]] = []
+        rows_asked = sorted({rows for m in policy.models for rows in self._batches(m)})
+        if not (samples[:, np.array(rows_asked, dtype=np.intp) - 1] < _WANTED).any():
+            return []  # as at nearly every tick
         for model_policy in policy.models:
             reading = observation.models.get(model_policy.name)
             if reading is not None and (reading.switching or reading.paused or reading.held):

@@ -39,6 +39,8 @@ _SHARED: Final = 0.15  # of a batch's time beside others: from here on it is no 
 _FORGET_SHARED: Final = 0.2  # what is kept of the weight of such ones
 _WARMER: Final = math.log(1.8)
 _REFIT_S: Final = 2.0  # what changes faster is drift's to follow
+_MOVED: Final = 0.02  # log seconds of a mean, since the last fit, that are worth another
+_TRUSTED: Final = 0.05  # the same, of what a cell counts beside the pooled curve
 _EARLY_REFIT_S: Final = 0.1  # while there are few samples, each one matters
 _EARLY: Final = 40.0  # batches a variant
 _DEVIATION_SCALE: Final = 0.5  # of a variant's slope feature: smaller borrows more
@@ -70,12 +72,13 @@ class ServiceTimes:
         self._noise = 0.15  # spread of log times
         self._fitted_s: float | None = None
         self._dirty = False
+        self._fitted = (self._mean.copy(), self._trust())  # what the last fit saw
         self._early = False  # what waits for a refit is of a variant of which little is known
         self._table: Floats | None = None
         self._row: Floats | None = None
         self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
-        self._ridge = Ridge(alpha=0.05)
+        self._ridge = Ridge(alpha=0.05, solver="cholesky")
         self._isotonic = IsotonicRegression()
         self._features = self._design()
 
@@ -153,10 +156,24 @@ class ServiceTimes:
             self._learn(cell, seen - self._drift, count)
             self._early = self._early or bool(self._total[row].sum() < _EARLY)
         self._follow_drift(shift, support, now_s)
+        self._refit_if_due(now_s)
+
+    def _refit_if_due(self, now_s: float) -> None:
         due_s = _EARLY_REFIT_S if self._early else _REFIT_S
         if self._dirty and (self._fitted_s is None or now_s - self._fitted_s >= due_s):
-            self._refit()
             self._fitted_s = now_s
+            if self._early or self._moved():
+                self._refit()
+
+    def _trust(self) -> Floats:
+        """Return what each cell's own mean counts beside the pooled curve, 0 to 1."""
+        return np.asarray(self._weight / (self._weight + _SHRINK))
+
+    def _moved(self) -> bool:
+        """Return whether what was learned since the last fit would change it."""
+        mean, trust = self._fitted
+        changed = np.abs(self._mean - mean).max() > _MOVED
+        return bool(changed or np.abs(self._trust() - trust).max() > _TRUSTED)
 
     def _is_usable(self, sample: BatchSample) -> bool:
         measured = _SHORTEST_S <= sample.mean_service_s <= _LONGEST_S
@@ -219,6 +236,7 @@ class ServiceTimes:
         beyond = np.log(np.arange(used + 1, self.max_rows + 1) / used)
         self._base[:, used:] = blended[:, -1:] + beyond
         self._dirty = self._early = False
+        self._fitted = (self._mean.copy(), self._trust())
 
     def state(self) -> dict[str, Any]:
         """Return what was learned. JSON-ready."""

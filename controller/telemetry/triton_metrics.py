@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter, lt
 
 import aiohttp
 
@@ -47,7 +48,7 @@ class ModelCounters:
     compute_us: float = 0.0  # input, infer and output
 
 
-_TOTALS = tuple(field.name for field in fields(ModelCounters) if field.name != "pending_requests")
+_totals = attrgetter(*(f.name for f in fields(ModelCounters) if f.name != "pending_requests"))
 _FAMILIES = {
     b"nv_inference_pending_request_count": "pending_requests",
     b"nv_inference_request_success": "completed_requests",
@@ -197,7 +198,7 @@ def difference(
     """
     pending = after.pending_requests
     base = after if before is None else before
-    if any(getattr(after, name) < getattr(base, name) for name in _TOTALS):
+    if any(map(lt, _totals(after), _totals(base))):
         base = ModelCounters()
     return VariantReading(
         model=model,

@@ -152,3 +152,20 @@ def test_first_runs_alone_do_not_end_the_probing_and_give_way_to_what_follows():
     service.observe([BatchSample("fast", 1, 2, 0.002, 0.0)], 0.5)
     service.observe([BatchSample("fast", 1, 1, 0.002, 0.0)], 1.0)
     assert service.table_s()[0, 0] < 0.004
+
+
+def test_what_hardly_changes_anything_is_not_fitted_again_and_what_does_is(monkeypatch):
+    fits = []
+    fit = ServiceTimes._refit
+    monkeypatch.setattr(ServiceTimes, "_refit", lambda self: (fits.append(1), fit(self)))
+    service = ServiceTimes(MODELS, 8)
+    now_s = _learn(service, MODELS, 120.0)
+    fits.clear()
+    now_s = _learn(service, MODELS, 60.0, start_s=now_s)
+    assert len(fits) <= 6  # one in two seconds would be 30
+    before_s = service.table_s()[2].copy()
+    for _ in range(60):  # from now on one size of one variant takes half as long again
+        now_s += 0.1
+        service.observe([_sample("large", 8, 1.5), _sample("large", 1), _sample("small", 4)], now_s)
+    assert service.table_s()[2, 7] > 1.1 * before_s[7]
+    assert service.table_s()[2, 0] == pytest.approx(before_s[0], rel=0.2)
