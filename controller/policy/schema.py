@@ -52,8 +52,7 @@ class TritonSection(Section):
     )
     metrics: Annotated[str, values.HTTP_URL] | None = Field(
         default=None,
-        description="URL of Triton's metrics page. Without it queue depths are unknown between "
-        "two polls of the statistics.",
+        description="URL of Triton's metrics page. Without it nothing tells what waits.",
     )
     traces: TracesSection | None = Field(
         default=None,
@@ -156,8 +155,7 @@ class StabilitySection(Section):
     )
     stale_after: Annotated[float, values.duration("100ms", "1h")] = Field(
         default=_STABILITY.stale_after_s,
-        description="Readings older than this count as absent; without readings the fastest "
-        "variant serves.",
+        description="Readings older than this count as absent; without readings what serves stays.",
         json_schema_extra={"default": units.format_duration(_STABILITY.stale_after_s)},
     )
 

@@ -7,7 +7,7 @@ running mean of log times, shrunk towards a ridge regression over all variants w
 a curve in log n shared by all and a deviation of each variant from it (deviations are penalised,
 so a variant with ten samples borrows its shape from its siblings), then made monotone in n by
 isotonic regression. `drift` is one fast factor for the machine (clocks, throttling, co-tenants),
-seen in every variant's residuals within about a second, and in a changed SM clock at once.
+seen in every variant's residuals within about a second.
 """
 
 from __future__ import annotations
