@@ -208,7 +208,7 @@ def command_line(options: ServerOptions, ports: Ports) -> list[str]:
             f"rate={options.trace_rate or 100}",
             f"opentelemetry,url={options.otlp_url}",
             # Bounds how late a span comes (ms); the default of 5 s is an age to a governor.
-            "opentelemetry,bsp_schedule_delay=400",
+            "opentelemetry,bsp_schedule_delay=200",
         )
         command += [f"--trace-config={setting}" for setting in settings]
     return [*command, *options.extra_args]

@@ -78,7 +78,7 @@ class ArrivalForecaster:
 
     @property
     def mean_rps(self) -> float:
-        """Return the expected rate in requests per second."""
+        """Return the expected rate in requests per second, without making a forecast."""
         weights = [math.exp(value) for value in self._log_weights]
         rates = zip(weights, self._counts, self._exposure_s, strict=True)
         return sum(w * (n + _PRIOR_COUNT) / s for w, n, s in rates) / sum(weights)

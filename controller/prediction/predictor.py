@@ -138,7 +138,8 @@ class ModelPredictor:
         self._arrivals = old._arrivals
         self._counter = old._counter
         self._served = old._served
-        self._probes, self._probed_s = old._probes, old._probed_s
+        self._probes.extend(probe for probe in old._probes if probe.model in self.models)
+        self._probed_s.update(old._probed_s)
         if old._policy.objective == self._policy.objective:
             kept = old._calibrations
             self._calibrations.update({m: c for m, c in kept.items() if m in self.models})
@@ -206,11 +207,11 @@ class ModelPredictor:
         for probe in tuple(self._probes):
             # The counters may show a probe before its answer comes, or a tick later.
             reading = readings[self.models.index(probe.model)]
-            if reading is not None and reading.completed_rows >= probe.rows and completed > 0:
+            if observation.now_s > probe.until_s:
+                self._probes.remove(probe)
+            elif reading is not None and reading.completed_rows >= probe.rows and completed > 0:
                 self._probes.remove(probe)
                 completed, rows = completed - 1, max(rows - probe.rows, 0)
-            elif observation.now_s > probe.until_s:
-                self._probes.remove(probe)
         return completed, rows
 
     def _outcomes(self, samples: Sequence[RequestSample]) -> dict[str, list[Outcome]]:

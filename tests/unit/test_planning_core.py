@@ -341,16 +341,28 @@ def test_a_probe_is_no_clients_request_whichever_tells_of_it_first(shown_before_
     assert decision.rows_per_request == pytest.approx(1.0)
 
 
-def test_a_probe_whose_answer_never_comes_takes_no_clients_request_away_for_long():
+def test_a_probe_that_was_lost_takes_no_clients_request_away():
     core = GovernorCore(POLICY)
-    probes = [probe for tick in range(20) for probe in core.probes(_observation(tick * 0.5))]
-    assert probes  # and none of them was ever seen
-    served = VariantReading("m_big", True, 0, completed_requests=1, completed_rows=8, executions=1)
-    for tick in range(200):
-        variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
-        variants["m_big"] = served
-        decision = core.step(_observation(30.0 + tick * 0.02, variants=variants))[0]
-    assert decision.rows_per_request == pytest.approx(8.0, rel=0.05)
+    asked = {p.model for tick in range(20) for p in core.probes(_observation(tick * 0.5))}
+    assert "m_big" in asked  # and no counter ever showed it
+    variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
+    variants["m_big"] = VariantReading("m_big", True, 0, 1, completed_rows=8, executions=1)
+    decision = core.step(_observation(30.0, variants=variants))[0]
+    assert decision.rows_per_request == pytest.approx(8.0)
+
+
+def test_a_probe_of_a_variant_that_a_new_policy_drops_is_forgotten_and_others_are_not():
+    core = GovernorCore(POLICY)
+    asked = {p.model for tick in range(20) for p in core.probes(_observation(tick * 0.5))}
+    assert asked == set(SERVERS)
+    (model,) = POLICY.models
+    fewer = replace(model, variants=model.variants[1:])  # without m_tiny
+    core.set_policy(replace(POLICY, models=(fewer,)))
+    variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
+    variants["m_big"] = VariantReading("m_big", True, 0, 1, completed_rows=8, executions=1)
+    decision = core.step(_observation(10.0, variants=variants))[0]
+    assert [c.model for c in decision.candidates] == ["m_mid", "m_big"]
+    assert decision.rows_per_request == pytest.approx(1.0)  # it is taken for the probe
 
 
 def test_reasons_are_append_only():
