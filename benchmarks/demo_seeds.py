@@ -2,8 +2,9 @@
 
     python benchmarks/demo_seeds.py --seeds 1-10 --seconds 30 --out DIR [--ablations]
 
-Resumable: a seed with its JSON in DIR is not run again. Every seed is published; the interval is
-Student's t over the paired differences, governor less the best fixed variant of the same seed.
+Resumable: a seed with its JSON in DIR is not run again; results of other code are refused. Every
+seed is published; the interval is Student's t over the paired differences, governor less the best
+fixed variant of the same seed.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import code_digest
 from scipy import stats
 
 _CONFIDENCE = 0.95
@@ -32,6 +34,9 @@ def main() -> int:
     parser.add_argument("--summary", action="store_true", help="run nothing")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if not args.summary and not _of_this_code(args.out):
+        print(f"{args.out} holds seeds of other code: give another --out", file=sys.stderr)
+        return 1
     for seed in args.seeds:
         if not args.summary and not _path(args.out, seed).exists():
             print(f"seed {seed}", flush=True)
@@ -51,6 +56,14 @@ def main() -> int:
     (args.out / "summary.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
+
+
+def _of_this_code(folder: Path) -> bool:
+    """Return whether what a folder holds is of the code that is run; mark an empty one as of it."""
+    mark, digest = folder / "code.txt", code_digest()
+    if not any(folder.glob("seed-*.json")):
+        mark.write_text(digest, encoding="utf-8")
+    return mark.exists() and mark.read_text(encoding="utf-8") == digest
 
 
 def summary(runs: dict[int, Any]) -> str:

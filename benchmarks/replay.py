@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean
 
 from joblib import Parallel, delayed
+from provenance import code_digest
 
-import controller
 from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, RIVALS
 from controller.twin.ladder import load_ladder
 from controller.twin.plan import Plan, ReplayError
@@ -36,7 +36,7 @@ def main() -> int:
     """Run what is not done yet and write the report; return the exit code."""
     args = _arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    args.code = _code()
+    args.code = code_digest()
     traces = sorted(p for p in args.data.glob("*.csv"))
     ladders = sorted(args.data.glob("*.yaml"))
     cells = [
@@ -70,14 +70,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, help="write the tables there, too")
     parser.add_argument("--jobs", type=int, default=-1)
     return parser.parse_args()
-
-
-def _code() -> str:
-    """Return a digest of the code that is run: cells of another are not taken over."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(controller.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _cell(cell: tuple[Path, int, Path, str], args: argparse.Namespace) -> dict[str, object]:

@@ -148,7 +148,7 @@ def _notes(status: Json) -> list[str]:
     if daemon.get("paused"):
         notes.append(_by_whom("paused", daemon["paused"], now))
     if daemon.get("policy_error"):
-        notes.append(f"the changed policy was refused: {clean(daemon['policy_error'])}")
+        notes.append(f"the changed policy was {clean(daemon['policy_error'])}")
     limits = (daemon.get("advice"), triton.get("capability"))
     notes += [clean(text) for text in dict.fromkeys(str(text) for text in limits if text)]
     notes += [

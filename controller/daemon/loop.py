@@ -144,7 +144,7 @@ class Daemon:
         try:
             policy = load_policy(self.policy_file)
         except (PolicyError, OSError) as error:
-            self.policy_error = str(error)
+            self.policy_error = f"refused: {error}"
             _LOG.error("the policy was not taken, the last good one stays: %s", error)
             self.journal.event("policy", None, "a bad policy was refused", {"error": str(error)})
         else:

@@ -96,7 +96,8 @@ def relief(
 ) -> Relief:
     """Measure the time to relief of each burst.
 
-    Faster means faster than what answered last before the burst.
+    Faster means faster than what answered last before the burst. One in which nothing faster came
+    counts with its whole length.
 
     Args:
         records: everything that was sent.
@@ -126,12 +127,15 @@ def relief(
         first_s = float(records.due_s[first])
         faster = during[records.answered[during]]
         faster = faster[speeds[records.variant[faster]] > speeds[serving]]
-        if len(faster):
-            answers_ms.append(max(float(answered_at_s[faster].min()) - first_s, 0.0) * 1e3)
+        # Where help never came, it took at least the whole burst.
+        answered_s = float(answered_at_s[faster].min()) if len(faster) else burst.end_s
+        answers_ms.append(max(answered_s - first_s, 0.0) * 1e3)
+        helped_s = burst.end_s
         for at_s, target in switches:
             if burst.start_s <= at_s < burst.end_s and speeds[target] > speeds[serving]:
-                switches_ms.append(max(at_s - first_s, 0.0) * 1e3)
+                helped_s = at_s
                 break
+        switches_ms.append(max(helped_s - first_s, 0.0) * 1e3)
     return Relief(tuple(answers_ms), tuple(switches_ms), needed)
 
 

@@ -145,8 +145,8 @@ def _escape(d: Decision) -> str:
 
 def _recovery(d: Decision) -> str:
     return (
-        f"Nothing meets the objective, so {_go(d, start=False)}, which drains what waits"
-        f" the soonest."
+        f"Nothing meets the objective, so {_go(d, start=False)}: the fewest late requests of those"
+        " that can keep up, or the fastest if none can."
     )
 
 

@@ -130,7 +130,14 @@ def test_what_an_operator_must_know_of_a_model_is_under_its_row(
             "paused by ada: a test",
         ),
         ({"daemon": {"advice": "shorten the tick"}}, "shorten the tick"),
-        ({"daemon": {"policy_error": "p.yaml:3:1: bad"}}, "policy was refused: p.yaml:3:1: bad"),
+        (
+            {"daemon": {"policy_error": "refused: p.yaml:3:1: bad"}},
+            "the changed policy was refused: p.yaml:3:1: bad",
+        ),
+        (
+            {"daemon": {"policy_error": "taken, but mqtt changed: restart the daemon for that"}},
+            "the changed policy was taken, but mqtt changed",
+        ),
     ],
 )
 def test_everything_that_is_not_well_is_said(changes: dict[str, Any], words: str) -> None:
