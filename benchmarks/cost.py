@@ -1,13 +1,15 @@
 """Measures what the governor itself costs: processor, memory and ticks, on a real Triton.
 
-    python benchmarks/cost.py [--intervals 100ms,20ms] [--rate 60] [--seconds 60]
+    python benchmarks/cost.py [--intervals 100ms,20ms] [--rate 60] [--seconds 60] [--json FILE]
 
 One model with the five sample variants under a steady load; a fresh daemon for each interval,
 children and fits included, after a warm-up. Ratios of one core.
 """
 
 import argparse
+import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from controller.demo.arms import policy_for
@@ -21,24 +23,49 @@ from controller.demo.session import prepare
 _WARMUP_S = 8.0
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a daemon took at one interval."""
+
+    interval: str
+    ticks_s: float
+    cpu_ratio: float  # of one core
+    rss_bytes: int
+    tick_p50_ms: float
+    tick_p99_ms: float
+
+    def row(self) -> str:
+        """Return a row of the table."""
+        return (
+            f"| {self.interval} | {self.ticks_s:.1f} | {self.cpu_ratio:.2%} "
+            f"| {self.rss_bytes / 1e6:.0f} MB "
+            f"| {self.tick_p50_ms:.2f} / {self.tick_p99_ms:.2f} ms |"
+        )
+
+
 def main() -> int:
     """Measure every interval and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--intervals", default="100ms,20ms", metavar="100ms,20ms")
     parser.add_argument("--rate", type=float, default=60.0, metavar="RPS")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers, too")
     args = parser.parse_args()
     schedule = steady(args.rate, seed=1, duration_s=args.seconds, warmup_s=_WARMUP_S)
     print("| interval | ticks a second | processor | memory | tick p50 / p99 |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     with open_bench(*prepare(Quiet())) as bench:
         bench.point(bench.choices[0].name)
+        costs = []
         for interval in args.intervals.split(","):
-            print(_measure(bench, interval, schedule), flush=True)
+            costs.append(_measure(bench, interval, schedule))
+            print(costs[-1].row(), flush=True)
+    if args.json is not None:
+        args.json.write_text(json.dumps([asdict(cost) for cost in costs]), encoding="utf-8")
     return 0
 
 
-def _measure(bench: Bench, interval: str, schedule: Schedule) -> str:
+def _measure(bench: Bench, interval: str, schedule: Schedule) -> Cost:
     folder: Path = bench.folder / interval
     folder.mkdir()
     with Governor(policy_for(bench, interval), folder) as governor:
@@ -55,10 +82,7 @@ def _measure(bench: Bench, interval: str, schedule: Schedule) -> str:
         usage = governor.meter.usage()
         tick = (governor.status() or {})["tick_ms"]
         rate = (tick["count"] - first) / schedule.duration_s
-    return (
-        f"| {interval} | {rate:.1f} | {usage.cpu_ratio:.2%} | {usage.rss_bytes / 1e6:.0f} MB "
-        f"| {tick['p50']:.2f} / {tick['p99']:.2f} ms |"
-    )
+    return Cost(interval, rate, usage.cpu_ratio, usage.rss_bytes, tick["p50"], tick["p99"])
 
 
 def _ticks(governor: Governor) -> int:

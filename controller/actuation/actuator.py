@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 from controller.actuation.capability import Capability
 from controller.actuation.client import TritonControl
 from controller.actuation.keeper import Keeper
+from controller.actuation.memory import MemoryWatch
 from controller.actuation.state import Alias, Memory, Server, Timing, Variant, unusable
 from controller.planning.decision import Decision
 from controller.policy.model import OnStop, Policy, TritonPolicy
@@ -41,7 +43,7 @@ class Actuator:
         on_record: gets every action that touched the server, once, when it has ended.
         state_file: what is remembered across a death; None: nothing is.
         timing: waiting times.
-        load_gate: returns why a Triton model must not be loaded now (memory), or None.
+        free_memory: says whether there is memory for a load; None: nobody is asked.
         on_step: called with alias and step at each boundary of a transaction; for tests.
     """
 
@@ -53,7 +55,7 @@ class Actuator:
         on_record: Callable[[ActionRecord], None],
         state_file: Path | None = None,
         timing: Timing | None = None,
-        load_gate: Callable[[str], str | None] | None = None,
+        free_memory: MemoryWatch | None = None,
         on_step: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         self._policy = policy
@@ -61,7 +63,7 @@ class Actuator:
         self._on_record = on_record
         self._memory = Memory(state_file)
         self._timing = timing or Timing()
-        self._load_gate = load_gate
+        self._free_memory = free_memory
         self._on_step = on_step
         self._keeper: Keeper | None = None
         self._stopping = False
@@ -81,7 +83,7 @@ class Actuator:
             memory=self._memory,
             on_record=self._on_record,
             on_step=self._on_step,
-            load_gate=self._load_gate,
+            free_memory=self._free_memory,
         )
         for model, order in self._orders.items():
             server.aliases[model].order = order
@@ -95,6 +97,8 @@ class Actuator:
         An alias that is no longer in the policy stays on the server as it is.
         """
         before, self._policy = self._policy, policy
+        if self._free_memory is not None:
+            self._free_memory.set_policy(policy)
         wanted = {model.name: {v.model for v in model.variants} for model in policy.models}
         self._orders = {k: v for k, v in self._orders.items() if set(v) == wanted.get(k)}
         keeper = self._keeper
@@ -230,6 +234,7 @@ class Actuator:
                     "operation": variant.operation,
                     "error": variant.error,
                     "override": variant.override is not None,
+                    "fresh_age_s": _age_s(self._clock() - variant.refreshed_s),
                 }
                 for variant in server.variants.values()
             },
@@ -315,6 +320,10 @@ class Actuator:
         return ActionRecord(
             kind, model, None, model, outcome, now_s, None, None, "asked for", error
         )
+
+
+def _age_s(age_s: float) -> float | None:
+    return age_s if math.isfinite(age_s) else None
 
 
 def _connect(policy: TritonPolicy) -> tuple[TritonControl, str | None]:

@@ -92,8 +92,10 @@ class IdleOperations:
             variant.ready = variant.proven = variant.warm = False
             variant.hold_until_s = float("inf")  # until somebody asks for it
             try:
+                watch = server.free_memory
+                free = {} if watch is None else watch.free_bytes(variant.model)
                 await server.control.unload(variant.model, deadline_s=server.timing.answer_s)
-                gone = await self._await_gone(variant.model, started_s)
+                gone = await self._await_gone(variant.model, free, started_s)
             except TritonError as failure:
                 return self._warmer.emit(
                     variant,
@@ -133,11 +135,21 @@ class IdleOperations:
                 return name
         return None
 
-    async def _await_gone(self, model: str, started_s: float) -> bool:
-        server = self._server
+    async def _await_gone(self, model: str, free: Mapping[str, int], started_s: float) -> bool:
+        """Wait until the index has no such model and, where that can be read, its memory is back.
+
+        Args:
+            model: Triton's name.
+            free: bytes that were free before, by place.
+            started_s: when the operation began.
+        """
+        server, unloaded = self._server, False
         while server.clock() - started_s < server.timing.unload_s:
-            states = await server.control.index(deadline_s=server.timing.answer_s)
-            if states.get(model, ("UNAVAILABLE", ""))[0] in ("UNAVAILABLE", ""):
+            if not unloaded:
+                states = await server.control.index(deadline_s=server.timing.answer_s)
+                unloaded = states.get(model, ("UNAVAILABLE", ""))[0] in ("UNAVAILABLE", "")
+            watch = server.free_memory
+            if unloaded and (watch is None or watch.is_back(model, free)):
                 return True
             await asyncio.sleep(_POLL_S)
         return False

@@ -308,6 +308,7 @@ class Reconciler:
     async def _ask_failed(self, alias: Alias, error: TritonError, *, act: bool) -> None:
         if error.fault is Fault.NOT_FOUND:
             alias.ready = False
+            alias.counted_s = float("-inf")  # asked again at the next look, until it is healed
             if act:
                 await self.heal(alias, f"ready, yet every request fails: {error}")
         elif error.fault is Fault.INVALID and alias.target in self._server.variants:

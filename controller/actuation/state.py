@@ -16,6 +16,7 @@ from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import TritonControl
+from controller.actuation.memory import MemoryWatch
 from controller.policy.model import AliasKind, ModelPolicy, Policy
 from controller.ports import ActionRecord
 
@@ -28,7 +29,7 @@ class Timing:
 
     look_s: float = 0.5  # between looks at the aliases
     index_s: float = 2.0  # between looks at the variants
-    request_s: float = 1.0  # between looks at whether clients get answers
+    request_s: float = 0.6  # between looks at whether clients get answers
     idle_request_s: float = 5.0  # between requests of our own where clients send none
     answer_s: float = 1.0  # deadline of a call that only asks
     probe_s: float = 2.0  # deadline of a request of our own
@@ -182,7 +183,7 @@ class Server:
     memory: Memory
     on_record: Callable[[ActionRecord], None]
     on_step: Callable[[str, str], Awaitable[None]] | None = None
-    load_gate: Callable[[str], str | None] | None = None  # why a model must not be loaded now
+    free_memory: MemoryWatch | None = None
     aliases: dict[str, Alias] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     serial: int = 0

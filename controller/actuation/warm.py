@@ -196,7 +196,8 @@ class Warmer:
             await self.verify(variant, deadline_s=server.timing.answer_s)
         serving = variant.model in server.serving()
         if not variant.ready or (variant.reapply and not serving):
-            why = server.load_gate(variant.model) if server.load_gate is not None else None
+            watch = server.free_memory
+            why = None if watch is None else watch.why_not(variant.model)
             if why is not None:
                 raise TritonError(Fault.INVALID, f"{variant.model} is not loaded: {why}")
             await self._load(variant)

@@ -59,7 +59,11 @@ def run(args: argparse.Namespace) -> int:
             )
         ]
     if policy is not None or not any(finding.level is Level.FAIL for finding in findings):
-        findings += asyncio.run(examine(policy, socket, governor_runs=status is not None))
+        findings += asyncio.run(
+            examine(
+                policy, socket, governor_runs=status is not None, fresh_age_s=_fresh_age_s(status)
+            )
+        )
     result = report(findings)
     if args.json:
         output.print_json(result)
@@ -75,6 +79,13 @@ def _status(socket: Path) -> dict[str, Any] | None:
         return ask(socket, "GET", "/v1/status")
     except (DaemonDownError, RefusedError):
         return None
+
+
+def _fresh_age_s(status: dict[str, Any] | None) -> dict[str, float]:
+    """Return how long ago the daemon found each variant fresh, by Triton's name."""
+    found = ((status or {}).get("triton") or {}).get("variants") or {}
+    ages = {name: variant.get("fresh_age_s") for name, variant in found.items()}
+    return {name: float(age_s) for name, age_s in ages.items() if age_s is not None}
 
 
 def _load(name: str) -> tuple[Policy | None, list[str]]:

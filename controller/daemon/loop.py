@@ -20,6 +20,7 @@ from typing import Final
 
 from controller import __version__
 from controller.actuation.actuator import Actuator
+from controller.actuation.memory import MemoryWatch
 from controller.daemon.control import DaemonControl
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.operator import OperatorWishes
@@ -35,13 +36,14 @@ from controller.planning.decision import Decision
 from controller.policy.load import PolicyError, load_policy
 from controller.policy.model import Mode, Policy
 from controller.ports import ActionRecord, Outcome
+from controller.telemetry.host import read_memory
 from controller.telemetry.hub import Reading, Telemetry
 from controller.telemetry.observation import ActionCost, ModelReading, Observation
 
 _LOG = logging.getLogger("governor")
 
 _READ_SHARE: Final = 0.5  # of a tick that a reading may wait for Triton
-_SAVE_EVERY_S: Final = 5.0
+_SAVE_EVERY_S: Final = 1.0  # a death by kill -9 loses what was learned since
 _TELL_EVERY_S: Final = 1.0
 _STOP_S: Final = 5.0  # each part has so long to stop
 _FRESHENS: Final = frozenset({"load", "reload", "resize", "heal"})  # variants run cold after these
@@ -74,7 +76,10 @@ class Daemon:
         self.core = GovernorCore(policy, ablation=options.ablation)
         self.telemetry = Telemetry(policy)
         self.actuator = Actuator(
-            policy, on_record=self._recorded, state_file=self.journal.path.with_name("alias.json")
+            policy,
+            on_record=self._recorded,
+            state_file=self.journal.path.with_name("alias.json"),
+            free_memory=MemoryWatch(policy, read_memory, lambda: self.telemetry.gpus),
         )
         self.wishes = OperatorWishes(time.time)
         self.control = DaemonControl(self)
@@ -154,7 +159,7 @@ class Daemon:
     def _take(self, policy: Policy) -> None:
         restart = [
             name
-            for name in ("triton", "journal", "mqtt")
+            for name in ("journal", "mqtt")  # another Triton is followed
             if getattr(policy, name) != getattr(self.policy, name)
         ]
         self.policy_error = (
@@ -184,6 +189,8 @@ class Daemon:
     async def _shut_down(self) -> None:
         """Stop in order: no commands, the action in flight, the bus, systemd, everything else."""
         _LOG.info("stopping")
+        if self.bus is not None:
+            self.bus.refuse_commands()
         await self._bounded("the admin socket", self._admin.stop())
         await self._bounded("actuation", self.actuator.stop())
         for task in self._acting.values():

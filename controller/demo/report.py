@@ -140,7 +140,7 @@ def findings(outcome: Outcome) -> list[str]:
 
 
 NEXT = """\
-Next:
+Next (`make demo` puts the command into .venv/bin):
   governor triton start                       the same Triton and models, in the foreground
   governor run --policy policies/demo.yaml    govern it (in another terminal)
   governor status --watch, governor explain   see what it does, and why

@@ -6,9 +6,11 @@ Owns that order and what is skipped when something more basic is missing. It mus
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from controller.doctor.finding import Finding, fail
+from controller.doctor.folders import check_folders
 from controller.doctor.host import check_gpu, check_journal, check_receiver, check_socket
 from controller.doctor.models import check_models
 from controller.doctor.server import (
@@ -22,12 +24,27 @@ from controller.policy.model import GpuPolicy, JournalPolicy, Policy, TritonPoli
 from controller.telemetry.channel import KeyFileError, open_client
 
 
-async def examine(policy: Policy | None, socket: Path, *, governor_runs: bool) -> list[Finding]:
-    """Return the findings of all checks; without a policy those for Triton's usual ports."""
+async def examine(
+    policy: Policy | None,
+    socket: Path,
+    *,
+    governor_runs: bool,
+    fresh_age_s: Mapping[str, float] | None = None,
+) -> list[Finding]:
+    """Return the findings of all checks; without a policy those for Triton's usual ports.
+
+    Args:
+        policy: what is governed, or is to be.
+        socket: where a governor listens.
+        governor_runs: whether one answers there.
+        fresh_age_s: how long ago it saw that loading a variant reloads nothing.
+    """
     triton = TritonPolicy("127.0.0.1:8001", "http://127.0.0.1:8002/metrics", None)
     if policy is not None:
         triton = policy.triton
     findings = await _server(triton, policy)
+    models = () if policy is None else policy.models
+    findings += await asyncio.to_thread(check_folders, triton, models, fresh_age_s or {})
     findings += await asyncio.to_thread(check_gpu, GpuPolicy() if policy is None else policy.gpu)
     findings.append(check_journal(JournalPolicy() if policy is None else policy.journal))
     findings.append(check_socket(socket))

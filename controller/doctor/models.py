@@ -40,15 +40,6 @@ async def check_models(
         findings += _variants(model, index, configs)
         findings += _fit(model, configs)
         findings.append(await _alias(client, headers, model, index))
-    if models and all(f.level == "ok" for f in findings):
-        findings.append(
-            ok(
-                "model folders",
-                "whether files changed since a load cannot be seen from outside",
-                "never change a loaded model's folder: the next switch would load it again, for "
-                "seconds; put a new version into a folder of a new name",
-            )
-        )
     return findings
 
 

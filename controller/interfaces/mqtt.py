@@ -131,6 +131,10 @@ class MqttBus:
                 await asyncio.wait_for(self._stopping.wait(), jittered_s)
             retry_s = min(retry_s * 2, self._timing.longest_retry_s)
 
+    def refuse_commands(self) -> None:
+        """Answer every command from now on with a refusal: the daemon stops."""
+        self._taker.close()
+
     async def stop(self) -> None:
         """Say good-bye and leave; within a few seconds, whatever the broker does."""
         self._stopping.set()

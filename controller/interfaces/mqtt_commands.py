@@ -47,6 +47,11 @@ class CommandTaker:
         self._deadline_s = deadline_s
         self._allowance = self._burst
         self._allowance_at_s = now_s()
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse everything from now on."""
+        self._closed = True
 
     async def obey(self, level: str, payload: bytes) -> tuple[str | int | None, CommandResult]:
         """Carry out one command; return the sender's id and what became of it. Never fails.
@@ -59,6 +64,8 @@ class CommandTaker:
             command = parse_command(payload)
         except RefusedCommandError as error:
             return error.sender_id, _refused(str(error))
+        if self._closed:
+            return command.id, _refused("the daemon stops")
         if not self._allowed():
             return command.id, _refused(f"more than {self._per_s:g} commands a second")
         names = [name for name in self._models() if self._topics.level(name) == level]

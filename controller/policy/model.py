@@ -58,6 +58,8 @@ class VariantPolicy:
     name: str  # the operator's word, unique within its model
     model: str  # Triton's model name
     quality: float  # 0 to 1, as measured
+    host_memory_bytes: int | None = None  # what a load of it takes; None: not declared
+    gpu_memory_bytes: int | None = None  # the same, on every GPU that is watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,13 @@ class GpuPolicy:
 
     source: GpuSource = GpuSource.NVML
     devices: tuple[int, ...] | None = None  # None: all
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPolicy:
+    """How much memory loads must leave free."""
+
+    reserve_bytes: int = 256 * 1024 * 1024  # of the host, and of each GPU that is watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,7 @@ class Policy:
     triton: TritonPolicy
     models: tuple[ModelPolicy, ...]
     gpu: GpuPolicy = GpuPolicy()
+    memory: MemoryPolicy = MemoryPolicy()
     interval_s: float | None = None  # None: a sixth of the shortest objective, 20 to 100 ms
     stability: StabilityPolicy = StabilityPolicy()
     probing: ProbingPolicy = ProbingPolicy()

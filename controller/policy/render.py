@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from controller.policy.model import ModelPolicy, Policy
+from controller.policy.model import ModelPolicy, Policy, VariantPolicy
 from controller.policy.units import format_bytes, format_duration, format_percentage
 
 # A word, a path or a URL; or a quantity. YAML 1.1 readers take 12:30 and `on` for something else.
@@ -37,6 +37,7 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
             "source": policy.gpu.source.value,
             "devices": "all" if policy.gpu.devices is None else list(policy.gpu.devices),
         },
+        "memory": {"reserve": format_bytes(policy.memory.reserve_bytes)},
         "interval": "auto" if interval_s is None else format_duration(interval_s),
         "models": {model.name: _model_to_dict(model) for model in policy.models},
         "stability": {
@@ -89,10 +90,17 @@ def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:
         "alias": model.alias.value,
         "client_max_batch": model.client_max_batch,
         "min_quality": model.min_quality,
-        "variants": {
-            variant.name: {"model": variant.model, "quality": variant.quality}
-            for variant in model.variants
-        },
+        "variants": {variant.name: _variant_to_dict(variant) for variant in model.variants},
+    }
+
+
+def _variant_to_dict(variant: VariantPolicy) -> dict[str, Any]:
+    declared = {"host": variant.host_memory_bytes, "gpu": variant.gpu_memory_bytes}
+    memory = {where: format_bytes(size) for where, size in declared.items() if size is not None}
+    return {
+        "model": variant.model,
+        "quality": variant.quality,
+        **({"memory": memory} if memory else {}),
     }
 
 

@@ -20,6 +20,7 @@ _STABILITY = policy.StabilityPolicy()
 _PROBING = policy.ProbingPolicy()
 _MQTT = policy.MqttPolicy(host="localhost")
 _JOURNAL = policy.JournalPolicy()
+_MEMORY = policy.MemoryPolicy()
 
 Name = Annotated[str, values.NAME]
 HostPort = Annotated[str, values.HOST_PORT]
@@ -97,12 +98,27 @@ class ObjectiveSection(Section):
     )
 
 
+class VariantMemorySection(Section):
+    """What loading a variant takes, as seen on the server."""
+
+    host: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
+        default=None, description="Of the host's memory. Omitted: not known."
+    )
+    gpu: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
+        default=None, description="Of each watched GPU's memory (see gpu.devices)."
+    )
+
+
 class VariantSection(Section):
     """One Triton model that can serve, and how good its answers are."""
 
     model: Name = Field(description="Triton's name of the model.")
     quality: Ratio = Field(
         description="How good its answers are, measured on data as the service sees it, 0 to 1."
+    )
+    memory: VariantMemorySection | None = Field(
+        default=None,
+        description="What loading it takes. It is not loaded where so much is not free.",
     )
 
 
@@ -130,6 +146,16 @@ class ModelSection(Section):
         min_length=1,
         description="The Triton models that can serve, by a name of your choice. Their order has "
         "no meaning.",
+    )
+
+
+class MemorySection(Section):
+    """How much memory loads must leave free."""
+
+    reserve: Annotated[int, values.size("0B", "1TiB")] = Field(
+        default=_MEMORY.reserve_bytes,
+        description="What must stay free after a load, of the host and of each watched GPU.",
+        json_schema_extra={"default": units.format_bytes(_MEMORY.reserve_bytes)},
     )
 
 
@@ -231,6 +257,9 @@ class PolicySchema(Section):
     version: Annotated[Literal[1], values.VERSION] = Field(description="Version of this format: 1.")
     triton: TritonSection = Field(description="The server that is governed.")
     gpu: GpuSection | None = Field(default=None, description="Which GPUs are watched.")
+    memory: MemorySection | None = Field(
+        default=None, description="How much memory loads must leave free."
+    )
     interval: Interval = Field(
         default=None,
         description="Time between two decisions, 20ms to 1s. auto: a sixth of the shortest "
@@ -279,6 +308,7 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         ),
         models=tuple(_to_model(name, section) for name, section in schema.models.items()),
         gpu=policy.GpuPolicy(policy.GpuSource(gpu.source), gpu.devices),
+        memory=policy.MemoryPolicy((schema.memory or MemorySection()).reserve),
         interval_s=schema.interval,
         stability=policy.StabilityPolicy(
             min_dwell_s=stability.min_dwell,
@@ -300,13 +330,17 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
         name=name,
         objective=policy.Objective(section.objective.latency, section.objective.percentile),
         variants=tuple(
-            policy.VariantPolicy(variant_name, variant.model, variant.quality)
-            for variant_name, variant in section.variants.items()
+            _to_variant(variant_name, variant) for variant_name, variant in section.variants.items()
         ),
         alias=policy.AliasKind(section.alias),
         client_max_batch=section.client_max_batch,
         min_quality=section.min_quality,
     )
+
+
+def _to_variant(name: str, section: VariantSection) -> policy.VariantPolicy:
+    memory = section.memory or VariantMemorySection()
+    return policy.VariantPolicy(name, section.model, section.quality, memory.host, memory.gpu)
 
 
 def section_at(path: Path) -> type[Section] | None:

@@ -12,6 +12,15 @@ from controller.telemetry.source import Clock, Ledger, ThreadSource, silence_s
 CADENCE_S = 1.0
 
 
+def read_memory() -> HostReading:
+    """Read only what memory there is and what of it is used, at once."""
+    memory = psutil.virtual_memory()
+    return HostReading(
+        memory_used_bytes=int(memory.total - memory.available),
+        memory_total_bytes=int(memory.total),
+    )
+
+
 class HostSampler:
     """Samples the host; CPU load is that since the sample before."""
 

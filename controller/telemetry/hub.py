@@ -153,6 +153,11 @@ class Telemetry:
             self._swap = asyncio.create_task(self._replace(self._swap), name="telemetry-swap")
 
     @property
+    def gpus(self) -> tuple[GpuReading, ...]:
+        """Return the newest reading of every GPU that is watched."""
+        return self._gpu.readings(self._clock(), self._policy.stability.stale_after_s)
+
+    @property
     def traces_address(self) -> tuple[str, int] | None:
         """Where traces are received, as bound; None: nowhere."""
         return self._receiver.address if self._receiver is not None else None

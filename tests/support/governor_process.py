@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,23 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(5.0)
         self.sock.connect(self._path)
+
+
+@dataclass(frozen=True, slots=True)
+class Journaled:
+    """How much a journal holds."""
+
+    actions: int
+    decisions: int
+    batches: float  # that service times were learned from
+    unsaved_s: float  # since that was written
+
+    def lost_since(self, before: "Journaled") -> bool:
+        return (
+            self.actions < before.actions
+            or self.decisions < before.decisions
+            or self.batches < before.batches
+        )
 
 
 class GovernorProcess:
@@ -86,6 +105,18 @@ class GovernorProcess:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"the daemon did not stop:\n{self.log.read_text()}") from None
+
+    def journaled(self) -> Journaled:
+        """Look into the journal, which must be whole."""
+        with sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True) as journal:
+            assert journal.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            actions = journal.execute("SELECT count(*) FROM actions").fetchone()[0]
+            decisions = journal.execute("SELECT count(*) FROM decisions").fetchone()[0]
+            query = "SELECT value, updated_unix_s FROM learned WHERE key = 'core'"
+            value, updated_unix_s = journal.execute(query).fetchone()
+        models = json.loads(value)["service"]["models"].values()
+        batches = sum(sum(model["total"]) for model in models)
+        return Journaled(actions, decisions, batches, time.time() - updated_unix_s)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         connection = _UnixConnection(self.socket)

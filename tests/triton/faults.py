@@ -6,7 +6,9 @@ import enum
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-STEPS = ("check", "send", "sent", "read_back", "target_config", "request")
+STEPS = ("check", "probe", "send", "sent", "read_back", "target_config", "request")
+"""In the order of a transaction; `probe` only where the target is not proven yet. `restore`, the
+way back, is passed when one of them fails."""
 
 
 class Fault(enum.StrEnum):
@@ -29,6 +31,18 @@ class AtStep:
         if self.armed and step == self._step:
             self.armed = False
             await self._do()
+
+
+async def inject(fault: Fault, wire: "Wire") -> None:
+    if fault is Fault.RAISE:
+        raise RuntimeError("injected")
+    if fault is Fault.CUT:
+        await wire.cut(0.3)
+    if fault is Fault.DELAY:
+        await asyncio.sleep(0.4)
+    if fault is Fault.CANCEL:
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
 
 
 class Wire:

@@ -28,6 +28,7 @@ class TritonPythonModel:
         self.decoupled = value("decoupled") == "1"
         self.responses = int(value("responses"))
         self.fail_execute = value("fail_execute") == "1"
+        self.ballast = bytearray(b"x") * (int(value("ballast_mib")) << 20)
         self.names = [item["name"] for item in self.config["input"]]
         time.sleep(float(value("init_s")))
         if value("fail_load") == "1":
@@ -87,6 +88,7 @@ def model_config(
     max_batch_size: int = 8,
     inputs: Sequence[Tensor] = DEFAULT_INPUTS,
     outputs: Sequence[Tensor] | None = None,
+    ballast_mib: int = 0,
     fail_load: bool = False,
     fail_execute: bool = False,
     decoupled: bool = False,
@@ -105,6 +107,7 @@ def model_config(
         "exponent": exponent,
         "init_s": init_s,
         "tag": tag,
+        "ballast_mib": ballast_mib,
         "fail_load": int(fail_load),
         "fail_execute": int(fail_execute),
         "decoupled": int(decoupled),

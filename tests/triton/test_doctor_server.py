@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def a_model(name: str, *variants: str, **changes: object) -> ModelPolicy:
 
 
 async def findings(
-    server: RunningServer, tmp_path: Path, *models: ModelPolicy, key_file: str | None = None
+    server: RunningServer,
+    tmp_path: Path,
+    *models: ModelPolicy,
+    key_file: str | None = None,
+    fresh_age_s: dict[str, float] | None = None,
 ) -> dict[str, list[Finding]]:
     policy = Policy(
         TritonPolicy(
@@ -51,7 +56,9 @@ async def findings(
         journal=JournalPolicy(str(tmp_path / "journal.sqlite3"), 2**20),
     )
     by_name: dict[str, list[Finding]] = {}
-    for finding in await examine(policy, tmp_path / "governor.sock", governor_runs=True):
+    for finding in await examine(
+        policy, tmp_path / "governor.sock", governor_runs=True, fresh_age_s=fresh_age_s
+    ):
         by_name.setdefault(finding.name, []).append(finding)
     return by_name
 
@@ -65,10 +72,12 @@ def messages(found: dict[str, list[Finding]], name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(
-    start_triton: Callable[..., RunningServer], tmp_path_factory: pytest.TempPathFactory
-) -> RunningServer:
-    root = tmp_path_factory.mktemp("doctor") / "repository"
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("doctor") / "repository"
+
+
+@pytest.fixture(scope="module")
+def server(start_triton: Callable[..., RunningServer], root: Path) -> RunningServer:
     write_model(root, "good", tag=1)
     write_model(root, "also_good", tag=2)
     write_model(root, "narrow_batch", tag=3, max_batch_size=2)
@@ -176,3 +185,25 @@ async def test_a_server_without_model_control_is_told_how_to_start(
     found = await findings(server, tmp_path)
     assert levels(found, "model control") == [Level.FAIL]
     assert "--model-control-mode=explicit" in str(found["model control"][0].advice)
+
+
+async def test_files_that_changed_since_a_load_are_seen(
+    server: RunningServer, root: Path, tmp_path: Path
+) -> None:
+    model = a_model("echo", "good", "also_good")
+    found = await findings(server, tmp_path, model)
+    assert levels(found, "model folders") == [Level.OK]
+    file = root / "also_good" / "1" / "model.py"
+    before = file.stat()
+    os.utime(file)
+    try:
+        found = await findings(server, tmp_path, model)
+        assert levels(found, "model folders") == [Level.WARN]
+        assert "files of also_good changed" in messages(found, "model folders")
+        # A governor knows better than the server's age.
+        found = await findings(server, tmp_path, model, fresh_age_s={"also_good": 0.0})
+        assert levels(found, "model folders") == [Level.OK]
+        found = await findings(server, tmp_path, model, fresh_age_s={"also_good": 60.0})
+        assert "the governor last saw" in messages(found, "model folders")
+    finally:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -4,18 +4,24 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc.aio as triton
 from governed import ALIAS, governed, make_policy, precompile, until
 from repository import alias_config, write_model
 from traffic import HttpTraffic, Traffic
 
+from controller.actuation.memory import MemoryWatch
 from controller.actuation.state import Timing
+from controller.policy.model import Policy
 from controller.ports import Outcome
+from controller.telemetry.host import read_memory
 
 VARIANTS = ("slow", "fast")
+MIB = 1024 * 1024
 TAGS = {"fast": 1, "slow": 3}
 FILES = {"file:1/alias": b"x"}
 
@@ -26,6 +32,7 @@ def root(tmp_path_factory):
     for name, tag in TAGS.items():
         write_model(root, name, tag=tag, delay_s=0.001 * tag)
     write_model(root, "late", tag=4, init_s=1.0)
+    write_model(root, "heavy", tag=5, ballast_mib=600)
     write_model(root, "broken", fail_load=True)
     write_model(root, "cached", extra={"response_cache": {"enable": True}})
     write_model(root, "sequential", extra={"sequence_batching": {}})
@@ -33,6 +40,15 @@ def root(tmp_path_factory):
         write_model(root, name, tag=tag, decoupled=True, delay_s=0.1 * tag, responses=5)
     precompile(root)
     return root
+
+
+def with_memory(policy: Policy, model: str, size: int) -> Policy:
+    """Declare what a variant takes of the host's memory."""
+    (aliased,) = policy.models
+    variants = tuple(
+        replace(v, host_memory_bytes=size) if v.model == model else v for v in aliased.variants
+    )
+    return replace(policy, models=(replace(aliased, variants=variants),))
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +130,38 @@ async def test_h4_h16_a_load_that_fails_changes_nothing_and_is_tried_ever_less_o
 
 async def test_h16_a_load_for_which_there_is_no_memory_is_not_begun(server, outside):
     await outside.unload_model("late")
-    policy = make_policy(server.grpc, "late", *VARIANTS)
-    why = "2.0 GiB needed, 1.1 GiB free"
-    gate = {"late": why}.get
-    async with governed(policy, order=("fast", "slow", "late"), load_gate=gate) as test:
+    before = make_policy(server.grpc, "late", *VARIANTS)
+    policy = with_memory(before, "late", 2 * psutil.virtual_memory().total)
+    watch = MemoryWatch(policy, read_memory, tuple)
+    order = ("fast", "slow", "late")
+    async with governed(policy, order=order, free_memory=watch) as test:
         await test.ready(without=("late",))
         await until(lambda: test.variant("late").error)
-        assert why in (await test.switch("late")).error
+        assert "memory is short" in (await test.switch("late")).error
         assert not await outside.is_model_ready("late")
+        # An operator who declared too much corrects that.
+        await test.actuator.set_policy(with_memory(before, "late", 16 * MIB))
+        await test.ready()
+        assert (await test.switched("late")).outcome is Outcome.DONE
+
+
+async def test_h15_h16_an_unload_has_ended_when_its_memory_is_free(server, outside):
+    policy = with_memory(make_policy(server.grpc, "heavy", *VARIANTS), "heavy", 600 * MIB)
+    watch = MemoryWatch(policy, read_memory, tuple)
+    order = ("fast", "slow", "heavy")
+    async with governed(policy, order=order, free_memory=watch) as test:
+        await test.ready()
+        assert test.reading.serving != "heavy"
+        loaded = psutil.virtual_memory().available
+        assert (await test.actuator.unload("heavy")).outcome is Outcome.DONE
+        assert psutil.virtual_memory().available - loaded >= 300 * MIB
+        # Where it is not seen to come back, that is said.
+        test.server.timing = replace(test.server.timing, unload_s=1.0)
+        await test.actuator.load("heavy")
+        await test.actuator.set_policy(with_memory(policy, "heavy", 1 << 40))
+        late = await test.actuator.unload("heavy")
+        assert late.outcome is Outcome.UNKNOWN
+        assert "memory is not free" in late.error
 
 
 async def test_h5_h15_a_variant_is_unloaded_only_when_nothing_points_at_it_and_then_fully(

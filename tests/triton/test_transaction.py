@@ -5,7 +5,7 @@ import os
 import statistics
 
 import pytest
-from faults import STEPS, AtStep, Fault, Wire
+from faults import STEPS, AtStep, Fault, Wire, inject
 from governed import ALIAS, Governed, governed, make_policy, precompile, until
 from repository import write_model
 from traffic import OtherProcess, Traffic
@@ -14,6 +14,7 @@ from controller.actuation.state import Timing
 from controller.ports import Outcome
 
 VARIANTS = ("slow", "mid", "fast")
+AFTER_SEND = STEPS[STEPS.index("sent") :]
 TAGS = {"fast": 1, "mid": 2, "slow": 3}
 
 
@@ -135,35 +136,65 @@ async def _consistent(test: Governed, traffic: Traffic) -> None:
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_fault_at_any_step_leaves_the_alias_serving(server, step, fault):
     async with Wire(server.grpc) as wire:
-
-        async def do() -> None:
-            if fault is Fault.RAISE:
-                raise RuntimeError("injected")
-            if fault is Fault.CUT:
-                await wire.cut(0.3)
-            if fault is Fault.DELAY:
-                await asyncio.sleep(0.4)
-            if fault is Fault.CANCEL:
-                asyncio.current_task().cancel()
-                await asyncio.sleep(0)
-
-        hook = AtStep(step, do)
+        hook = AtStep(step, lambda: inject(fault, wire))
         policy = make_policy(wire.address, *VARIANTS)
         async with governed(policy, on_step=hook, server=server.grpc) as test:
             await test.ready()
             async with Traffic(server.grpc, ALIAS) as traffic:
                 hook.armed = True
+                test.variant("slow").proven = step != "probe"
                 record = await test.switch("slow")
                 await until(lambda: not hook.armed, what=f"step {step}")
-                if step in ("check", "send") and fault is Fault.RAISE:
+                if step in ("check", "probe", "send") and fault is Fault.RAISE:
                     assert record.outcome in (Outcome.REFUSED, Outcome.ROLLED_BACK)
                     assert "injected" in record.error
-                if step in STEPS[2:] and fault is Fault.RAISE:
+                if step in AFTER_SEND and fault is Fault.RAISE:
                     await until(lambda: test.of_kind("switch"))
                     assert test.of_kind("switch")[0].outcome is Outcome.ROLLED_BACK
                     assert "restore" in hook.passed
                 if fault is Fault.CUT:
                     await asyncio.sleep(0.8)  # until it has been noticed and is over
+                await _consistent(test, traffic)
+
+
+@pytest.mark.parametrize("fault", Fault)
+async def test_a_fault_while_the_last_good_alias_is_put_back_is_healed(server, fault):
+    async with Wire(server.grpc) as wire:
+        failure = AtStep("sent", lambda: inject(Fault.RAISE, wire))
+        hook = AtStep("restore", lambda: inject(fault, wire))
+
+        async def both(alias: str, step: str) -> None:
+            await hook(alias, step)
+            await failure(alias, step)
+
+        policy = make_policy(wire.address, *VARIANTS)
+        async with governed(policy, on_step=both, server=server.grpc) as test:
+            await test.ready()
+            async with Traffic(server.grpc, ALIAS) as traffic:
+                hook.armed = failure.armed = True
+                await test.switch("slow")
+                await until(lambda: not hook.armed, what="the way back")
+                if fault in (Fault.RAISE, Fault.DELAY):
+                    await until(lambda: test.of_kind("switch"))
+                    assert test.of_kind("switch")[0].outcome is Outcome.ROLLED_BACK
+                    assert await test.target() != "slow"
+                if fault is Fault.CUT:
+                    await asyncio.sleep(0.8)  # until it has been noticed and is over
+                await _consistent(test, traffic)
+
+
+async def test_a_variant_that_is_being_kept_warm_can_be_switched_to(server):
+    """Its load reloads nothing and takes the server milliseconds; an escape cannot wait for it."""
+    async with Wire(server.grpc) as wire:
+        policy = make_policy(wire.address, *VARIANTS)
+        async with governed(policy, server=server.grpc) as test:
+            await test.ready()
+            async with Traffic(server.grpc, ALIAS) as traffic:
+                slow = test.variant("slow")
+                slow.refreshed_s = float("-inf")
+                await until(lambda: slow.operation == "refresh", what="the refresh")
+                record = await test.switch("slow", urgent=True)
+                assert record.outcome is Outcome.DONE
                 await _consistent(test, traffic)
 
 

@@ -121,3 +121,13 @@ async def test_a_daemon_that_never_answers_is_given_up_after_the_deadline() -> N
     _, result = await bus.obey("digits", command(command="pin", variant="a"))
     assert not result.ok
     assert "did not answer" in result.message
+
+
+async def test_a_daemon_that_stops_refuses_what_still_comes():
+    daemon = Daemon()
+    one = taker(daemon)
+    one.close()
+    sender_id, result = await one.obey("digits", command(command="unpin", id=7))
+    assert (sender_id, result.ok) == (7, False)
+    assert "stops" in result.message
+    assert daemon.asked == []

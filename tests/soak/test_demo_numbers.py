@@ -1,0 +1,85 @@
+"""The demo's targets at full counts: seeds, some of them with ablations, relief, and what the governor costs.
+
+Each runs the command that the docs name, and then asks its numbers. `TRITON_GOVERNOR_SEEDS` says
+which seeds (1-10). What is done is kept in pytest's cache folder, seed by seed, so that an
+interrupted soak goes on; results of other code are refused: `--cache-clear` begins anew.
+"""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).parents[2]
+SEEDS = os.environ.get("TRITON_GOVERNOR_SEEDS", "1-10")
+ABLATED = "1-3"  # with a predictor that learns nothing, and one that mixes the variants up
+STEPS = 50
+
+
+def run(*command: object) -> None:
+    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+
+
+def arms_of(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {arm["name"]: arm for arm in document["arms"]}
+
+
+@pytest.mark.soak
+@pytest.mark.triton
+def test_the_governor_is_above_every_fixed_variant_in_every_seed(pytestconfig):
+    folder = pytestconfig.cache.mkdir("soak") / "seeds"
+    script = ROOT / "benchmarks" / "demo_seeds.py"
+    common = ("--seconds", 20, "--out", folder)
+    run(script, "--seeds", ABLATED, "--ablations", *common)
+    run(script, "--seeds", SEEDS, *common)
+    documents = [json.loads(path.read_text()) for path in folder.glob("seed-*.json")]
+    gains, ablated = [], 0
+    for document in documents:
+        arms = arms_of(document)
+        governor = arms.pop("governor")
+        assert governor["failed"] == 0
+        assert governor["slo_attainment"] >= 0.99
+        for name, arm in arms.items():
+            assert governor["effective_quality"] > arm["effective_quality"], name
+        ablated += {"governor:frozen", "governor:shuffled"} < arms.keys()
+        fixed = [arm for name, arm in arms.items() if name.startswith("fixed:")]
+        best = max(arm["effective_quality"] for arm in fixed)
+        gains.append(governor["effective_quality"] - best)
+        assert document["tick_ms"]["p99"] <= 20.0
+    assert ablated >= 3
+    half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+    assert statistics.mean(gains) - half > 0.0
+
+
+@pytest.mark.soak
+@pytest.mark.triton
+def test_relief_comes_within_a_quarter_of_a_second(tmp_path):
+    out = tmp_path / "relief.json"
+    run("-m", "controller.cli.main", "demo", "--relief", STEPS, "--seed", 7, "--json", out)
+    found = json.loads(out.read_text())
+    assert found["steps"] == STEPS
+    assert found["needed"] > STEPS / 2  # else it measures nothing
+    assert found["failed"] == 0
+    assert found["switch_ms"]["p95"] <= 250.0
+    assert found["answer_ms"]["p95"] <= 250.0
+
+
+@pytest.mark.soak
+@pytest.mark.triton
+def test_ten_ticks_a_second_cost_a_twentieth_of_a_core(tmp_path):
+    out = tmp_path / "cost.json"
+    run(ROOT / "benchmarks" / "cost.py", "--seconds", 60, "--json", out)
+    costs = {cost["interval"]: cost for cost in json.loads(out.read_text())}
+    slow = costs["100ms"]
+    assert 9.0 <= slow["ticks_s"] <= 11.0
+    assert slow["cpu_ratio"] <= 0.05
+    for cost in costs.values():
+        assert cost["rss_bytes"] <= 250e6
+        assert cost["tick_p99_ms"] <= 20.0

@@ -1,0 +1,86 @@
+"""Whether there is memory for a load, from readings alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.actuation.memory import MemoryWatch
+from controller.policy.model import (
+    MemoryPolicy,
+    ModelPolicy,
+    Objective,
+    Policy,
+    TritonPolicy,
+    VariantPolicy,
+)
+from controller.telemetry.observation import GpuReading, HostReading
+
+GIB = 1 << 30
+SIZES = st.integers(0, 1 << 42)
+
+
+def watch(*, host=None, gpu=None, reserve=GIB, free_host=None, free_gpus=()):
+    """Return the watch of one variant `big` that needs `host` and `gpu` bytes."""
+    variants = (VariantPolicy("big", "big", 0.9, host, gpu), VariantPolicy("small", "small", 0.8))
+    policy = Policy(
+        triton=TritonPolicy("127.0.0.1:1", None, None),
+        models=(ModelPolicy("chat", Objective(0.06, 99.0), variants),),
+        memory=MemoryPolicy(reserve),
+    )
+    total = 1 << 43
+    reading = None
+    if free_host is not None:
+        reading = HostReading(memory_used_bytes=total - free_host, memory_total_bytes=total)
+    gpus = [
+        GpuReading(
+            index,
+            None,
+            None,
+            memory_used_bytes=None if free is None else total - free,
+            memory_total_bytes=total,
+        )
+        for index, free in enumerate(free_gpus)
+    ]
+    return MemoryWatch(policy, lambda: reading, lambda: gpus)
+
+
+@given(need=SIZES, free=SIZES, reserve=SIZES)
+def test_a_load_is_refused_where_it_would_leave_less_than_the_reserve(need, free, reserve):
+    refused = watch(host=need, free_host=free, reserve=reserve).why_not("big")
+    assert (refused is not None) == (need + reserve > free)
+
+
+@given(need=SIZES, free=st.lists(SIZES, min_size=1, max_size=4))
+def test_every_watched_gpu_needs_room(need, free):
+    refused = watch(gpu=need, free_gpus=free, reserve=0).why_not("big")
+    assert (refused is not None) == (min(free) < need)
+
+
+def test_the_refusal_says_what_where_and_which_setting():
+    why = watch(gpu=24 * GIB, free_gpus=(30 * GIB, 3 * GIB)).why_not("big")
+    assert why == (
+        "memory is short: it needs 24GiB of GPU 1, 1GiB must stay free (memory.reserve), and there "
+        "are 3.0 GiB"
+    )
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        watch(free_host=0),  # nothing declared
+        watch(host=GIB),  # the host cannot be read
+        watch(gpu=GIB),  # no GPU is watched
+        watch(gpu=GIB, free_gpus=(None,)),  # NVML does not tell
+    ],
+)
+def test_what_is_not_known_refuses_nothing(unknown):
+    assert unknown.why_not("big") is None
+    assert unknown.why_not("nobody") is None
+    assert unknown.is_back("big", unknown.free_bytes("big"))
+
+
+def test_memory_is_back_when_most_of_what_was_declared_is_free_again():
+    before = watch(host=4 * GIB, free_host=10 * GIB).free_bytes("big")
+    assert before == {"the host": 10 * GIB}
+    assert not watch(host=4 * GIB, free_host=11 * GIB).is_back("big", before)
+    assert watch(host=4 * GIB, free_host=13 * GIB).is_back("big", before)
