@@ -1,4 +1,4 @@
-"""The demo's targets at full counts: seeds, some of them with ablations, relief, and what the governor costs.
+"""The demo's targets at full counts: seeds (some with ablations), relief, the governor's cost.
 
 Each runs the command that the docs name, and then asks its numbers. `TRITON_GOVERNOR_SEEDS` says
 which seeds (1-10). What is done is kept in pytest's cache folder, seed by seed, so that an
