@@ -171,6 +171,7 @@ def echo_policy(grpc: str, metrics_url: str, otlp_port: int, **changes: Any) -> 
             "metrics": metrics_url,
             "traces": {"listen": f"127.0.0.1:{otlp_port}"},
         },
+        "probing": {"max_busy": "50%"},  # nobody should wait for what a test is not about
         "models": {
             "chat": {
                 "objective": {"latency": "60ms", "percentile": 99},

@@ -258,9 +258,9 @@ def still_running(family):
     ("word", "more_s", "number"),
     [
         ("tritonserver", 0.0, signal.SIGINT),  # starting
-        ("policy.yaml", 0.1, signal.SIGTERM),  # the daemon is starting
-        # measuring, and in the governor's arm
-        pytest.param("controller.demo.generator", 0.5, signal.SIGINT, marks=pytest.mark.soak),
+        ("controller.demo.generator", 0.5, signal.SIGTERM),  # measuring
+        # the daemon is starting, and in the governor's arm
+        pytest.param("policy.yaml", 0.1, signal.SIGINT, marks=pytest.mark.soak),
         pytest.param("policy.yaml", 8.0, signal.SIGINT, marks=pytest.mark.soak),
     ],
 )

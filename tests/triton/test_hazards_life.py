@@ -67,7 +67,9 @@ _MORTAL = textwrap.dedent("""
         async with governed(policy, on_step=die_at) as test:
             await test.ready()
             armed.append(True)
-            await test.switched("fast" if test.reading.serving == "slow" else "slow")
+            target = "fast" if test.reading.serving == "slow" else "slow"
+            test.variant(target).proven = sys.argv[2] != "probe"
+            await test.switched(target)
 
     asyncio.run(main())
 """)
