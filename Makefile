@@ -45,10 +45,10 @@ check: $(READY) ## lint, format, types, layers
 
 .PHONY: soak
 soak: $(READY) ## the full counts of every target: an hour and a quarter (TESTS=..., FRESH=--cache-clear)
-	$(BIN)/pytest -s -m soak -o timeout=0 $(FRESH) $(or $(TESTS),tests/soak tests/triton)
-ifeq ($(TESTS),)
-	TRITON_GOVERNOR_FUZZ=10000 $(BIN)/pytest -o timeout=0 tests/fuzz
-endif
+	@failed=0; $(BIN)/pytest -s -m soak -o timeout=0 $(FRESH) $(or $(TESTS),tests/soak tests/triton) || failed=$$?; \
+	if [ -z "$(TESTS)" ]; then \
+	  TRITON_GOVERNOR_FUZZ=10000 $(BIN)/pytest -o timeout=0 tests/fuzz || failed=$$?; \
+	fi; exit $$failed
 
 .PHONY: benchmark
 benchmark: $(READY) ## the governor and its rivals on a simulated Triton, a minute of each window

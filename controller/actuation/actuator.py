@@ -67,6 +67,7 @@ class Actuator:
         self._on_step = on_step
         self._keeper: Keeper | None = None
         self._stopping = False
+        self._changing = asyncio.Lock()  # policies are followed one after the other
         self._orders: dict[str, tuple[str, ...]] = {}
 
     # -- life ------------------------------------------------------------------------------
@@ -96,6 +97,11 @@ class Actuator:
 
         An alias that is no longer in the policy stays on the server as it is.
         """
+        async with self._changing:
+            if not self._stopping:
+                await self._follow(policy)
+
+    async def _follow(self, policy: Policy) -> None:
         before, self._policy = self._policy, policy
         if self._free_memory is not None:
             self._free_memory.set_policy(policy)
@@ -114,6 +120,10 @@ class Actuator:
     async def stop(self) -> None:
         """Finish what is under way, do what the policy wants at a stop, and let go."""
         self._stopping = True
+        async with self._changing:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
         keeper = self._keeper
         if keeper is None:
             return

@@ -51,11 +51,14 @@ class IdleOperations:
             return self._warmer.record(
                 variant, "load", Outcome.REFUSED, started_s=now_s, reason="override", error=refuse
             )
-        disk = variant.override.disk if variant.override is not None else variant.config
+        before = variant.override
+        disk = before.disk if before is not None else variant.config
         sent = {**disk, **changes}
         variant.override, variant.reapply = Override(sent, {}, disk), True
         record = await self._warmer.work(variant, reason="override")
-        if not changes:
+        if record is not None and record.outcome is Outcome.REFUSED:
+            variant.override, variant.reapply, variant.error = before, False, None
+        elif not changes:
             self._warmer.drop_override(variant)
         elif variant.override is not None:
             self._server.memory.overrides[variant.model] = variant.override

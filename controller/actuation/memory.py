@@ -39,9 +39,10 @@ class MemoryWatch:
     def set_policy(self, policy: Policy) -> None:
         """Follow a new policy."""
         self._reserve_bytes = policy.memory.reserve_bytes
-        self._variants: Mapping[str, VariantPolicy] = {
-            variant.model: variant for model in policy.models for variant in model.variants
-        }
+        self._variants: dict[str, list[VariantPolicy]] = {}
+        for model in policy.models:
+            for variant in model.variants:
+                self._variants.setdefault(variant.model, []).append(variant)
 
     def why_not(self, model: str) -> str | None:
         """Return why a Triton model must not be loaded now; None: nothing speaks against it.
@@ -77,18 +78,18 @@ class MemoryWatch:
 
     def _needs(self, model: str) -> Iterator[tuple[str, int, int]]:
         """Yield (where, bytes needed, bytes free) for what can be compared."""
-        variant = self._variants.get(model)
-        if variant is None:
-            return
-        if variant.host_memory_bytes is not None:
+        listed = self._variants.get(model, [])  # by one model or by several: the most counts
+        host = max((v.host_memory_bytes or 0 for v in listed), default=0)
+        gpus = max((v.gpu_memory_bytes or 0 for v in listed), default=0)
+        if host:
             free = _free(self._host())
             if free is not None:
-                yield "the host", variant.host_memory_bytes, free
-        if variant.gpu_memory_bytes is not None:
+                yield "the host", host, free
+        if gpus:
             for gpu in self._gpus():
                 free = _free(gpu)
                 if free is not None:
-                    yield f"GPU {gpu.index}", variant.gpu_memory_bytes, free
+                    yield f"GPU {gpu.index}", gpus, free
 
 
 def _free(reading: HostReading | GpuReading | None) -> int | None:

@@ -73,6 +73,7 @@ class Variant:
     outlasted: ActionRecord | None = None  # that operation went out of sight
     error: str | None = None
     failures: int = 0
+    short: bool = False  # its load was refused for want of memory, and nothing else
     retry_s: float = 0.0  # not before
     hold_until_s: float = 0.0  # somebody else unloaded it: not ours to load until then
     checked_s: float = float("-inf")
@@ -83,6 +84,7 @@ class Variant:
         self.ready = self.proven = self.warm = self.reapply = False
         self.config = self.error = self.outlasted = self.operation = None
         self.failures, self.retry_s, self.hold_until_s = 0, 0.0, 0.0
+        self.short = False
         self.checked_s = self.refreshed_s = float("-inf")
 
 

@@ -23,6 +23,10 @@ _LOG = logging.getLogger(__name__)
 _SETTLING_LOADS = 3
 
 
+class _ShortOfMemoryError(Exception):
+    """A load was not begun; the message says what is missing where."""
+
+
 class Warmer:
     """Keeps the variants of one server loaded, proven and warm."""
 
@@ -178,12 +182,14 @@ class Warmer:
             started_s = self._server.clock()
             try:
                 changed = await self._work(variant)
+            except _ShortOfMemoryError as error:
+                return self._put_off(variant, str(error), started_s, reason)
             except TritonError as error:
                 return self._failed(variant, error, started_s, reason)
             finally:
                 if variant.outlasted is None:
                     variant.operation = None
-            variant.error, variant.failures = None, 0
+            variant.error, variant.failures, variant.short = None, 0, False
             if not changed:
                 return None
             return self.emit(variant, "load", Outcome.DONE, started_s=started_s, reason=reason)
@@ -199,7 +205,7 @@ class Warmer:
             watch = server.free_memory
             why = None if watch is None else watch.why_not(variant.model)
             if why is not None:
-                raise TritonError(Fault.INVALID, f"{variant.model} is not loaded: {why}")
+                raise _ShortOfMemoryError(f"{variant.model} is not loaded: {why}")
             await self._load(variant)
             changed = True
         if variant.config is None or server.clock() - variant.checked_s > server.timing.fresh_s:
@@ -213,10 +219,12 @@ class Warmer:
             took_s = await self._load(variant)
             if took_s < server.timing.warm_load_s:
                 variant.warm = True
-                break
+                variant.refreshed_s = server.clock()
+                return changed
             changed = True
             await self.prove(variant)
-        variant.refreshed_s = server.clock()
+        # Something changes its folder at every load: it can serve, and is not reloaded for ever.
+        variant.retry_s = server.clock() + server.timing.refresh_s
         return changed
 
     @staticmethod
@@ -247,6 +255,16 @@ class Warmer:
             if override is not None:
                 variant.override = Override(override.sent, seen, override.disk)
         return took_s
+
+    def _put_off(self, variant: Variant, error: str, started_s: float, reason: str) -> ActionRecord:
+        """Look again soon, as nothing was tried; say it once, as that may go on for long."""
+        told, variant.short = variant.short, True
+        variant.error = error
+        variant.retry_s = self._server.clock() + self._server.timing.backoff_s
+        record = self.emit if not told else self.record
+        return record(
+            variant, "load", Outcome.REFUSED, started_s=started_s, reason=reason, error=error
+        )
 
     def _failed(
         self, variant: Variant, error: TritonError, started_s: float, reason: str

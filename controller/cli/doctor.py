@@ -61,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
     if policy is not None or not any(finding.level is Level.FAIL for finding in findings):
         findings += asyncio.run(
             examine(
-                policy, socket, governor_runs=status is not None, fresh_age_s=_fresh_age_s(status)
+                policy,
+                socket,
+                governor_runs=status is not None,
+                fresh_age_s=_fresh_age_s(status, policy),
             )
         )
     result = report(findings)
@@ -81,9 +84,12 @@ def _status(socket: Path) -> dict[str, Any] | None:
         return None
 
 
-def _fresh_age_s(status: dict[str, Any] | None) -> dict[str, float]:
-    """Return how long ago the daemon found each variant fresh, by Triton's name."""
-    found = ((status or {}).get("triton") or {}).get("variants") or {}
+def _fresh_age_s(status: dict[str, Any] | None, policy: Policy | None) -> dict[str, float]:
+    """Return how long ago the daemon found each variant fresh, if it governs the same server."""
+    triton = (status or {}).get("triton") or {}
+    if policy is None or triton.get("grpc") != policy.triton.grpc:
+        return {}
+    found = triton.get("variants") or {}
     ages = {name: variant.get("fresh_age_s") for name, variant in found.items()}
     return {name: float(age_s) for name, age_s in ages.items() if age_s is not None}
 

@@ -332,7 +332,8 @@ class Daemon:
         self._actions.append(
             ActionCost(record.kind, record.model, record.target or "", duration_s, now_s, ok=good)
         )
-        if record.kind in _FRESHENS and record.target is not None:
+        done = record.outcome is not Outcome.REFUSED
+        if done and record.kind in _FRESHENS and record.target is not None:
             self.telemetry.note_action(record.target, record.started_s)
             self.telemetry.note_action(record.target, now_s)
 

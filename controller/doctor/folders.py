@@ -7,6 +7,7 @@ seconds instead of milliseconds. Reads only; what cannot be seen from here is sa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from controller.policy.model import ModelPolicy, TritonPolicy
 
 _FLAGS: Final = ("--model-repository", "--model-store")
 _COMPILED: Final = "__pycache__"  # a model's own first import writes it
-_MOST_FILES: Final = 10_000  # of one model; more are not looked at
+_MOST_FILES: Final = 10_000  # of one model; a few more may be looked at
 _START_S: Final = 2.0  # the time of a process's start is a second off, and loads take a while
 _NAME: Final = "model folders"
 _ADVICE: Final = (
@@ -101,10 +102,7 @@ def _newest(
         return
     for name in names:
         for root in roots:
-            try:
-                times = list(_changes(root / name))
-            except OSError:
-                continue
+            times = list(_changes(root / name))
             if times:
                 source = [when for when, compiled in times if not compiled]
                 yield name, (max(when for when, _ in times), max(source, default=0.0))
@@ -112,20 +110,24 @@ def _newest(
 
 
 def _changes(folder: Path) -> Iterator[tuple[float, bool]]:
-    """Yield when each file was changed, and whether Python wrote it for itself."""
+    """Yield when each file and folder was changed, and whether Python did it for itself.
+
+    Triton looks at folders, too: what is moved into one keeps its own time.
+    """
     count = 0
-    for where, _, files in os.walk(folder):
-        compiled = _COMPILED in Path(where).parts
-        for file in files:
-            yield (Path(where) / file).stat().st_mtime, compiled
+    for where, folders, files in os.walk(folder, followlinks=True):
+        own = _COMPILED in Path(where).parts
+        for name, compiled in (("", own or _COMPILED in folders), *((file, own) for file in files)):
+            with contextlib.suppress(OSError):  # gone meanwhile, or a link to nothing
+                yield (Path(where) / name).stat().st_mtime, compiled
             count += 1
-            if count >= _MOST_FILES:
-                return
+        if count >= _MOST_FILES:
+            return
 
 
 def _repositories(command: Sequence[str]) -> Iterator[str]:
     """Yield the local model repositories of a server's command line."""
-    for flag, following in zip(command, [*command[1:], ""], strict=True):
+    for flag, following in zip(command, [*command[1:], ""], strict=False):
         name, equals, value = flag.partition("=")
         path = value if equals else following
         if name in _FLAGS and "://" not in path:

@@ -37,7 +37,10 @@ models:
     alias: repository
     client_max_batch: 8
     min_quality: 0.85
-    variants: {wide: {model: w, quality: 0.9}, narrow: {model: n, quality: 0.884}}
+    variants:
+      wide: {model: w, quality: 0.9}
+      narrow: {model: n, quality: 0.884, memory: {gpu: 2GiB}}
+memory: {reserve: 1GiB}
 stability: {min_dwell: 0s, max_switches_per_minute: 30, foreign_hold: 1h, stale_after: 500ms}
 probing: {enabled: false, max_busy: 2.5%, batches: [1, 8]}
 journal: {path: /var/lib/j.db, max_size: 1GiB}

@@ -2,7 +2,8 @@
 
 `TRITON_GOVERNOR_KILLS` is the count of each. Triton is kept by its own supervisor
 (`governor triton start`); the governor is started again as systemd would. What is done is kept in
-pytest's cache folder, so that an interrupted soak goes on; `--cache-clear` begins anew.
+pytest's cache folder, so that an interrupted soak of the same code goes on; `--cache-clear`
+begins anew.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from governor_process import GovernorProcess, echo_policy
+from provenance import code_digest
 from supervised import SupervisedTriton
 from traffic import Traffic, answered
 
@@ -35,13 +37,15 @@ def triton_under_care(tmp_path) -> Iterator[SupervisedTriton]:
 async def _one(
     kind: str, governor: GovernorProcess, server: SupervisedTriton, moment_s: float
 ) -> dict[str, Any]:
-    unsaved_s = None
+    unsaved_s, at_death = None, None
     async with Traffic(server.grpc, "chat", rate=RATE) as traffic:
         await asyncio.sleep(moment_s)
         before = await asyncio.to_thread(governor.journaled)
         if kind in {"governor", "both"}:
             governor.kill()
-            unsaved_s = await asyncio.to_thread(lambda: governor.journaled().unsaved_s)
+            at_death = await asyncio.to_thread(governor.journaled)
+            unsaved_s = at_death.unsaved_s
+            assert not at_death.lost_since(before), (before, at_death)
         if kind in {"triton", "both"}:
             server.kill()
         killed_s = time.monotonic()
@@ -55,7 +59,7 @@ async def _one(
     failures = traffic.failures
     last_s = max((answer.intended_s for answer in failures), default=killed_s)
     after = await asyncio.to_thread(governor.journaled)
-    assert not after.lost_since(before), (before, after)
+    assert not after.lost_since(at_death or before), (before, at_death, after)
     return {
         "kind": kind,
         "answers": len(traffic.answers),
@@ -70,7 +74,7 @@ async def _one(
 @pytest.mark.triton
 async def test_whatever_is_killed_service_is_back_by_itself(triton_under_care, tmp_path, request):
     server = triton_under_care
-    progress = request.config.cache.mkdir("soak") / "kills.jsonl"
+    progress = request.config.cache.mkdir("soak") / f"kills-{code_digest()[:12]}.jsonl"
     lines = progress.read_text().splitlines() if progress.exists() else []
     done = [json.loads(line) for line in lines]
     policy = echo_policy(server.grpc, server.metrics_url, server.otlp_port)

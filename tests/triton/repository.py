@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _MODEL = """
-import json, time
+import json, os, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -29,6 +29,10 @@ class TritonPythonModel:
         self.responses = int(value("responses"))
         self.fail_execute = value("fail_execute") == "1"
         self.ballast = bytearray(b"x") * (int(value("ballast_mib")) << 20)
+        if value("restless") == "1":  # its folder changes at every load
+            folder = os.path.join(args["model_repository"], args["model_version"])
+            with open(os.path.join(folder, "loads"), "a") as file:
+                file.write("x")
         self.names = [item["name"] for item in self.config["input"]]
         time.sleep(float(value("init_s")))
         if value("fail_load") == "1":
@@ -89,6 +93,7 @@ def model_config(
     inputs: Sequence[Tensor] = DEFAULT_INPUTS,
     outputs: Sequence[Tensor] | None = None,
     ballast_mib: int = 0,
+    restless: bool = False,
     fail_load: bool = False,
     fail_execute: bool = False,
     decoupled: bool = False,
@@ -108,6 +113,7 @@ def model_config(
         "init_s": init_s,
         "tag": tag,
         "ballast_mib": ballast_mib,
+        "restless": int(restless),
         "fail_load": int(fail_load),
         "fail_execute": int(fail_execute),
         "decoupled": int(decoupled),

@@ -62,7 +62,9 @@ class SupervisedTriton:
         """Wait until it serves."""
         deadline_s = time.monotonic() + 60.0
         while not self.status().get("ready"):
-            assert time.monotonic() < deadline_s, self.status()
+            if time.monotonic() > deadline_s:
+                self.stop()
+                raise AssertionError(f"it does not serve: {self.status()}")
             time.sleep(0.2)
         return self
 

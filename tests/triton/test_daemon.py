@@ -123,6 +123,7 @@ async def test_after_kill_9_triton_serves_on_and_the_next_daemon_adopts_what_it_
     assert not governor.journaled().lost_since(before)
 
 
+@pytest.mark.usefixtures("installation")
 async def test_after_kill_9_of_both_service_is_back_by_itself(tmp_path):
     with SupervisedTriton(tmp_path) as triton:
         policy = echo_policy(triton.grpc, triton.metrics_url, triton.otlp_port)

@@ -194,7 +194,7 @@ async def test_files_that_changed_since_a_load_are_seen(
     found = await findings(server, tmp_path, model)
     assert levels(found, "model folders") == [Level.OK]
     file = root / "also_good" / "1" / "model.py"
-    before = file.stat()
+    before, folder = file.stat(), file.parent.parent.stat()
     os.utime(file)
     try:
         found = await findings(server, tmp_path, model)
@@ -205,5 +205,17 @@ async def test_files_that_changed_since_a_load_are_seen(
         assert levels(found, "model folders") == [Level.OK]
         found = await findings(server, tmp_path, model, fresh_age_s={"also_good": 60.0})
         assert "the governor last saw" in messages(found, "model folders")
+        # What is moved into place keeps its own time, and changes the folder's.
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(file.parent.parent)
+        found = await findings(server, tmp_path, model)
+        assert levels(found, "model folders") == [Level.WARN]
+        os.utime(file.parent.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
+        dangling = file.with_name("dangling")
+        dangling.symlink_to("nowhere")
+        found = await findings(server, tmp_path, model, fresh_age_s={"also_good": 60.0})
+        assert "also_good" in messages(found, "model folders")
+        dangling.unlink()
     finally:
+        os.utime(file.parent.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -19,6 +19,7 @@ from controller.actuation.state import Timing
 from controller.policy.model import Policy
 from controller.ports import Outcome
 from controller.telemetry.host import read_memory
+from controller.telemetry.observation import HostReading
 
 VARIANTS = ("slow", "fast")
 MIB = 1024 * 1024
@@ -32,6 +33,7 @@ def root(tmp_path_factory):
     for name, tag in TAGS.items():
         write_model(root, name, tag=tag, delay_s=0.001 * tag)
     write_model(root, "late", tag=4, init_s=1.0)
+    write_model(root, "restless", tag=6, restless=True)
     write_model(root, "heavy", tag=5, ballast_mib=600)
     write_model(root, "broken", fail_load=True)
     write_model(root, "cached", extra={"response_cache": {"enable": True}})
@@ -143,6 +145,52 @@ async def test_h16_a_load_for_which_there_is_no_memory_is_not_begun(server, outs
         await test.actuator.set_policy(with_memory(before, "late", 16 * MIB))
         await test.ready()
         assert (await test.switched("late")).outcome is Outcome.DONE
+
+
+async def test_h16_a_refusal_for_want_of_memory_is_told_once_and_mended_soon(server, outside):
+    await outside.unload_model("late")
+    free = {"bytes": 0}
+    total = 1 << 40
+
+    def host() -> HostReading:
+        return HostReading(memory_used_bytes=total - free["bytes"], memory_total_bytes=total)
+
+    policy = with_memory(make_policy(server.grpc, "late", *VARIANTS), "late", 64 * MIB)
+    watch = MemoryWatch(policy, host, tuple)
+    async with governed(policy, order=("fast", "slow", "late"), free_memory=watch) as test:
+        await test.ready(without=("late",))
+        await asyncio.sleep(4.0)
+        loads = [record.outcome for record in test.of_kind("load")]
+        assert loads.count(Outcome.REFUSED) == 1, loads
+        assert Outcome.FAILED not in loads
+        free["bytes"] = 1 << 39
+        # A second until it is looked at again, half a one between looks, one that it loads for.
+        await until(lambda: test.variant("late").proven, timeout_s=4.0)
+        # An override that is refused leaves the variant as it was.
+        await test.ready()
+        free["bytes"] = 0
+        record = await test.actuator.load("late", override={"max_batch_size": 16})
+        assert record.outcome is Outcome.REFUSED
+        assert (await test.switched("late")).outcome is Outcome.DONE
+        assert (await test.config("late"))["max_batch_size"] == 8
+    await outside.unload_model("late")
+
+
+async def test_h21_a_variant_that_never_settles_is_not_reloaded_for_ever(server, root, outside):
+    policy = make_policy(server.grpc, "restless", *VARIANTS)
+    loads = root / "restless" / "1" / "loads"
+    async with governed(policy, order=("fast", "slow", "restless")) as test:
+        await until(lambda: test.variant("restless").proven, timeout_s=20.0)
+        await test.ready(without=("restless",))
+        # It has been tried often enough, and is left alone for some time.
+        await until(lambda: test.variant("restless").retry_s > time.monotonic() + 10.0)
+        before = len(loads.read_text())
+        async with Traffic(server.grpc, ALIAS) as traffic:
+            await asyncio.sleep(5.0)
+            assert len(loads.read_text()) == before
+        traffic.check()
+        assert not test.variant("restless").warm
+    await outside.unload_model("restless")
 
 
 async def test_h15_h16_an_unload_has_ended_when_its_memory_is_free(server, outside):

@@ -44,13 +44,13 @@ def watch(*, host=None, gpu=None, reserve=GIB, free_host=None, free_gpus=()):
     return MemoryWatch(policy, lambda: reading, lambda: gpus)
 
 
-@given(need=SIZES, free=SIZES, reserve=SIZES)
+@given(need=SIZES.filter(bool), free=SIZES, reserve=SIZES)
 def test_a_load_is_refused_where_it_would_leave_less_than_the_reserve(need, free, reserve):
     refused = watch(host=need, free_host=free, reserve=reserve).why_not("big")
     assert (refused is not None) == (need + reserve > free)
 
 
-@given(need=SIZES, free=st.lists(SIZES, min_size=1, max_size=4))
+@given(need=SIZES.filter(bool), free=st.lists(SIZES, min_size=1, max_size=4))
 def test_every_watched_gpu_needs_room(need, free):
     refused = watch(gpu=need, free_gpus=free, reserve=0).why_not("big")
     assert (refused is not None) == (min(free) < need)
@@ -77,6 +77,17 @@ def test_what_is_not_known_refuses_nothing(unknown):
     assert unknown.why_not("big") is None
     assert unknown.why_not("nobody") is None
     assert unknown.is_back("big", unknown.free_bytes("big"))
+
+
+def test_where_two_models_list_one_variant_the_larger_need_counts():
+    need, less = VariantPolicy("big", "big", 0.9, 8 * GIB), VariantPolicy("other", "big", 0.9)
+    models = [
+        ModelPolicy(name, Objective(0.06, 99.0), (v,)) for name, v in (("a", need), ("b", less))
+    ]
+    for order in (models, models[::-1]):
+        policy = Policy(TritonPolicy("127.0.0.1:1", None, None), tuple(order))
+        host = HostReading(memory_used_bytes=0, memory_total_bytes=4 * GIB)
+        assert MemoryWatch(policy, lambda host=host: host, tuple).why_not("big") is not None
 
 
 def test_memory_is_back_when_most_of_what_was_declared_is_free_again():

@@ -38,10 +38,11 @@ models:
     min_quality: 0.85
     variants:
       wide: {model: digits_wide, quality: 0.927}
-      narrow: {model: digits_narrow, quality: 0.884}
+      narrow: {model: digits_narrow, quality: 0.884, memory: {host: 1GiB, gpu: 2GiB}}
   twin:
     objective: {latency: 1s, percentile: 90}
     variants: {narrow: {model: digits_narrow, quality: 1}}
+memory: {reserve: 1GiB}
 stability: {min_dwell: 0s, max_switches_per_minute: 30, foreign_hold: 1h, stale_after: 500ms}
 probing: {enabled: false, max_busy: 2.5%, batches: [1, 8]}
 journal: {path: /var/tmp/journal.db, max_size: 1GiB}
@@ -102,7 +103,7 @@ def test_every_key_reaches_the_model_in_si_units():
                 model.Objective(0.06, 99.5),
                 (
                     model.VariantPolicy("wide", "digits_wide", 0.927),
-                    model.VariantPolicy("narrow", "digits_narrow", 0.884),
+                    model.VariantPolicy("narrow", "digits_narrow", 0.884, 2**30, 2**31),
                 ),
                 model.AliasKind.REPOSITORY,
                 8,
@@ -114,6 +115,7 @@ def test_every_key_reaches_the_model_in_si_units():
                 (model.VariantPolicy("narrow", "digits_narrow", 1.0),),
             ),
         ),
+        memory=model.MemoryPolicy(2**30),
         stability=model.StabilityPolicy(0.0, 30, 3600.0, 0.5),
         probing=model.ProbingPolicy(enabled=False, max_busy_ratio=0.025, batches=(1, 8)),
         journal=model.JournalPolicy("/var/tmp/journal.db", 2**30),  # noqa: S108 - not opened
@@ -140,7 +142,7 @@ def test_a_policy_written_out_in_full_reads_back_as_the_same_policy(text):
 
 
 def test_a_section_with_everything_commented_out_has_its_defaults():
-    empty = MINIMAL + "gpu:\nstability:\nprobing:\njournal:\nmqtt:\n"
+    empty = MINIMAL + "gpu:\nmemory:\nstability:\nprobing:\njournal:\nmqtt:\n"
     assert replace(parse_policy(empty, "p"), sha256="") == replace(
         parse_policy(MINIMAL, "p"), sha256=""
     )
@@ -287,7 +289,7 @@ def test_a_model_without_variants_is_refused():
 
 def test_contradictions_are_said_even_while_values_are_wrong():
     said = problems(FULL.replace("0.85", "0.99").replace("mode: advise", "mode: maybe"))
-    assert [line.split(":")[1] for line in said] == ["15", "33"]
+    assert [line.split(":")[1] for line in said] == ["15", "34"]
 
 
 def test_a_key_cannot_forge_a_line_of_output():
