@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from controller.policy.model import MqttPolicy
 
 _LOG = logging.getLogger(__name__)
 _MAX_WAITING_RESULTS = 64
+_CANCEL_AGAIN_S = 0.1
 _AT_ONCE = 10  # messages that wait for the broker's receipt together
 
 
@@ -128,7 +129,8 @@ class MqttBus:
             # A fleet whose broker restarts must not come back in step.
             jittered_s = retry_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), jittered_s)
+                async with asyncio.timeout(jittered_s):
+                    await self._stopping.wait()
             retry_s = min(retry_s * 2, self._timing.longest_retry_s)
 
     def refuse_commands(self) -> None:
@@ -143,8 +145,9 @@ class MqttBus:
             return
         done, _ = await asyncio.wait({task}, timeout=self._timing.goodbye_s)
         if not done:
-            task.cancel()
-            await asyncio.wait({task}, timeout=self._timing.goodbye_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.goodbye_s):
+                    await _end([task])
 
     def _failed(self, why: str) -> None:
         if why != self._broken:  # once, not at every attempt
@@ -189,9 +192,7 @@ class MqttBus:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
 
     async def _arrive(self, connection: Connection) -> None:
         granted = await connection.subscribe(self._topics.commands)
@@ -219,7 +220,8 @@ class MqttBus:
                     *(self._say(connection, *said) for said in due[start : start + _AT_ONCE])
                 )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._results_waiting.wait(), self._timing.state_every_s)
+                async with asyncio.timeout(self._timing.state_every_s):
+                    await self._results_waiting.wait()
 
     async def _say(
         self, connection: Connection, topic: str, message: dict[str, Any] | None
@@ -268,6 +270,22 @@ class MqttBus:
             answer = {"id": sender_id, "ok": result.ok, "message": result.message}
             self._results.append((self._topics.result_of(topic), encode(answer)))
             self._results_waiting.set()
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel tasks until every one of them has ended.
+
+    Once is not enough below Python 3.12: `asyncio.wait_for`, which the library uses, loses a
+    cancellation that comes as it is about to return. The task would then run on, and whoever waits
+    for its end would wait for ever.
+    """
+    while waited_for := [task for task in tasks if not task.done()]:
+        for task in waited_for:
+            task.cancel()
+        await asyncio.wait(waited_for, timeout=_CANCEL_AGAIN_S)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # nobody else will ask
 
 
 def _status(state: str, reason: str | None = None) -> dict[str, Any]:

@@ -159,7 +159,8 @@ async def test_a_refused_command_changes_no_decision(tmp_path: Path):
     try:
         for raw, observation in zip(mutants(8, COUNT), observations("digits"), strict=False):
             before = daemon.wishes.state()
-            codes = statuses(await asyncio.wait_for(send(tmp_path / "governor.sock", raw), 10.0))
+            async with asyncio.timeout(10.0):
+                codes = statuses(await send(tmp_path / "governor.sock", raw))
             if 200 in codes or not codes:  # done, or its answer was lost with the connection
                 taken += daemon.wishes.state() != before
                 daemon.wishes.pins.clear()

@@ -212,10 +212,12 @@ async def test_more_connections_than_allowed_are_closed_and_the_others_answered(
     held = [await asyncio.open_unix_connection(str(path)) for _ in range(64)]
     await asyncio.sleep(0)
     reader, writer = await asyncio.open_unix_connection(str(path))
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
     writer.close()
     first_reader, first_writer = held[0]
     first_writer.write(b"GET /v1/health HTTP/1.1\r\nHost: governor\r\n\r\n")
-    assert (await asyncio.wait_for(first_reader.readline(), 5)).startswith(b"HTTP/1.1 200")
+    async with asyncio.timeout(5):
+        assert (await first_reader.readline()).startswith(b"HTTP/1.1 200")
     for _, open_writer in held:
         open_writer.close()
