@@ -59,6 +59,7 @@ class ModelMind:
         self._damper = Damper(stability)
         self._scores = Scorekeeper()
         self._now_s = 0.0
+        self._work_s = np.zeros(len(policy.variants))  # that waits, as of the observation
         self._quality = np.array([v.quality for v in policy.variants])
 
     def take_over(self, old: ModelMind) -> None:
@@ -82,7 +83,8 @@ class ModelMind:
         failed = sum(r.failed_requests for r in readings if r is not None)
         for _ in range(min(failed, _MOST_FAILURES)):
             self._scores.add(self._now_s, float("inf"), 0.0)
-        return float(self.predictor.work_s(observation).sum())
+        self._work_s = self.predictor.work_s(observation)
+        return float(self._work_s.sum())
 
     def decide(
         self, observation: Observation, *, horizon_s: float, contention: float, elsewhere_s: float
@@ -102,7 +104,11 @@ class ModelMind:
         )
         allowed = np.array([reason is None for reason in excluded])
         prediction = self.predictor.predict(
-            observation, horizon_s=horizon_s, contention=contention, elsewhere_s=elsewhere_s
+            observation,
+            work_s=self._work_s,
+            horizon_s=horizon_s,
+            contention=contention,
+            elsewhere_s=elsewhere_s,
         )
         with np.errstate(all="ignore"):
             value = value_per_request(
@@ -257,20 +263,25 @@ class ModelMind:
         excluded: tuple[Excluded | None, ...],
     ) -> tuple[Candidate, ...]:
         rollout = prediction.rollout
+        known, single_s = prediction.known.tolist(), rollout.single_s.tolist()
+        utilization_ratio = rollout.utilization_ratio.tolist()
+        p50_s, p99_s = prediction.p50_s.tolist(), prediction.stated_s.tolist()
+        miss_ratio, values = prediction.miss_ratio.tolist(), value.tolist()
+        feasibles = feasible.tolist()
         return tuple(
             Candidate(
                 variant=variant.name,
                 model=variant.model,
                 quality=variant.quality,
                 excluded=excluded[i],
-                known=bool(prediction.known[i]),
-                service_s=float(rollout.single_s[i]),
-                utilization_ratio=float(rollout.utilization_ratio[i]),
-                p50_s=float(prediction.p50_s[i]),
-                p99_s=float(prediction.stated_s[i]),
-                miss_ratio=float(prediction.miss_ratio[i]),
-                value=float(value[i]),
-                feasible=bool(feasible[i]),
+                known=known[i],
+                service_s=single_s[i],
+                utilization_ratio=utilization_ratio[i],
+                p50_s=p50_s[i],
+                p99_s=p99_s[i],
+                miss_ratio=miss_ratio[i],
+                value=values[i],
+                feasible=feasibles[i],
             )
             for i, variant in enumerate(self._policy.variants)
         )

@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 
 _TRANSIENT: Final = 5  # batches that are followed one by one
 _RATE_POINTS: Final = 6
+_LEVELS: Final[Floats] = (np.arange(_RATE_POINTS) + 0.5) / _RATE_POINTS
 # Points of a standard normal (means of its slices), of its absolute value, and how often they are.
 _SPREAD: Final[Floats] = np.array([-0.9658, 0.1288, 0.8610, 1.5885, 2.4209])
 _AWAY: Final[Floats] = np.array([0.2562, 0.7636, 1.3002, 1.9121, 2.6652])
@@ -60,14 +61,12 @@ class Rollout:
 
     def quantiles_s(self, *probabilities: float) -> tuple[Floats, ...]:
         """Return latency quantiles, each per candidate, in seconds."""
-        order = np.argsort(self.latency_s, axis=1)
-        cumulated = np.cumsum(self.weights[order], axis=1)
-        last, rows = self.latency_s.shape[1] - 1, np.arange(len(order))
-        found = []
-        for probability in probabilities:
-            index = np.minimum((cumulated < probability).sum(axis=1), last)
-            found.append(self.latency_s[rows, order[rows, index]])
-        return tuple(found)
+        order = self.latency_s.argsort(axis=1)
+        below = self.weights.take(order).cumsum(axis=1)
+        below[:, -1] = np.inf  # however the sum is rounded
+        rows = np.arange(len(order))
+        found = [order[rows, (below < probability).argmin(axis=1)] for probability in probabilities]
+        return tuple(self.latency_s[rows, at] for at in found)
 
     def miss_ratio(self, limit_s: Floats, noise: float) -> Floats:
         """Return the predicted share of requests over a limit, per candidate.
@@ -239,6 +238,5 @@ def _batches_by(
 
 def _compress(forecast: RateForecast) -> Floats:
     """Return equally likely rates that stand for the forecast. [_RATE_POINTS]."""
-    cumulated = np.cumsum(forecast.weights) - 0.5 * forecast.weights
-    levels = (np.arange(_RATE_POINTS) + 0.5) / _RATE_POINTS
-    return np.interp(levels, cumulated, forecast.rates_rps)
+    cumulated = forecast.weights.cumsum() - 0.5 * forecast.weights
+    return np.interp(_LEVELS, cumulated, forecast.rates_rps)

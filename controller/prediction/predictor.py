@@ -279,16 +279,25 @@ class ModelPredictor:
         self,
         observation: Observation,
         *,
+        work_s: Floats,
         horizon_s: float,
         contention: float,
         elsewhere_s: float,
     ) -> Prediction:
-        """Return what the next window looks like on each variant. Never raises on odd numbers."""
+        """Return what the next window looks like on each variant. Never raises on odd numbers.
+
+        Args:
+            observation: what there is now, already learned from.
+            work_s: the seconds of work that wait on each variant. [variants].
+            horizon_s: until the next decision takes effect.
+            contention: how much work elsewhere slows a variant, 0 to 1.
+            elsewhere_s: the seconds of work that wait for other models.
+        """
         objective = self._policy.objective
         readings = self._readings(observation)
         pending = sum(map(_pending, readings))
         waiting_rows = self._waiting_rows(readings)
-        work = waiting_rows * self._service.row_s()[self._lookup]
+        total_s = float(work_s.sum())
         forecast = self._arrivals.forecast()
         with np.errstate(all="ignore"):
             rollout = roll_forward(
@@ -296,7 +305,7 @@ class ModelPredictor:
                 limits=self._limits,
                 waiting_rows=waiting_rows,
                 running_rows=np.array([_mean_batch(r) for r in readings]),
-                other_work_s=work.sum() - work + elsewhere_s,
+                other_work_s=total_s - work_s + elsewhere_s,
                 forecast=forecast,
                 horizon_s=horizon_s,
                 contention=contention,
@@ -325,7 +334,7 @@ class ModelPredictor:
                 raw_limit_s=raw_limit_s,
                 drift_ratio=self._service.drift_ratio,
                 backlog_requests=pending,
-                backlog_s=float(work.sum()),
+                backlog_s=total_s,
                 drain_s=self._drain_s(pending),
             )
 
