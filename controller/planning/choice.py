@@ -30,6 +30,7 @@ _UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality m
 # the variant that was left is worked off beside the other: a variant that cannot keep up gathers
 # a backlog meanwhile.
 _NOTICED_AFTER: Final = 2.0
+_QUEUED: Final = 0.15  # of the objective: with more work waiting, no move to a slower variant
 _HIGH: Final = 0.95  # quantile of the forecast of the rate
 # Under this coverage of stated quantiles the fallback decides. An overload that nobody could
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
@@ -196,11 +197,16 @@ class ModelMind:
             return target, Reason.FALLBACK
         if not known.any():
             return int(np.where(allowed, -self._quality, -np.inf).argmax()), Reason.IGNORANCE
-        choosable = feasible
+        queued = prediction.backlog_s > _QUEUED * self._policy.objective.latency_s
+        if queued and serving is not None and known[serving]:
+            # Beside a queue a slower variant looks good for having none. It would share the device
+            # with what waits, and arrivals look few while full batches are executed.
+            known = known & (speed >= speed[serving])
+        choosable = feasible & known
         if serving is not None:
             # A move towards quality must be predicted to leave some of the budget.
             margin = _UPGRADE_SHARE * self._policy.objective.allowed_miss_ratio
-            choosable = feasible & ((speed >= speed[serving]) | (prediction.miss_ratio <= margin))
+            choosable &= (speed >= speed[serving]) | (prediction.miss_ratio <= margin)
         if not choosable.any():
             # A variant that cannot keep up only builds a second backlog beside the first.
             stable = known & (prediction.rollout.utilization_ratio <= _STABLE)

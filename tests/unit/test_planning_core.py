@@ -184,6 +184,21 @@ def test_an_overload_ends_on_the_fastest_and_stays_there():
     assert decision.reason is Reason.RECOVERY
 
 
+def test_a_moment_without_arrivals_does_not_end_an_escape_while_requests_wait():
+    """While full batches are executed the counters show few arrivals, however many there are."""
+    core = _taught()
+    models = {"m": ModelReading("m", "m_tiny", 4.0, ready=True)}
+    targets = []
+    for tick in range(60):
+        dip = tick % 10 > 6
+        waiting, done = (30, 0) if dip else (30, 20)
+        variants = {k: VariantReading(k, True, 0) for k in SERVERS}
+        variants["m_tiny"] = VariantReading("m_tiny", True, waiting, done, 2 * done, done // 4)
+        observation = _observation(5.0 + tick * 0.02, variants=variants, models=models)
+        targets.append(core.step(observation)[0].target)
+    assert set(targets) == {"tiny"}
+
+
 def test_dwell_holds_a_move_towards_quality_but_never_an_escape():
     policy = replace(POLICY, stability=StabilityPolicy(min_dwell_s=10.0))
     core = GovernorCore(policy)
