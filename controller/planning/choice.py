@@ -60,6 +60,7 @@ class ModelMind:
         self._damper = Damper(stability)
         self._scores = Scorekeeper()
         self._now_s = 0.0
+        self._stalled = False
         self._work_s = np.zeros(len(policy.variants))  # that waits, as of the observation
         self._quality = np.array([v.quality for v in policy.variants])
 
@@ -71,10 +72,14 @@ class ModelMind:
         self._damper.set_policy(self._stability)
         self._now_s = old._now_s
 
-    def learn(self, observation: Observation) -> float:
-        """Take an observation in; return the seconds of work that wait for this model."""
+    def learn(self, observation: Observation, *, stalled: bool = False) -> float:
+        """Take an observation in; return the seconds of work that wait for this model.
+
+        `stalled`: the host stood still since the last one.
+        """
         self._now_s = observation.now_s
-        self.predictor.learn(observation)
+        self._stalled = stalled
+        self.predictor.learn(observation, stalled=stalled)
         models = self.predictor.models
         for sample in observation.request_samples:
             if sample.alias == self._policy.name and sample.model in models:
@@ -198,9 +203,10 @@ class ModelMind:
         if not known.any():
             return int(np.where(allowed, -self._quality, -np.inf).argmax()), Reason.IGNORANCE
         queued = prediction.backlog_s > _QUEUED * self._policy.objective.latency_s
-        if queued and serving is not None and known[serving]:
+        if (queued or self._stalled) and serving is not None and known[serving]:
             # Beside a queue a slower variant looks good for having none. It would share the device
-            # with what waits, and arrivals look few while full batches are executed.
+            # with what waits, and arrivals look few while full batches are executed. After a stall
+            # of the host there is a queue that the counters do not show yet.
             known = known & (speed >= speed[serving])
         choosable = feasible & known
         if serving is not None:

@@ -17,6 +17,7 @@ from controller.policy.model import Policy
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
+from controller.prediction.stalls import StallWatch
 from controller.telemetry.observation import BatchSample, Observation
 
 MAX_ROWS: Final = 64  # of a batch that is modelled; larger ones are learned as this size
@@ -45,6 +46,7 @@ class GovernorCore:
         }
         self._probes = ProbePlan(policy.probing)
         self._sharing = DeviceSharing()
+        self._stalls = StallWatch()
         self._work_s = 0.0  # that waited at the last step
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
@@ -81,7 +83,8 @@ class GovernorCore:
         if observation.gpus:  # on a host idle cores take what runs beside
             samples = self._sharing.alone(samples, observation.now_s)
         self._service.observe(samples, observation.now_s)
-        work_s = {name: mind.learn(observation) for name, mind in self._minds.items()}
+        stalled = self._stalls.look(observation.window_s, self._policy.tick_s)
+        work_s = {n: m.learn(observation, stalled=stalled) for n, m in self._minds.items()}
         self._work_s = total_s = sum(work_s.values())
         return tuple(
             mind.decide(

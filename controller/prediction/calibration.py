@@ -62,6 +62,7 @@ class Outcome:
     raw_s: float  # predicted quantile before calibration
     stated_s: float  # after
     requests: int = 1
+    teaches: bool = True  # False: it is counted in the coverage, and that is all
 
 
 class ConformalCalibration:
@@ -119,16 +120,19 @@ class ConformalCalibration:
         for outcome in outcomes:
             if not (outcome.raw_s > 0.0 and outcome.latency_s > 0.0 and outcome.requests > 0):
                 continue
-            self._weights[_bin(self._score(outcome))] += outcome.requests
-            self._support += 1.0
-            self._used_s = now_s
-            self._log_factor = None
+            if outcome.teaches:
+                self._weights[_bin(self._score(outcome))] += outcome.requests
+                self._support += 1.0
+                self._used_s = now_s
+                self._log_factor = None
             if outcome.requests == 1:
                 missed = outcome.latency_s > outcome.stated_s
                 self._covered.append(not missed)
                 self._hits += not missed
                 if len(self._covered) > _COUNTED:
                     self._hits -= self._covered.popleft()
+                if not outcome.teaches:
+                    continue
                 alpha = self._alpha + _GAMMA * (self._target - (1.0 if missed else 0.0))
                 # It may leave (0, 1): then the set is everything or nothing; keep it recoverable.
                 self._alpha = min(max(alpha, -0.02), 0.5)

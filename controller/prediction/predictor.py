@@ -7,9 +7,7 @@ when. It must not choose, and knows of other models only the work that waits for
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,28 +16,23 @@ from numpy.typing import NDArray
 
 from controller.policy.model import ModelPolicy
 from controller.prediction.arrivals import ArrivalForecaster, RateForecast
-from controller.prediction.calibration import ConformalCalibration, Outcome
 from controller.prediction.inflight import ArrivalCounter
 from controller.prediction.latency import Rollout, roll_forward
+from controller.prediction.outcomes import PROBED_S, Outcomes
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
     Observation,
     ProbeDone,
-    RequestSample,
     VariantReading,
 )
 
 Floats = NDArray[np.float64]
 
-_STATEMENTS: Final = 2048  # at least so many are kept
 _PROBES: Final = 8
 _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 _COMPLETION_MEMORY_S: Final = 0.25
-_PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
 _LOST_S: Final = 10.0  # from a probe until its answer will not come any more
-# Of the objective: what is far below it need not be predicted to a fine share of itself.
-_OFFSET_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +58,6 @@ class Prediction:
         return bool(np.isfinite(self.miss_ratio).all() and np.isfinite(self.raw_s).all())
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    """What was predicted for requests that arrive from a moment on."""
-
-    from_s: float
-    model: str
-    raw_s: float
-    stated_s: float
-
-
 @dataclass(slots=True)
 class _Sent:
     """A probe that the counters have not shown yet."""
@@ -96,17 +79,9 @@ class ModelPredictor:
         self.models = tuple(v.model for v in policy.variants)
         self._arrivals = ArrivalForecaster()
         self._counter = ArrivalCounter()
+        self._deferred: tuple[float, float] | None = None  # arrivals of a stall, its seconds
         self._served: str | None = None  # at the last observation, by Triton's name
-        # One for each variant: how far a quantile is off on a fast one says less of a slow one
-        # than its own outcomes do, once there are enough of them.
-        self._calibrations = {
-            model: ConformalCalibration(
-                policy.objective.allowed_miss_ratio, _OFFSET_SHARE * policy.objective.latency_s
-            )
-            for model in self.models
-        }
-        self._acquaint()
-        self._statements: list[_Statement] = []
+        self._outcomes = Outcomes(policy.name, policy.objective, self.models)
         self._probes: deque[_Sent] = deque(maxlen=_PROBES)
         self._probed_s: dict[str, float] = {}
         self._done = 0.0  # requests completed lately
@@ -118,20 +93,16 @@ class ModelPredictor:
     @property
     def coverage(self) -> float | None:
         """Return the share of recent requests within what was stated; None: too few."""
-        shares = [
-            (c.coverage, c.observed) for c in self._calibrations.values() if c.coverage is not None
-        ]
-        total = sum(count for _, count in shares)
-        return sum(share * count for share, count in shares) / total if total else None
+        return self._outcomes.coverage
 
     @property
     def outcomes(self) -> int:
         """Return how many recent requests the coverage counts."""
-        return sum(c.observed for c in self._calibrations.values())
+        return self._outcomes.observed
 
     def factor(self, model: str) -> float:
         """Return the calibration's factor of one variant (Triton's name). Raises KeyError."""
-        return self._calibrations[model].factor
+        return self._outcomes.calibrations[model].factor
 
     def take_over(self, old: ModelPredictor) -> None:
         """Keep what an earlier policy's predictor knows of the same model."""
@@ -140,26 +111,24 @@ class ModelPredictor:
         self._served = old._served
         self._probes.extend(probe for probe in old._probes if probe.model in self.models)
         self._probed_s.update(old._probed_s)
-        if old._policy.objective == self._policy.objective:
-            kept = old._calibrations
-            self._calibrations.update({m: c for m, c in kept.items() if m in self.models})
-            self._acquaint()
+        self._outcomes.take_over(old._outcomes)
         for i, model in enumerate(self.models):
             if model in old.models:
                 known = old._limits[old.models.index(model)]
                 self._limits[i] = max(self._limits[i], known)
 
-    def _acquaint(self) -> None:
-        for calibration in self._calibrations.values():
-            calibration.borrow_from(self._calibrations.values())
-
-    def learn(self, observation: Observation) -> None:
-        """Take in arrivals, batch sizes and completed requests."""
+    def learn(self, observation: Observation, *, stalled: bool = False) -> None:
+        """Take in arrivals, batch sizes and completed requests; `stalled`: the host stood still."""
         readings = self._readings(observation)
         completed, rows = self._clients_own(observation, readings)
         arrived = self._arrived(observation, readings, completed)
-        if observation.window_s > 0.0:
-            self._arrivals.observe(arrived, observation.window_s)
+        if stalled and self._deferred is None:
+            # What arrived meanwhile is seen late: only both windows together tell the rate.
+            self._deferred = (arrived, observation.window_s)
+        elif observation.window_s > 0.0:
+            before, before_s = self._deferred or (0.0, 0.0)
+            self._deferred = None
+            self._arrivals.observe(before + arrived, before_s + observation.window_s)
             keep = math.exp(-observation.window_s / _COMPLETION_MEMORY_S)
             self._done = self._done * keep + completed
             self._done_window_s = self._done_window_s * keep + observation.window_s
@@ -168,12 +137,7 @@ class ModelPredictor:
             if sample.model in self.models:
                 at = self.models.index(sample.model)
                 self._limits[at] = max(self._limits[at], min(sample.rows, self._service.max_rows))
-        for model, found in self._outcomes(observation.request_samples).items():
-            self._calibrations[model].observe(found, observation.now_s)
-        for model, outcome in self._mean_outcomes(observation, readings):
-            self._calibrations[model].observe((outcome,), observation.now_s)
-        for calibration in self._calibrations.values():
-            calibration.relax(observation.now_s)
+        self._outcomes.learn(observation, readings, self._probed_s, stalled=stalled)
 
     def _arrived(
         self,
@@ -214,33 +178,6 @@ class ModelPredictor:
                 completed, rows = completed - 1, max(rows - probe.rows, 0)
         return completed, rows
 
-    def _outcomes(self, samples: Sequence[RequestSample]) -> dict[str, list[Outcome]]:
-        found: dict[str, list[Outcome]] = {}
-        for sample in samples:
-            if sample.alias != self._policy.name:
-                continue
-            said = self._said(sample.start_s, sample.model)
-            if said is not None:
-                outcome = Outcome(sample.latency_s, said.raw_s, said.stated_s)
-                found.setdefault(said.model, []).append(outcome)
-        return found
-
-    def _mean_outcomes(
-        self, observation: Observation, readings: list[VariantReading | None]
-    ) -> Iterator[tuple[str, Outcome]]:
-        """Yield what completed since the last observation, by its exact mean latency."""
-        read_s = observation.now_s - (observation.readings_age_s or 0.0)
-        for reading in readings:
-            if reading is None or reading.completed_requests < 1:
-                continue
-            if observation.now_s - self._probed_s.get(reading.model, -math.inf) < _PROBED_S:
-                continue  # a mean that holds a probe of ours tells nothing of a client's request
-            mean_s = (reading.queue_s + reading.compute_s) / reading.completed_requests
-            said = self._said(read_s - observation.window_s / 2.0 - mean_s, reading.model)
-            if said is not None:
-                count = reading.completed_requests
-                yield reading.model, Outcome(mean_s, said.raw_s, said.stated_s, count)
-
     def probed(self, model: str, rows: int, now_s: float) -> None:
         """Take note that a synthetic request goes to a variant."""
         if model in self.models:
@@ -252,13 +189,8 @@ class ModelPredictor:
             self._probed_s[probe.model] = now_s
             for sent in self._probes:
                 if (sent.model, sent.rows, sent.answered) == (probe.model, probe.rows, False):
-                    sent.answered, sent.until_s = True, now_s + _PROBED_S
+                    sent.answered, sent.until_s = True, now_s + PROBED_S
                     break
-
-    def _said(self, arrived_s: float, model: str | None) -> _Statement | None:
-        """Return what was stated of a request; None: it arrived before a switch took effect."""
-        at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
-        return self._statements[at] if at >= 0 and self._statements[at].model == model else None
 
     def work_s(self, observation: Observation) -> Floats:
         """Return the seconds of work that wait on each variant."""
@@ -311,7 +243,7 @@ class ModelPredictor:
                 contention=contention,
             )
             p50_s, raw_s = rollout.quantiles_s(0.5, objective.percentile / 100.0)
-            calibrations = [self._calibrations[model] for model in self.models]
+            calibrations = self._outcomes.calibrations.values()
             raws = zip(calibrations, raw_s.tolist(), strict=True)
             stated_s = np.array([calibration.stated_s(raw) for calibration, raw in raws])
             raw_limit_s = np.array([c.raw_limit_s(objective.latency_s) for c in calibrations])
@@ -342,11 +274,8 @@ class ModelPredictor:
         """Note what is stated for requests that arrive from now on, on the chosen variant."""
         raw_s = float(prediction.raw_s[variant])
         if np.isfinite(raw_s):
-            self._statements.append(
-                _Statement(now_s, self.models[variant], raw_s, float(prediction.stated_s[variant]))
-            )
-            if len(self._statements) >= 2 * _STATEMENTS:
-                del self._statements[:_STATEMENTS]
+            stated_s = float(prediction.stated_s[variant])
+            self._outcomes.state_for(now_s, self.models[variant], raw_s, stated_s)
 
     def speed_order(self) -> NDArray[np.intp] | None:
         """Return the variants' indices, fastest first; None while one of them is unknown."""
@@ -362,7 +291,7 @@ class ModelPredictor:
         """Return what was learned. JSON-ready."""
         return {
             "arrivals": self._arrivals.state(),
-            "calibration": {model: c.state() for model, c in self._calibrations.items()},
+            "calibration": self._outcomes.state(),
             "limits": dict(zip(self.models, self._limits.tolist(), strict=True)),
         }
 
@@ -376,13 +305,7 @@ class ModelPredictor:
                     raise ValueError(f"{model}: batch limit {stored} out of range")
                 self._limits[i] = max(self._limits[i], stored)
         self._arrivals.restore(state["arrivals"])
-        for model, calibration in self._calibrations.items():
-            if model in state["calibration"]:
-                calibration.restore(state["calibration"][model])
-
-
-def _from_s(statement: _Statement) -> float:
-    return statement.from_s
+        self._outcomes.restore(state["calibration"])
 
 
 def _mean_batch(reading: VariantReading | None) -> float:

@@ -5,86 +5,37 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench_server import Variant, bursts, run
+from bench_server import bursts, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from taught_core import LIMIT_S, POLICY, QUALITY, SERVERS, observation, taught
 
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Excluded, Reason
 from controller.policy.model import (
-    ModelPolicy,
     Objective,
-    Policy,
     StabilityPolicy,
-    TritonPolicy,
-    VariantPolicy,
 )
 from controller.telemetry.observation import (
     BatchSample,
     HostReading,
     ModelReading,
-    Observation,
     ProbeDone,
     VariantReading,
 )
 
-LIMIT_S = 0.060
-SERVERS = {
-    "m_tiny": Variant(0.0002, 0.0003),
-    "m_mid": Variant(0.0002, 0.0012),
-    "m_big": Variant(0.0002, 0.0028),
-}
-QUALITY = {"m_tiny": 0.85, "m_mid": 0.91, "m_big": 0.935}
-POLICY = Policy(
-    triton=TritonPolicy("127.0.0.1:8001", None, None),
-    models=(
-        ModelPolicy(
-            "m",
-            Objective(LIMIT_S, 99.0),
-            tuple(VariantPolicy(k[2:], k, q) for k, q in QUALITY.items()),
-            client_max_batch=8,
-        ),
-    ),
-)
-
-
-def _observation(now_s: float, **changes: object) -> Observation:
-    base = Observation(
-        now_s=now_s,
-        sequence=int(now_s * 50),
-        models={"m": ModelReading("m", "m_big", 0.0, ready=True)},
-        variants={k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS},
-        window_s=0.02,
-        readings_age_s=0.001,
-        host=HostReading(cpu_count=2),
-    )
-    return replace(base, **changes)
-
-
-def _taught() -> GovernorCore:
-    """Return a core that knows its variants."""
-    core = GovernorCore(POLICY)
-    for tick in range(200):
-        samples = tuple(
-            BatchSample(k, rows, 1, server.service_s(rows), 0.1)
-            for k, server in SERVERS.items()
-            for rows in (1, 2, 4, 8)
-        )
-        core.step(_observation(tick * 0.02, batch_samples=samples))
-    return core
-
 
 def test_a_quiet_model_is_served_by_the_best_quality():
-    decision = _taught().step(_observation(5.0))[0]
+    decision = taught().step(observation(5.0))[0]
     assert decision.target == "big"
     assert decision.reason is Reason.STEADY
 
 
 def test_a_backlog_on_the_serving_variant_is_escaped_at_once():
-    core = _taught()
+    core = taught()
     variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
     variants["m_big"] = VariantReading("m_big", ready=True, pending_requests=25)
-    decision = core.step(_observation(5.0, variants=variants))[0]
+    decision = core.step(observation(5.0, variants=variants))[0]
     assert decision.target != "big"
     assert decision.urgent
     assert decision.reason in {Reason.ESCAPE, Reason.RECOVERY}
@@ -92,7 +43,7 @@ def test_a_backlog_on_the_serving_variant_is_escaped_at_once():
 
 def test_a_variant_that_cannot_keep_up_with_a_rising_load_is_not_taken():
     def targets(requests: int) -> set[str | None]:
-        core, found = _taught(), []
+        core, found = taught(), []
         for tick in range(40):
             served = dict.fromkeys(SERVERS, 0) | {"m_tiny": requests}
             variants = {
@@ -101,7 +52,7 @@ def test_a_variant_that_cannot_keep_up_with_a_rising_load_is_not_taken():
             }
             models = {"m": ModelReading("m", "m_tiny", 0.0, ready=True)}
             found.append(
-                core.step(_observation(5.0 + tick * 0.02, variants=variants, models=models))
+                core.step(observation(5.0 + tick * 0.02, variants=variants, models=models))
             )
         return {decision[0].target for decision in found[20:]}
 
@@ -111,15 +62,15 @@ def test_a_variant_that_cannot_keep_up_with_a_rising_load_is_not_taken():
 
 
 def test_nothing_known_means_the_fastest_by_rank():
-    decision = GovernorCore(POLICY).step(_observation(0.0))[0]
+    decision = GovernorCore(POLICY).step(observation(0.0))[0]
     assert decision.target == "tiny"
     assert decision.reason is Reason.IGNORANCE
 
 
 def test_when_nothing_meets_the_objective_the_fastest_drains_the_backlog():
-    core = _taught()
+    core = taught()
     variants = {k: VariantReading(k, ready=True, pending_requests=400) for k in SERVERS}
-    decision = core.step(_observation(5.0, variants=variants))[0]
+    decision = core.step(observation(5.0, variants=variants))[0]
     assert (decision.target, decision.reason) == ("tiny", Reason.RECOVERY)
 
 
@@ -134,19 +85,19 @@ def test_when_nothing_meets_the_objective_the_fastest_drains_the_backlog():
     ],
 )
 def test_operators_and_foreign_changes_come_before_the_choice(reading, target, reason):
-    decision = _taught().step(_observation(5.0, models={"m": reading}))[0]
+    decision = taught().step(observation(5.0, models={"m": reading}))[0]
     assert (decision.target, decision.reason) == (target, reason)
 
 
 def test_old_readings_change_nothing():
-    decision = _taught().step(_observation(5.0, readings_age_s=3.0))[0]
+    decision = taught().step(observation(5.0, readings_age_s=3.0))[0]
     assert (decision.target, decision.reason) == (None, Reason.STALE_DATA)
 
 
 def test_a_variant_that_is_not_ready_or_unusable_is_never_chosen():
     variants = {k: VariantReading(k, ready=k != "m_big", pending_requests=0) for k in SERVERS}
     reading = ModelReading("m", "m_tiny", 0.0, unusable=frozenset({"m_mid"}))
-    decision = _taught().step(_observation(9.0, variants=variants, models={"m": reading}))[0]
+    decision = taught().step(observation(9.0, variants=variants, models={"m": reading}))[0]
     assert decision.target == "tiny"
     assert {c.variant: c.excluded for c in decision.candidates} == {
         "tiny": None,
@@ -157,19 +108,19 @@ def test_a_variant_that_is_not_ready_or_unusable_is_never_chosen():
 
 def test_bounds_that_leave_nothing_are_said():
     reading = ModelReading("m", None, unusable=frozenset(SERVERS))
-    decision = _taught().step(_observation(9.0, models={"m": reading}))[0]
+    decision = taught().step(observation(9.0, models={"m": reading}))[0]
     assert (decision.target, decision.reason) == (None, Reason.NO_CHOICE)
 
 
 def test_the_serving_variant_may_stay_while_an_operation_on_it_is_under_way():
     reading = ModelReading("m", "m_tiny", 0.0, unusable=frozenset(SERVERS))
-    decision = _taught().step(_observation(9.0, models={"m": reading}))[0]
+    decision = taught().step(observation(9.0, models={"m": reading}))[0]
     assert (decision.target, decision.reason) == ("tiny", Reason.STEADY)
 
 
 def test_an_overload_ends_on_the_fastest_and_stays_there():
     """A slower variant with an empty queue must not tempt: it would build a second backlog."""
-    core = _taught()
+    core = taught()
     variants = {
         "m_tiny": VariantReading("m_tiny", True, 300, completed_requests=40, completed_rows=80),
         "m_mid": VariantReading("m_mid", True, 0),
@@ -178,15 +129,15 @@ def test_an_overload_ends_on_the_fastest_and_stays_there():
     models = {"m": ModelReading("m", "m_tiny", 4.0, ready=True)}
     host = HostReading(cpu_ratio=0.97, cpu_count=2)
     for tick in range(30):
-        observation = _observation(5.0 + tick * 0.02, variants=variants, models=models, host=host)
-        decision = core.step(observation)[0]
+        seen = observation(5.0 + tick * 0.02, variants=variants, models=models, host=host)
+        decision = core.step(seen)[0]
         assert decision.target == "tiny", decision
     assert decision.reason is Reason.RECOVERY
 
 
 def test_a_moment_without_arrivals_does_not_end_an_escape_while_requests_wait():
     """While full batches are executed the counters show few arrivals, however many there are."""
-    core = _taught()
+    core = taught()
     models = {"m": ModelReading("m", "m_tiny", 4.0, ready=True)}
     targets = []
     for tick in range(60):
@@ -194,29 +145,29 @@ def test_a_moment_without_arrivals_does_not_end_an_escape_while_requests_wait():
         waiting, done = (30, 0) if dip else (30, 20)
         variants = {k: VariantReading(k, True, 0) for k in SERVERS}
         variants["m_tiny"] = VariantReading("m_tiny", True, waiting, done, 2 * done, done // 4)
-        observation = _observation(5.0 + tick * 0.02, variants=variants, models=models)
-        targets.append(core.step(observation)[0].target)
+        seen = observation(5.0 + tick * 0.02, variants=variants, models=models)
+        targets.append(core.step(seen)[0].target)
     assert set(targets) == {"tiny"}
 
 
 def test_dwell_holds_a_move_towards_quality_but_never_an_escape():
     policy = replace(POLICY, stability=StabilityPolicy(min_dwell_s=10.0))
     core = GovernorCore(policy)
-    core.restore(_taught().state())
+    core.restore(taught().state())
     loaded = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
     loaded["m_big"] = replace(loaded["m_big"], pending_requests=25)
-    escape = core.step(_observation(5.0, variants=loaded))[0]
+    escape = core.step(observation(5.0, variants=loaded))[0]
     assert escape.urgent
     fast = {"m": ModelReading("m", f"m_{escape.target}", 5.0, ready=True)}
     held = None
     for tick in range(100):
-        held = core.step(_observation(5.1 + tick * 0.02, models=fast))[0]
+        held = core.step(observation(5.1 + tick * 0.02, models=fast))[0]
     assert held is not None
     assert held.reason is Reason.DWELL
     assert held.target == escape.target
     jammed = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
     jammed[f"m_{escape.target}"] = replace(jammed[f"m_{escape.target}"], pending_requests=200)
-    again = core.step(_observation(7.5, models=fast, variants=jammed))[0]
+    again = core.step(observation(7.5, models=fast, variants=jammed))[0]
     assert again.urgent
 
 
@@ -255,10 +206,10 @@ def test_the_same_observations_give_the_same_decisions():
 
 
 def test_what_was_learned_survives_as_json_and_broken_parts_are_told():
-    learned = json.loads(json.dumps(_taught().state()))
+    learned = json.loads(json.dumps(taught().state()))
     core = GovernorCore(POLICY)
     assert core.restore(learned) == ()
-    assert core.step(_observation(5.0))[0].reason is Reason.STEADY
+    assert core.step(observation(5.0))[0].reason is Reason.STEADY
     learned["service"] = {"models": 7}
     problems = GovernorCore(POLICY).restore(learned)
     assert len(problems) == 1
@@ -267,10 +218,10 @@ def test_what_was_learned_survives_as_json_and_broken_parts_are_told():
 
 
 def test_a_new_policy_keeps_what_was_learned():
-    core = _taught()
+    core = taught()
     strict = replace(POLICY.models[0], objective=Objective(0.030, 99.0))
     core.set_policy(replace(POLICY, models=(strict,)))
-    assert all(c.known for c in core.step(_observation(5.0))[0].candidates)
+    assert all(c.known for c in core.step(observation(5.0))[0].candidates)
 
 
 _counts = st.integers(-5, 10**7)
@@ -302,14 +253,14 @@ def test_whatever_is_observed_a_decision_stays_within_its_bounds(steps):
             )
             for j, k in enumerate(names)
         }
-        observation = _observation(
+        seen = observation(
             i * 0.02,
             variants=variants,
             models={"m": ModelReading("m", step["serving"])},
             window_s=step["window"],
             readings_age_s=step["age"],
         )
-        decision = core.step(observation)[0]
+        decision = core.step(seen)[0]
         usable = {k[2:] for j, k in enumerate(names) if step["ready"][j] is not False}
         assert decision.target is None or decision.target in usable | {decision.serving}
         assert isinstance(decision.reason, Reason)
@@ -319,7 +270,7 @@ def test_whatever_is_observed_a_decision_stays_within_its_bounds(steps):
 
 @pytest.mark.parametrize("probed", [False, True])
 def test_without_traces_the_mean_latency_of_a_tick_calibrates(probed):
-    core = _taught()
+    core = taught()
     for tick in range(100):
         variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
         variants["m_big"] = VariantReading(
@@ -327,7 +278,7 @@ def test_without_traces_the_mean_latency_of_a_tick_calibrates(probed):
         )
         # What a probe of ours took tells nothing of a client's request.
         probes = (ProbeDone("m_big", 2),) if probed and tick % 10 == 0 else ()
-        core.step(_observation(5.0 + tick * 0.02, variants=variants, probes=probes))
+        core.step(observation(5.0 + tick * 0.02, variants=variants, probes=probes))
     _, factors = core.calibration("m")
     assert (factors["m_big"] > 1.5) is not probed
 
@@ -337,7 +288,7 @@ def test_a_probe_is_no_clients_request_whichever_tells_of_it_first(shown_before_
     core, sizes = GovernorCore(POLICY), []
     idle = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
     for tick in range(0, 600, 3):
-        asked_of = core.probes(_observation(tick * 0.1))
+        asked_of = core.probes(observation(tick * 0.1))
         shown, answers, measured = dict(idle), (), ()
         for probe in asked_of:
             shown[probe.model] = VariantReading(
@@ -350,32 +301,32 @@ def test_a_probe_is_no_clients_request_whichever_tells_of_it_first(shown_before_
         first, second = {"variants": shown}, {"probes": answers, "batch_samples": measured}
         if sizes and sizes[-1] not in shown_before_their_answer:
             first, second = second, first
-        core.step(_observation((tick + 1) * 0.1, **first))
-        decision = core.step(_observation((tick + 2) * 0.1, **second))[0]
+        core.step(observation((tick + 1) * 0.1, **first))
+        decision = core.step(observation((tick + 2) * 0.1, **second))[0]
     assert sizes.count(8) == sizes.count(1) == 9
     assert decision.rows_per_request == pytest.approx(1.0)
 
 
 def test_a_probe_that_was_lost_takes_no_clients_request_away():
     core = GovernorCore(POLICY)
-    asked = {p.model for tick in range(20) for p in core.probes(_observation(tick * 0.5))}
+    asked = {p.model for tick in range(20) for p in core.probes(observation(tick * 0.5))}
     assert "m_big" in asked  # and no counter ever showed it
     variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
     variants["m_big"] = VariantReading("m_big", True, 0, 1, completed_rows=8, executions=1)
-    decision = core.step(_observation(30.0, variants=variants))[0]
+    decision = core.step(observation(30.0, variants=variants))[0]
     assert decision.rows_per_request == pytest.approx(8.0)
 
 
 def test_a_probe_of_a_variant_that_a_new_policy_drops_is_forgotten_and_others_are_not():
     core = GovernorCore(POLICY)
-    asked = {p.model for tick in range(20) for p in core.probes(_observation(tick * 0.5))}
+    asked = {p.model for tick in range(20) for p in core.probes(observation(tick * 0.5))}
     assert asked == set(SERVERS)
     (model,) = POLICY.models
     fewer = replace(model, variants=model.variants[1:])  # without m_tiny
     core.set_policy(replace(POLICY, models=(fewer,)))
     variants = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
     variants["m_big"] = VariantReading("m_big", True, 0, 1, completed_rows=8, executions=1)
-    decision = core.step(_observation(10.0, variants=variants))[0]
+    decision = core.step(observation(10.0, variants=variants))[0]
     assert [c.model for c in decision.candidates] == ["m_mid", "m_big"]
     assert decision.rows_per_request == pytest.approx(1.0)  # it is taken for the probe
 

@@ -120,3 +120,14 @@ def test_a_state_of_another_shape_is_refused():
     for broken in ({**state, "scores": [0.1]}, {**state, "scores": [-1.0] * len(state["scores"])}):
         with pytest.raises(ValueError, match="weights of scores"):
             ConformalCalibration(0.01).restore(broken)
+
+
+def test_what_teaches_nothing_is_still_counted_in_the_coverage():
+    def taught(*, teaches: bool) -> ConformalCalibration:
+        calibration = ConformalCalibration(0.01)
+        calibration.observe([Outcome(0.08, 0.02, 0.02, teaches=teaches)] * 400, 0.0)
+        return calibration
+
+    assert taught(teaches=True).factor > 3.5
+    assert taught(teaches=False).factor == pytest.approx(1.0, abs=0.02)
+    assert taught(teaches=True).coverage == taught(teaches=False).coverage == 0.0
