@@ -38,6 +38,7 @@ class Score:
     accuracy: float | None  # rows read right, of the rows answered
     effective_accuracy: float  # rows read right and in time, of all rows
     late_p99_ms: float  # how late the generator itself was
+    late_max_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def score(records: Records, variants: Sequence[Served], *, objective_ms: float) 
         accuracy=float(counted.correct.sum() / rows_answered) if rows_answered else None,
         effective_accuracy=float(counted.correct[in_time].sum() / rows) if rows else 0.0,
         late_p99_ms=float(np.percentile(late_ms, 99)) if len(late_ms) else 0.0,
+        late_max_ms=float(late_ms.max()) if len(late_ms) else 0.0,
     )
 
 

@@ -137,6 +137,14 @@ def test_a_generator_that_was_late_is_named(outcome):
     assert "fixed:good" in found[0]
 
 
+def test_a_machine_that_stood_still_for_a_moment_is_named(outcome):
+    good = outcome.results[0]
+    late = replace(good, score=replace(good.score, late_max_ms=114.0))
+    found = report.warnings(replace(outcome, results=(late,)))
+    assert len(found) == 1
+    assert "114 ms" in found[0]
+
+
 def test_the_picture_is_drawn_with_and_without_a_governor(outcome, tmp_path):
     for name, results in (("all", outcome.results), ("fixed", outcome.results[:1])):
         path = tmp_path / f"{name}.png"
