@@ -34,7 +34,7 @@ def arms_of(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.soak
 @pytest.mark.triton
-def test_the_governor_is_above_every_fixed_variant_in_every_seed(pytestconfig):
+def test_the_governor_is_in_time_in_every_seed_and_above_every_fixed_variant(pytestconfig):
     folder = pytestconfig.cache.mkdir("soak") / f"seeds-{code_digest()[:12]}"
     script = ROOT / "benchmarks" / "demo_seeds.py"
     common = ("--seconds", 20, "--out", folder)
@@ -42,22 +42,28 @@ def test_the_governor_is_above_every_fixed_variant_in_every_seed(pytestconfig):
     run(script, "--seeds", SEEDS, *common)
     kept = [path for path in sorted(folder.glob("seed-*.json")) if "stood-still" not in path.name]
     documents = [json.loads(path.read_text()) for path in kept]
-    gains, ablated = [], 0
+    gains: dict[str, list[float]] = {}
     for document in documents:
         arms = arms_of(document)
         governor = arms.pop("governor")
         assert governor["failed"] == 0
         assert governor["slo_attainment"] >= 0.99
-        for name, arm in arms.items():
-            assert governor["effective_quality"] > arm["effective_quality"], name
-        ablated += {"governor:frozen", "governor:shuffled"} < arms.keys()
-        fixed = [arm for name, arm in arms.items() if name.startswith("fixed:")]
-        best = max(arm["effective_quality"] for arm in fixed)
-        gains.append(governor["effective_quality"] - best)
         assert document["tick_ms"]["p99"] <= 20.0
-    assert ablated >= 3
+        for name, arm in arms.items():
+            gain = governor["effective_quality"] - arm["effective_quality"]
+            gains.setdefault(name, []).append(gain)
+        least = min(gains[name][-1] for name in gains if name.startswith("fixed:"))
+        # Not a variant that anybody could choose: in each seed the one that turned out best.
+        gains.setdefault("the best fixed of each seed", []).append(least)
+    for name, found in gains.items():
+        assert lowest(found) > 0.0, (name, found)
+    assert all(len(gains[f"governor:{ablation}"]) >= 3 for ablation in ("frozen", "shuffled"))
+
+
+def lowest(gains: list[float]) -> float:
+    """Return the lower end of the mean's 95 % interval."""
     half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
-    assert statistics.mean(gains) - half > 0.0
+    return statistics.mean(gains) - half
 
 
 @pytest.mark.soak
