@@ -7,7 +7,6 @@ what is done the actuator's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -218,6 +217,14 @@ class Daemon:
     # -- the loop -------------------------------------------------------------------------------
 
     async def _loop(self) -> None:
+        # One task for all ticks: a timeout that runs out at each of them raises two exceptions.
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            await self._tick_until(stopping)
+        finally:
+            stopping.cancel()
+
+    async def _tick_until(self, stopping: asyncio.Task[bool]) -> None:
         next_s = time.monotonic()
         ready = False
         while not self._stopping.is_set():
@@ -236,9 +243,7 @@ class Daemon:
                     _LOG.info("governing %s", ", ".join(m.name for m in self.policy.models))
             now_s = time.monotonic()
             next_s = max(next_s + self.policy.tick_s, now_s)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + next_s - now_s):
-                    await self._stopping.wait()
+            await asyncio.wait({stopping}, timeout=next_s - now_s)
 
     async def _tick(self) -> None:
         began_s = time.monotonic()

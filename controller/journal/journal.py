@@ -34,6 +34,7 @@ _QUEUE_ROWS = 4096
 _DECISION_ROWS = 3072  # decisions leave the rest of the queue to actions and events
 _RECENT_ACTIONS = 1000
 _HOUSEKEEPING_S = 5.0
+_GATHER_S = 0.03  # what comes within so long of a record is written with it
 _RETRY_MIN_S = 0.5
 _RETRY_MAX_S = 10.0
 
@@ -182,6 +183,8 @@ class Journal:
                     self._wake.wait_for(lambda: self._stopping, wait_s)
                 else:
                     self._wake.wait_for(lambda: self._stopping or self._has_work(), wait_s)
+                    if self._has_work():
+                        self._wake.wait_for(lambda: self._stopping, _GATHER_S)
         self._store.close()
 
     def _step(self) -> None:

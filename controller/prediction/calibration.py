@@ -192,7 +192,7 @@ class ConformalCalibration:
         return {
             "alpha": self._alpha,
             "offset_s": self._offset_s,
-            "scores": [round(weight, 4) for weight in self._weighed().tolist()],
+            "scores": self._weighed().round(4).tolist(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:

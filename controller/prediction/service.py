@@ -43,6 +43,7 @@ _MOVED: Final = 0.02  # log seconds of a mean, since the last fit, that are wort
 _TRUSTED: Final = 0.05  # the same, of what a cell counts beside the pooled curve
 _EARLY_REFIT_S: Final = 0.1  # while there are few samples, each one matters
 _EARLY: Final = 40.0  # batches a variant
+_SAME: Final = 1e-4  # log seconds: less than that changes nothing in the table
 _DEVIATION_SCALE: Final = 0.5  # of a variant's slope feature: smaller borrows more
 
 
@@ -76,6 +77,7 @@ class ServiceTimes:
         self._early = False  # what waits for a refit is of a variant of which little is known
         self._table: Floats | None = None
         self._row: Floats | None = None
+        self._tabled = 0.0  # the level that the table was made at
         self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
         self._ridge = Ridge(alpha=0.05, solver="cholesky")
@@ -100,9 +102,10 @@ class ServiceTimes:
 
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
-        if self._table is None:
-            self._table = np.exp(self._base + (self._drift + 0.5 * self._noise**2))
-            self._row = None
+        level = self._drift + 0.5 * self._noise**2
+        if self._table is None or abs(level - self._tabled) > _SAME:
+            self._table = np.exp(self._base + level)
+            self._row, self._tabled = None, level
         return self._table
 
     def row_s(self) -> Floats:
@@ -123,7 +126,6 @@ class ServiceTimes:
         """
         if self._frozen:
             return
-        self._table = None
         shift, support = 0.0, 0.0
         for sample in samples:
             row = self._index.get(sample.model)
@@ -235,17 +237,19 @@ class ServiceTimes:
         # Larger batches than were ever asked for: in proportion, until they are seen.
         beyond = np.log(np.arange(used + 1, self.max_rows + 1) / used)
         self._base[:, used:] = blended[:, -1:] + beyond
+        self._table = None
         self._dirty = self._early = False
         self._fitted = (self._mean.copy(), self._trust())
 
     def state(self) -> dict[str, Any]:
         """Return what was learned. JSON-ready."""
+        seen = int(np.flatnonzero(self._total.any(axis=0)).max(initial=-1)) + 1
         return {
             "models": {
                 model: {
-                    "mean": self._mean[i].tolist(),
-                    "weight": self._weight[i].tolist(),
-                    "total": self._total[i].tolist(),
+                    "mean": self._mean[i, :seen].tolist(),
+                    "weight": self._weight[i, :seen].tolist(),
+                    "total": self._total[i, :seen].tolist(),
                 }
                 for model, i in self._index.items()
             },

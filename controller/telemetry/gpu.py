@@ -19,6 +19,7 @@ from controller.telemetry.observation import GpuReading, SourceHealth
 from controller.telemetry.source import Backoff, Clock, Ledger, ThreadSource, silence_s
 
 CADENCE_S = 0.2
+_ABSENT_CADENCE_S = 1.0
 _ABSENT_RETRY_S = 30.0
 _OWNER_MEMORY_S = 10.0
 _RENEW = Backoff(1.0, 30.0)
@@ -333,14 +334,22 @@ class GpuWatch:
 
     def _sample(self) -> tuple[GpuReading, ...]:
         assert self._sampler is not None  # noqa: S101 - this thread exists with it only
+        assert self._source is not None  # noqa: S101 - likewise
+        readings = self._look(self._sampler, self._source)
+        self._source.cadence_s = CADENCE_S if self._absent is None else _ABSENT_CADENCE_S
+        return readings
+
+    def _look(
+        self, sampler: NvmlSampler, source: ThreadSource[tuple[GpuReading, ...]]
+    ) -> tuple[GpuReading, ...]:
         now_s = self._clock()
         if self._absent is not None and now_s - self._absent_since_s < _ABSENT_RETRY_S:
             return ()
         try:
-            readings = self._sampler.sample()
+            readings = sampler.sample()
         except GpuAbsentError as error:
-            self._sampler.close()
-            if self._source is not None and self._source.ledger.reading:
+            sampler.close()
+            if source.ledger.reading:
                 raise GpuError(f"the GPU was there and is gone: {error}") from error
             self._absent, self._absent_since_s = str(error), now_s
             return ()

@@ -150,8 +150,8 @@ class ThreadSource(Generic[T]):
         close: Callable[[], None] | None = None,
     ) -> None:
         self.ledger = ledger
+        self.cadence_s = cadence_s
         self._sample = sample
-        self._cadence_s = cadence_s
         self._close = close
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -177,11 +177,11 @@ class ThreadSource(Generic[T]):
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                wait_s = self._cadence_s
                 try:
                     self.ledger.succeed(self._sample())
+                    wait_s = self.cadence_s
                 except Exception as error:  # noqa: BLE001 - whatever a driver raises is a failure
-                    wait_s = max(wait_s, self.ledger.fail(error))
+                    wait_s = max(self.cadence_s, self.ledger.fail(error))
                 self._stopping.wait(wait_s)
         finally:
             if self._close is not None:
