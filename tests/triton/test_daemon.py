@@ -52,15 +52,19 @@ async def test_a_burst_is_escaped_and_no_request_fails(governor, server):
     await governor.until(lambda m: m["serving"] == "slow")
     async with Traffic(server.grpc, "chat", rate=30.0) as calm:
         await asyncio.sleep(2.0)
-        async with Traffic(server.grpc, "chat", rate=250.0) as burst:
+        # More than `slow` bears, then more than `mid` does: at once it would make so many late that
+        # the calibration takes a minute to forget it.
+        async with Traffic(server.grpc, "chat", rate=100.0) as burst:
             await governor.until(lambda m: m["serving"] in {"mid", "fast"}, timeout_s=5.0)
-            await asyncio.sleep(1.5)
+            async with Traffic(server.grpc, "chat", rate=150.0) as more:
+                await asyncio.sleep(1.5)
         fast = governor.model()["serving"]
         # Back towards quality. Where the burst made many late, that counts against the variants
         # they ran on until these have not been used for a minute.
         await governor.until(lambda m: m["serving"] != "fast", timeout_s=75.0, what=f"from {fast}")
     calm.check(at_least=50)
-    burst.check(at_least=300)
+    burst.check(at_least=100)
+    more.check(at_least=150)
     assert {1, 2} & set(burst.tags())
 
 
