@@ -56,7 +56,7 @@ def main() -> int:
     if not runs:
         print("there is nothing to sum up", file=sys.stderr)
         return 1
-    text = summary(runs) + _repeated(args.out)
+    text = summary(runs) + _disturbed(args.out, list(runs))
     (args.out / "summary.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
@@ -137,18 +137,30 @@ def _spread(runs: dict[int, Any], part: str, key: str) -> str:
     return f"{part}.{key} over seeds: {low:.4g} to {high:.4g}, median {middle:.4g}."
 
 
-def _repeated(folder: Path) -> str:
-    """Return a line for each run that was repeated, as Markdown."""
-    lines = []
+def _stood_still(folder: Path, seed: int) -> dict[str, float]:
+    """Return how late the load generator itself was in a seed's newest run, where it was much."""
+    arms = json.loads(_details(folder, seed).read_text(encoding="utf-8"))["arms"]
+    late_ms = {name: arm["late_max_ms"] for name, arm in arms.items()}
+    return {name: late for name, late in late_ms.items() if late > STOOD_STILL_MS}
+
+
+def _disturbed(folder: Path, seeds: Sequence[int]) -> str:
+    """Return a line for each run in which the machine stood still, as Markdown."""
+    lines = [
+        f"- seed-{seed}, which counts all the same: {still}\n"
+        for seed in seeds
+        if (still := _stood_still(folder, seed))
+    ]
     for path in sorted(folder.glob("seed-*.stood-still-*.json")):
-        arms = {arm["name"]: arm for arm in json.loads(path.read_text(encoding="utf-8"))["arms"]}
+        arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
+        governor = next(arm for arm in arms if arm["name"] == "governor")
         lines.append(
-            f"- {path.stem}: governor {arms['governor']['effective_quality']:.4f}, "
-            f"{arms['governor']['slo_attainment']:.2%} in time\n"
+            f"- {path.stem}, which was repeated: governor {governor['effective_quality']:.4f}, "
+            f"{governor['slo_attainment']:.2%} in time\n"
         )
     if not lines:
         return ""
-    head = f"Repeated, as the load generator was late by more than {STOOD_STILL_MS:g} ms:\n\n"
+    head = f"The load generator itself was late by more than {STOOD_STILL_MS:g} ms in:\n\n"
     return head + "".join(lines)
 
 
@@ -160,9 +172,7 @@ def _run_undisturbed(args: argparse.Namespace, seed: int) -> int:
         status = _run(args, seed)
         if status != 0:
             return status
-        arms = json.loads(_details(args.out, seed).read_text(encoding="utf-8"))["arms"]
-        late_ms = {name: arm["late_max_ms"] for name, arm in arms.items()}
-        still = {name: late for name, late in late_ms.items() if late > STOOD_STILL_MS}
+        still = _stood_still(args.out, seed)
         if not still or repeat == _REPEATS:
             break
         print(f"seed {seed}: the load generator stood still (ms): {still}", flush=True)

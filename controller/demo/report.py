@@ -18,7 +18,7 @@ from controller.demo.scenario import Schedule
 from controller.demo.scores import Served
 
 _LATE_LIMIT = 0.1  # of the objective: above it the generator itself is part of the result
-# For a moment: an overload of the server makes it late by 21 ms at most (docs/measurements.md).
+# For a moment: an overload of the server made it late by 21 ms at most (docs/demo.md).
 STOOD_STILL_MS = 50.0
 
 
@@ -107,7 +107,7 @@ def warnings(outcome: Outcome) -> list[str]:
         if score.late_max_ms > STOOD_STILL_MS:
             found.append(
                 f"{name}: the load generator itself once was late by {score.late_max_ms:.0f} ms: "
-                "the machine stood still for a moment, and no server could have been in time"
+                "the machine stood still, and what was late then says little of the server"
             )
     return found
 
