@@ -23,7 +23,15 @@ from controller.actuation.capability import Capability
 from controller.actuation.client import TritonControl
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
-from controller.actuation.state import Alias, Memory, Server, Timing, Variant, unusable
+from controller.actuation.state import (
+    Alias,
+    Counted,
+    Memory,
+    Server,
+    Timing,
+    Variant,
+    unusable,
+)
 from controller.planning.decision import Decision
 from controller.policy.model import OnStop, Policy, TritonPolicy
 from controller.ports import ActionRecord, Outcome
@@ -44,6 +52,7 @@ class Actuator:
         state_file: what is remembered across a death; None: nothing is.
         timing: waiting times.
         free_memory: says whether there is memory for a load; None: nobody is asked.
+        counted: when a model's requests were last counted, and the totals; None: Triton is asked.
         on_step: called with alias and step at each boundary of a transaction; for tests.
     """
 
@@ -56,6 +65,7 @@ class Actuator:
         state_file: Path | None = None,
         timing: Timing | None = None,
         free_memory: MemoryWatch | None = None,
+        counted: Counted | None = None,
         on_step: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         self._policy = policy
@@ -64,6 +74,7 @@ class Actuator:
         self._memory = Memory(state_file)
         self._timing = timing or Timing()
         self._free_memory = free_memory
+        self._counted = counted
         self._on_step = on_step
         self._keeper: Keeper | None = None
         self._stopping = False
@@ -85,6 +96,7 @@ class Actuator:
             on_record=self._on_record,
             on_step=self._on_step,
             free_memory=self._free_memory,
+            counted=self._counted,
         )
         for model, order in self._orders.items():
             server.aliases[model].order = order
@@ -198,6 +210,11 @@ class Actuator:
         return await keeper.transactions.switch(
             alias, target, reason=decision.reason.value, urgent=decision.urgent
         )
+
+    def heed(self) -> None:
+        """Take note that what `counted` tells is new."""
+        if self._keeper is not None:
+            self._keeper.heed()
 
     # -- what is known ---------------------------------------------------------------------
 

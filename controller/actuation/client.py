@@ -120,6 +120,7 @@ class TritonControl:
     def __init__(self, policy: TritonPolicy) -> None:
         self.address = policy.grpc
         self._client, self._headers = open_client(policy)
+        self._configs: dict[str, tuple[bytes, dict[str, Any]]] = {}  # as last told
 
     async def close(self) -> None:
         """Close the connection; calls under way fail as unreachable."""
@@ -145,7 +146,12 @@ class TritonControl:
             response = await self._client.get_model_config(
                 check_name(name), headers=self._headers, client_timeout=deadline_s
             )
-        config: dict[str, Any] = MessageToDict(response.config, preserving_proto_field_name=True)
+        # It is asked for twice a second and hardly ever changes; who gets it does not change it.
+        told = response.SerializeToString(deterministic=True)
+        before, config = self._configs.get(name, (b"", {}))
+        if told != before:
+            config = MessageToDict(response.config, preserving_proto_field_name=True)
+            self._configs[name] = told, config
         return config
 
     async def index(self, *, deadline_s: float) -> dict[str, tuple[str, str]]:

@@ -41,6 +41,7 @@ class Keeper:
         self._tried_s = float("-inf")
         self._indexed_s = float("-inf")
         self._turn = 0
+        self._calm = False  # at the last look
         self._wake = asyncio.Event()
         self._chores: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
@@ -86,6 +87,17 @@ class Keeper:
         """Look now instead of at the next turn."""
         self._wake.set()
 
+    def heed(self) -> None:
+        """Take note that requests were counted anew: look now if they show that something happened.
+
+        What they would show is looked at less often meanwhile.
+        """
+        if self._calm and not self._is_calm():
+            self.wake()
+
+    def _is_calm(self) -> bool:
+        return all(map(self.reconciler.is_calm, self.server.aliases.values()))
+
     async def pause(self, settle_s: float) -> None:
         """End the loop and let actions end; a load that was sent goes on in the server."""
         for task in (self._loop, self._chores):
@@ -97,12 +109,15 @@ class Keeper:
     async def _run(self) -> None:
         server = self.server
         while True:
-            pause_s = server.timing.look_s
             self._wake.clear()
+            self._calm = False
             try:
                 await self._turn_once()
+                self._calm = self._is_calm()
+                pause_s = server.timing.calm_look_s if self._calm else server.timing.look_s
             except TritonError as error:
                 self._missed(error)
+                pause_s = server.timing.look_s
             except Exception:  # noqa: BLE001 - whatever happens: the next look may go well
                 _LOG.exception("the look at the server failed")
                 pause_s = _ERROR_PAUSE_S

@@ -268,6 +268,25 @@ class Reconciler:
             return
         alias.known = False
 
+    def is_calm(self, alias: Alias) -> bool:
+        """Return whether the newest counts show an alias to be as it was at the last look.
+
+        Who writes an alias has it count from zero, and one that is gone is not counted.
+        """
+        if alias.held is not None or alias.unsettled is not None:
+            return False
+        counts = self._counted(alias) if alias.known and alias.ready else None
+        return counts is not None and counts[0] >= alias.successes and counts[1] == alias.failed
+
+    def _counted(self, alias: Alias) -> tuple[int, int] | None:
+        """Return requests answered and failed, as the watch on Triton counted them lately."""
+        server = self._server
+        found = None if server.counted is None else server.counted(alias.name)
+        oldest_s = max(alias.written_s, server.clock() - server.timing.counts_age_s)
+        if found is None or found[0] <= oldest_s:
+            return None
+        return int(found[1].completed_requests), int(found[1].failed_requests)
+
     async def ask(self, alias: Alias, *, act: bool) -> None:
         """See that clients get answers, by their own requests or else by one of ours.
 
@@ -295,7 +314,10 @@ class Reconciler:
     async def _unanswered(self, alias: Alias) -> bool:
         """Return whether clients fail, or have been silent for long."""
         server, timing = self._server, self._server.timing
-        good, bad = await server.control.successes(alias.name, deadline_s=timing.answer_s)
+        counts = self._counted(alias)
+        if counts is None:
+            counts = await server.control.successes(alias.name, deadline_s=timing.answer_s)
+        good, bad = counts
         if good < alias.successes or bad < alias.failed:
             alias.successes = alias.failed = 0  # re-created, so counted from zero
         served, failing = good > alias.successes, bad > alias.failed

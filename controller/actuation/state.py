@@ -19,8 +19,12 @@ from controller.actuation.client import TritonControl
 from controller.actuation.memory import MemoryWatch
 from controller.policy.model import AliasKind, ModelPolicy, Policy
 from controller.ports import ActionRecord
+from controller.telemetry.triton_metrics import ModelCounters
 
 _LOG = logging.getLogger(__name__)
+
+# When a model's requests were last counted, and the totals since it was loaded; None: not known.
+Counted = Callable[[str], tuple[float, ModelCounters] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,10 @@ class Timing:
     """Every waiting time of the actuator, in seconds."""
 
     look_s: float = 0.5  # between looks at the aliases
-    index_s: float = 2.0  # between looks at the variants
+    calm_look_s: float = 1.0  # the same, while counts show that nothing happened to them
+    index_s: float = 3.0  # between looks at the variants
     request_s: float = 0.6  # between looks at whether clients get answers
+    counts_age_s: float = 1.0  # older counts of others than this are not relied on
     idle_request_s: float = 5.0  # between requests of our own where clients send none
     answer_s: float = 1.0  # deadline of a call that only asks
     probe_s: float = 2.0  # deadline of a request of our own
@@ -124,6 +130,7 @@ class Alias:
     failed: int = 0
     asked_s: float = float("-inf")  # the last request of our own through it
     counted_s: float = float("-inf")
+    written_s: float = float("-inf")  # Triton counts from zero since
 
     @property
     def name(self) -> str:
@@ -186,6 +193,7 @@ class Server:
     on_record: Callable[[ActionRecord], None]
     on_step: Callable[[str, str], Awaitable[None]] | None = None
     free_memory: MemoryWatch | None = None
+    counted: Counted | None = None  # what the watch on Triton knows, so that it is asked once
     aliases: dict[str, Alias] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     serial: int = 0

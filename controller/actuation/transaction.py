@@ -243,7 +243,7 @@ class Transactions:
             alias.since_s = ended_s
         alias.config, alias.target = config, shape.target_of(config)
         alias.marker, alias.ready, alias.known = shape.marker_of(config), True, True
-        alias.successes = alias.failed = 0  # Triton counts from zero after each load
+        alias.written_s, alias.successes, alias.failed = ended_s, 0, 0
         return ended_s - started_s
 
     def _lose(self, action: Action, config: Mapping[str, Any], error: TritonError) -> ActionRecord:

@@ -79,7 +79,9 @@ class Daemon:
             on_record=self._recorded,
             state_file=self.journal.path.with_name("alias.json"),
             free_memory=MemoryWatch(policy, read_memory, lambda: self.telemetry.gpus),
+            counted=self.telemetry.counted,
         )
+        self.telemetry.on_counted = self.actuator.heed
         self.wishes = OperatorWishes(time.time)
         self.control = DaemonControl(self)
         self.bus: MqttBus | None = None

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from controller.policy.model import Policy
@@ -68,6 +68,7 @@ class Telemetry:
     """Reads one Triton server, its host and its GPUs."""
 
     def __init__(self, policy: Policy, *, clock: Clock = time.monotonic) -> None:
+        self.on_counted: Callable[[], None] | None = None  # called when `counted` tells more
         self._clock = clock
         self._policy = policy
         self._variants: tuple[str, ...] = ()
@@ -140,6 +141,15 @@ class Telemetry:
         """
         self._differences.note_action(model, at_s)
 
+    def counted(self, model: str) -> tuple[float, ModelCounters] | None:
+        """Return when a model was last counted, and its totals since it was loaded; None: never.
+
+        A re-created alias counts from zero.
+        """
+        newest = self._statistics.ledger.reading
+        counters = None if newest is None else newest.counters.get(model)
+        return None if newest is None or counters is None else (newest.at_s, counters)
+
     def set_policy(self, policy: Policy) -> None:
         """Use another policy from the next reading on.
 
@@ -206,7 +216,7 @@ class Telemetry:
         if self._receiver is not None:
             await self._receiver.stop()
         if self._metrics is not None:
-            await self._metrics.close()
+            self._metrics.close()
         await asyncio.to_thread(self._gpu.stop)
 
     async def _replace(self, previous: asyncio.Task[None] | None) -> None:
@@ -274,6 +284,8 @@ class Telemetry:
         self._batch_samples.extend(self._differences.update(statistics.at_s, batches))
         if self._metrics is None:
             self._page = Page(statistics.at_s, statistics.counters)
+        if self.on_counted is not None:
+            self.on_counted()
 
     def _restarted(self) -> None:
         _log.warning("triton: it is back after it was gone (version %s)", self._statistics.version)

@@ -1,8 +1,8 @@
 """Triton's `/metrics` page: queue depth now, and counters as increments.
 
-Owns one keep-alive connection and a parser for the few families that are wanted. It runs at
-every tick, so the parser looks each line up instead of taking it apart. It must not guess: what
-is not on the page is absent, and a page that does not parse is a failure.
+Owns the deadline of a fetch and a parser for the few families that are wanted. It runs at every
+tick, so the parser looks each line up instead of taking it apart. It must not guess: what is not
+on the page is absent, and a page that does not parse is a failure.
 """
 
 import asyncio
@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter, lt
 
-import aiohttp
-
 from controller.telemetry.observation import VariantReading
+from controller.telemetry.page_client import PageClient, PageError, UnreachableError
 from controller.telemetry.source import Clock
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -135,7 +134,7 @@ class MetricsReader:
         self._clock = clock
         self._deadline_s = deadline_s
         self._parser = PageParser()
-        self._session: aiohttp.ClientSession | None = None
+        self._client = PageClient(url, longest_bytes=MAX_PAGE_BYTES)
 
     async def fetch(self) -> Page:
         """Read the page once.
@@ -144,47 +143,23 @@ class MetricsReader:
             MetricsReadError: not reachable, not answered in time, refused or too long.
             MalformedPageError: answered with something else.
         """
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=1, force_close=False),
-                timeout=aiohttp.ClientTimeout(total=self._deadline_s),
-                trust_env=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept-Encoding": "identity"},
-            )
         try:
-            async with self._session.get(self._url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise MetricsReadError(f"{self._url} answered {response.status}")
-                page = await _read_bounded(response.content)
+            async with asyncio.timeout(self._deadline_s):
+                page = await self._client.get()
         except TimeoutError as error:
             raise MetricsReadError(
                 f"{self._url} did not answer within {self._deadline_s:g} s"
             ) from error
-        except aiohttp.ClientConnectorError as error:
-            raise MetricsRefusedError(f"{self._url} is not reachable: {error.strerror}") from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise MetricsReadError(f"{self._url}: {error or type(error).__name__}") from error
+        except UnreachableError as error:
+            raise MetricsRefusedError(f"{self._url} is not reachable: {error}") from error
+        except PageError as error:
+            raise MetricsReadError(f"{self._url}: {error}") from error
         at_s = self._clock()
         return Page(at_s, self._parser.parse(page))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connection."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-            await asyncio.sleep(0)  # lets the transport's close callbacks run
-
-
-async def _read_bounded(stream: aiohttp.StreamReader) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := await stream.readany():
-        size += len(chunk)
-        if size > MAX_PAGE_BYTES:
-            raise MetricsReadError(f"the metrics page is longer than {MAX_PAGE_BYTES} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
+        self._client.close()
 
 
 def difference(

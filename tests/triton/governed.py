@@ -23,6 +23,7 @@ from controller.policy.model import (
     VariantPolicy,
 )
 from controller.ports import ActionRecord, Outcome
+from controller.telemetry.hub import Telemetry
 
 ALIAS = "chat"
 
@@ -159,15 +160,22 @@ async def governed(
     server: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Governed]:
-    """Run an actuator; `server` is the address behind a proxy that the policy may name."""
+    """Run an actuator beside the watch that counts requests for it, as the daemon does.
+
+    `server` is the address behind a proxy that the policy may name.
+    """
     records: list[ActionRecord] = []
-    actuator = Actuator(policy, on_record=records.append, **settings)
+    telemetry = Telemetry(policy)
+    actuator = Actuator(policy, on_record=records.append, counted=telemetry.counted, **settings)
+    telemetry.on_counted = actuator.heed
     if order is not None:
         actuator.set_speed_order(ALIAS, order)
+    await telemetry.start()
     await actuator.start()
     test = Governed(actuator, records, server or policy.triton.grpc)
     try:
         yield test
     finally:
         await actuator.stop()
+        await telemetry.stop()
         await test.outside.close()

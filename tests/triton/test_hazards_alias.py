@@ -265,3 +265,26 @@ async def test_h19_a_variant_that_somebody_unloads_is_not_loaded_again(server, o
         assert record.outcome is Outcome.DONE
         await test.ready()
         assert (await test.switched("slow")).outcome is Outcome.DONE
+
+
+async def test_a_calm_alias_is_looked_at_less_often_and_its_loss_is_healed_as_fast(server, outside):
+    policy = make_policy(server.grpc, *VARIANTS)
+    async with governed(policy) as test, Traffic(server.grpc, ALIAS, rate=100) as traffic:
+        await test.ready()
+        await test.switched("slow")
+        await asyncio.sleep(1.0)
+        looks: list[str] = []
+        ask = test.server.control.model_config
+
+        async def counting(name: str, *, deadline_s: float) -> dict:
+            looks.append(name)
+            return await ask(name, deadline_s=deadline_s)
+
+        test.server.control.model_config = counting
+        await asyncio.sleep(4.0)
+        assert 3 <= looks.count(ALIAS) <= 5
+        traffic.answers.clear()
+        await outside.unload_model(ALIAS)
+        await until(lambda: test.of_kind("heal"), timeout_s=3.0)
+        await asyncio.sleep(0.3)
+    assert traffic.outage_s() < 1.0
