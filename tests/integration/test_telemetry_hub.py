@@ -18,7 +18,6 @@ from controller.policy.model import (
     TritonPolicy,
     VariantPolicy,
 )
-from controller.telemetry import triton_metrics
 from controller.telemetry.channel import KeyFileError, read_headers
 from controller.telemetry.hub import Reading, Telemetry
 
@@ -165,8 +164,8 @@ async def test_a_broken_page_is_a_failure_that_heals(telemetry, page, text, stat
     assert reading.readings_age_s is not None
 
 
-async def test_an_endless_page_is_refused(telemetry, page, monkeypatch):
-    monkeypatch.setattr(triton_metrics, "MAX_PAGE_BYTES", 1000)
+async def test_an_endless_page_is_refused(telemetry, page):
+    telemetry._metrics._client._longest_bytes = 1000
     page.text = "# TYPE nv_x counter\n" * 1000
     reading = await telemetry.read(1.0)
     assert "longer than" in (health(reading, "metrics").error or "")
