@@ -146,7 +146,7 @@ class TritonControl:
             response = await self._client.get_model_config(
                 check_name(name), headers=self._headers, client_timeout=deadline_s
             )
-        # It is asked for twice a second and hardly ever changes; who gets it does not change it.
+        # It is asked for every second and hardly ever changes; who gets it does not change it.
         told = response.SerializeToString(deterministic=True)
         before, config = self._configs.get(name, (b"", {}))
         if told != before:
