@@ -155,7 +155,7 @@ class Policy:
     models: tuple[ModelPolicy, ...]
     gpu: GpuPolicy = GpuPolicy()
     memory: MemoryPolicy = MemoryPolicy()
-    interval_s: float | None = None  # None: a sixth of the shortest objective, 20 to 100 ms
+    interval_s: float | None = None  # None: a tenth of the shortest objective, 20 to 100 ms
     stability: StabilityPolicy = StabilityPolicy()
     probing: ProbingPolicy = ProbingPolicy()
     journal: JournalPolicy = JournalPolicy()
@@ -170,7 +170,7 @@ class Policy:
         if self.interval_s is not None:
             return self.interval_s
         shortest_s = min(model.objective.latency_s for model in self.models)
-        return min(max(shortest_s / 6.0, 0.020), 0.100)
+        return min(max(shortest_s / 10.0, 0.020), 0.100)
 
     def model(self, name: str) -> ModelPolicy:
         """Return a model by its name. Raises KeyError."""

@@ -262,7 +262,7 @@ class PolicySchema(Section):
     )
     interval: Interval = Field(
         default=None,
-        description="Time between two decisions, 20ms to 1s. auto: a sixth of the shortest "
+        description="Time between two decisions, 20ms to 1s. auto: a tenth of the shortest "
         "objective, 20 to 100 ms.",
         json_schema_extra={"default": "auto"},
     )

@@ -111,8 +111,8 @@ class ProbePlan:
         samples: NDArray[np.float64],
         models: tuple[str, ...],
     ) -> list[Probe]:
-        """Return what may be asked, one size of each variant, the smallest batches first."""
-        found: list[tuple[int, Probe]] = []
+        """Return what may be asked: what was measured least first, of that the smallest batches."""
+        found: list[tuple[float, int, Probe]] = []
         rows_asked = sorted({rows for m in policy.models for rows in self._batches(m)})
         if not (samples[:, np.array(rows_asked, dtype=np.intp) - 1] < _WANTED).any():
             return []  # as at nearly every tick
@@ -124,15 +124,15 @@ class ProbePlan:
                 state = observation.variants.get(variant.model)
                 if state is None or state.ready is not True or variant.model not in models:
                     continue
-                row = models.index(variant.model)
-                for order, rows in enumerate(self._batches(model_policy)):
-                    probe = Probe(variant.model, rows)
-                    if samples[row, rows - 1] < _WANTED and self._may_ask(probe, observation.now_s):
-                        found.append((order, probe))
-                        break
-                    if samples[row].sum() == 0.0:
-                        break  # larger ones only when the first is known
-        return [probe for _, probe in sorted(found, key=itemgetter(0))]
+                times = samples[models.index(variant.model)]
+                sizes = self._batches(model_policy)
+                # Larger ones only when the first is known.
+                for order, rows in enumerate(sizes if times.any() else sizes[:1]):
+                    probe, seen = Probe(variant.model, rows), float(times[rows - 1])
+                    if seen < _WANTED and self._may_ask(probe, observation.now_s):
+                        asked, _ = self._asked.get(probe, (0, 0.0))
+                        found.append((max(seen, asked), order, probe))
+        return [probe for _, _, probe in sorted(found, key=itemgetter(0, 1))]
 
     def _may_ask(self, probe: Probe, now_s: float) -> bool:
         # Statistics come late: after the wanted number was sent, look before sending more.

@@ -6,8 +6,10 @@ Method. log s(v, n) = base(v, n) + drift. `base` is learned slowly: for each (va
 running mean of log times, shrunk towards a ridge regression over all variants whose features are
 a curve in log n shared by all and a deviation of each variant from it (deviations are penalised,
 so a variant with ten samples borrows its shape from its siblings), then made monotone in n by
-isotonic regression. `drift` is one fast factor for the machine (clocks, throttling, co-tenants),
-seen in every variant's residuals within about a second.
+isotonic regression. The regression is about log(n + 4), the shape of a batch with a fixed part:
+what was never measured grows in proportion in the end, where a plain one would make it flat.
+`drift` is one fast factor for the machine (clocks, throttling, co-tenants), seen in every
+variant's residuals within about a second.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ _TRUSTED: Final = 0.05  # the same, of what a cell counts beside the pooled curv
 _EARLY_REFIT_S: Final = 0.1  # while there are few samples, each one matters
 _EARLY: Final = 40.0  # batches a variant
 _SAME: Final = 1e-4  # log seconds: less than that changes nothing in the table
+_FIXED_ROWS: Final = 4.0  # what a batch takes beside its rows, in rows, until it is known better
+_KNEES: Final = (4.0, 16.0)  # rows at which the shared curve may bend
 _DEVIATION_SCALE: Final = 0.5  # of a variant's slope feature: smaller borrows more
 
 
@@ -83,6 +87,7 @@ class ServiceTimes:
         self._ridge = Ridge(alpha=0.05, solver="cholesky")
         self._isotonic = IsotonicRegression()
         self._features = self._design()
+        self._shape = np.log(self._counts + _FIXED_ROWS)
 
     @property
     def drift_ratio(self) -> float:
@@ -212,12 +217,13 @@ class ServiceTimes:
         """Return features: a shared curve, each variant's deviation. [variants, rows, features]."""
         variants, rows = len(self.models), self.max_rows
         log_n = np.log(np.arange(1, rows + 1))
-        shared = np.stack([log_n, np.maximum(log_n - math.log(4.0), 0.0)], axis=1)
+        bends = [np.maximum(log_n - math.log(knee), 0.0) for knee in _KNEES]
+        shared = np.stack([log_n, *bends], axis=1)
         own = np.zeros((variants, rows, 2 * variants))
         for v in range(variants):
             own[v, :, 2 * v] = 1.0
             own[v, :, 2 * v + 1] = log_n * _DEVIATION_SCALE
-        return np.concatenate([np.broadcast_to(shared, (variants, rows, 2)), own], axis=2)
+        return np.concatenate([np.broadcast_to(shared, (variants, *shared.shape)), own], axis=2)
 
     def _refit(self) -> None:
         """Refit the pooled curve and blend it with what each cell saw itself."""
@@ -227,8 +233,10 @@ class ServiceTimes:
         weight = np.minimum(own, 50.0)
         seen = weight > 0.0
         features = self._features[:, :used]
-        self._ridge.fit(features[seen], mean[seen], sample_weight=weight[seen])
+        shape = self._shape[:used]
+        self._ridge.fit(features[seen], (mean - shape)[seen], sample_weight=weight[seen])
         pooled = self._ridge.predict(features.reshape(-1, features.shape[2])).reshape(mean.shape)
+        pooled += shape
         blended = (own * mean + _SHRINK * pooled) / (own + _SHRINK)
         rows = np.arange(1.0, used + 1.0)
         for v in (np.diff(blended, axis=1) < 0.0).any(axis=1).nonzero()[0]:

@@ -63,11 +63,14 @@ class Bench:
         return found
 
 
-def test_every_variant_is_known_before_any_is_known_better():
+def test_every_size_of_every_variant_is_asked_once_before_any_is_asked_again():
     asked = Bench().run(3000, pending=0, work_s=0.0)
-    assert {probe.model for probe in asked if probe.rows == 1} == set(NAMES)
-    assert [probe.rows for probe in asked] == sorted(probe.rows for probe in asked)
-    assert {probe.rows for probe in asked} == {1, 3, 8}
+    every = {Probe(name, rows) for name in NAMES for rows in (1, 3, 8)}
+    rounds = [asked[at : at + len(every)] for at in range(0, len(asked), len(every))]
+    assert len(rounds) == 3
+    assert all(set(one) == every for one in rounds)
+    # One row of every variant before any larger batch.
+    assert [[probe.rows for probe in one] for one in rounds] == [[1, 1, 3, 3, 8, 8]] * 3
 
 
 def test_it_waits_for_an_idle_moment():

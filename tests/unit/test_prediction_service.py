@@ -57,6 +57,16 @@ def test_a_variant_with_three_samples_borrows_the_curve_of_its_siblings():
     assert full_s == pytest.approx(0.0002 + ROW_S["large"] * 8, rel=0.35)
 
 
+def test_small_batches_that_take_the_same_do_not_make_large_ones_cheap():
+    service = ServiceTimes(("flat",), 64, usual_rows=64)
+    for rows in (1, 2, 4, 8):  # launch-bound, as a ConvNet's are up to 16 rows
+        service.observe([BatchSample("flat", rows, 5, 0.013, 0.1)], float(rows))
+    table_s = service.table_s()[0]
+    assert table_s[7] == pytest.approx(0.013, rel=0.1)
+    # Nobody knows what 64 rows take: more, though not in proportion to one row.
+    assert 1.5 * 0.013 < table_s[63] < 64 * 0.013
+
+
 def test_a_machine_that_slows_down_is_seen_in_a_second_also_for_idle_variants():
     service = ServiceTimes(MODELS, 8)
     now_s = _learn(service, MODELS, 20.0)
