@@ -24,7 +24,7 @@ from controller.daemon.control import DaemonControl
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.operator import OperatorWishes
 from controller.daemon.prober import Prober
-from controller.daemon.status import bus_view
+from controller.daemon.status import bus_view, in_a_line
 from controller.interfaces.admin import AdminServer
 from controller.interfaces.mqtt import MqttBus
 from controller.interfaces.sdnotify import ServiceManager
@@ -32,6 +32,7 @@ from controller.journal.journal import Journal
 from controller.journal.paths import default_journal
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
+from controller.planning.pacing import Pacing
 from controller.policy.load import PolicyError, load_policy
 from controller.policy.model import Mode, Policy
 from controller.ports import ActionRecord, Outcome
@@ -73,6 +74,7 @@ class Daemon:
             Path(journal_path) if journal_path else default_journal(), policy.journal.max_bytes
         )
         self.core = GovernorCore(policy, ablation=options.ablation)
+        self._pacing = Pacing(policy, self._started_s)
         self.telemetry = Telemetry(policy)
         self.actuator = Actuator(
             policy,
@@ -170,6 +172,7 @@ class Daemon:
         )
         self.policy = policy
         self.core.set_policy(policy)
+        self._pacing.set_policy(policy)
         self.telemetry.set_policy(policy)
         self._followed = asyncio.create_task(self.actuator.set_policy(policy), name="new-policy")
         names = {model.name for model in policy.models}
@@ -227,7 +230,6 @@ class Daemon:
             stopping.cancel()
 
     async def _tick_until(self, stopping: asyncio.Task[bool]) -> None:
-        next_s = time.monotonic()
         ready = False
         while not self._stopping.is_set():
             try:
@@ -243,9 +245,22 @@ class Daemon:
                     ready = True
                     self._manager.ready()
                     _LOG.info("governing %s", ", ".join(m.name for m in self.policy.models))
-            now_s = time.monotonic()
-            next_s = max(next_s + self.policy.tick_s, now_s)
-            await asyncio.wait({stopping}, timeout=next_s - now_s)
+            await self._rest(stopping)
+
+    async def _rest(self, stopping: asyncio.Task[bool]) -> None:
+        """Return when the next tick is due, by the clock or by what waits."""
+        self._pacing.ticked(time.monotonic())
+        while True:
+            wait_s = max(self._pacing.at_s - time.monotonic(), 0.0)
+            done, _ = await asyncio.wait({stopping}, timeout=wait_s)
+            if done or not self._pacing.is_glance or await self._is_pressing(wait_s * _READ_SHARE):
+                return
+            self._pacing.glanced(time.monotonic())
+
+    async def _is_pressing(self, budget_s: float) -> bool:
+        pending = await self.telemetry.glance(budget_s)
+        models = self.wishes.overlay(self.actuator.readings(time.monotonic()))
+        return self.core.is_pressing(models, pending)
 
     async def _tick(self) -> None:
         began_s = time.monotonic()
@@ -358,18 +373,9 @@ class Daemon:
             self.process.view()
             for model in self.policy.models:
                 self.actuator.set_speed_order(model.name, self.core.speed_order(model.name))
-            self._manager.status(self._summary())
+            self._manager.status(in_a_line(self))
             if self.bus is not None:
                 self.bus.publish_state(bus_view(self.control.status()["models"]))
-
-    def _summary(self) -> str:
-        if not self.triton_up:
-            return f"waiting for Triton at {self.policy.triton.grpc}"
-        parts = [
-            f"{d.model}: {d.serving or 'nothing'} ({d.reason}), {d.rate_rps:.0f}/s"
-            for d in self.decisions.values()
-        ]
-        return "; ".join(parts)
 
     # -- memory ---------------------------------------------------------------------------------
 

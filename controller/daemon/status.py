@@ -151,3 +151,14 @@ def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
             }
         )
     return {"models": models}
+
+
+def in_a_line(daemon: Daemon) -> str:
+    """Return what `systemctl status` shows."""
+    if not daemon.triton_up:
+        return f"waiting for Triton at {daemon.policy.triton.grpc}"
+    parts = [
+        f"{d.model}: {d.serving or 'nothing'} ({d.reason}), {d.rate_rps:.0f}/s"
+        for d in daemon.decisions.values()
+    ]
+    return "; ".join(parts)

@@ -6,6 +6,7 @@ predict or act.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ _UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality m
 # a backlog meanwhile.
 _NOTICED_AFTER: Final = 2.0
 _QUEUED: Final = 0.15  # of the objective: with more work waiting, no move to a slower variant
+_PRESSING: Final = 0.1  # of the objective: with more work waiting, a tick comes early
 _HIGH: Final = 0.95  # quantile of the forecast of the rate
 # Under this coverage of stated quantiles the fallback decides. An overload that nobody could
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
@@ -160,6 +162,24 @@ class ModelMind:
             and target is not None
             and self._faster(speed, target, serving),
         )
+
+    def is_pressing(self, reading: ModelReading | None, pending: Mapping[str, int]) -> bool:
+        """Return whether so much waits on the variant that serves that a faster one may be due.
+
+        Args:
+            reading: the model's, now.
+            pending: requests that wait now, by Triton's name.
+        """
+        serving = self._serving(reading)
+        if reading is None or serving is None:
+            return False
+        if reading.switching or reading.paused or reading.held or reading.pinned is not None:
+            return False
+        order = self.predictor.speed_order()
+        if order is None or order[0] == serving:
+            return False
+        waits_s = self.predictor.waits_s(serving, pending.get(self.predictor.models[serving], 0))
+        return waits_s > _PRESSING * self._policy.objective.latency_s
 
     def _serving(self, reading: ModelReading | None) -> int | None:
         models = self.predictor.models

@@ -18,7 +18,7 @@ from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
 from controller.prediction.stalls import StallWatch
-from controller.telemetry.observation import BatchSample, Observation
+from controller.telemetry.observation import BatchSample, ModelReading, Observation
 
 MAX_ROWS: Final = 64  # of a batch that is modelled; larger ones are learned as this size
 _REACTION_S: Final = 0.010  # from an observation to the first request on the new variant
@@ -89,12 +89,21 @@ class GovernorCore:
         return tuple(
             mind.decide(
                 observation,
-                horizon_s=self._policy.tick_s + _REACTION_S,
+                horizon_s=self._policy.notice_s + _REACTION_S,
                 contention=contention,
                 elsewhere_s=total_s - work_s[name],
             )
             for name, mind in self._minds.items()
         )
+
+    def is_pressing(self, models: Mapping[str, ModelReading], pending: Mapping[str, int]) -> bool:
+        """Return whether the next step should not wait for its tick.
+
+        Args:
+            models: the readings of the policy's models, now.
+            pending: requests that wait now, by Triton's name.
+        """
+        return any(m.is_pressing(models.get(name), pending) for name, m in self._minds.items())
 
     def probes(self, observation: Observation) -> tuple[Probe, ...]:
         """Return synthetic requests that would teach something, if there is time for them."""

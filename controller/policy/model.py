@@ -172,6 +172,20 @@ class Policy:
         shortest_s = min(model.objective.latency_s for model in self.models)
         return min(max(shortest_s / 10.0, 0.020), 0.100)
 
+    @property
+    def glance_s(self) -> float | None:
+        """Return how often what waits is looked at between ticks; None: not at all."""
+        if self.interval_s is not None:
+            return None  # an operator who sets it wants no more than that
+        shortest_s = min(model.objective.latency_s for model in self.models)
+        return min(max(shortest_s / 20.0, 0.005), self.tick_s)
+
+    @property
+    def notice_s(self) -> float:
+        """Return how long a rise of the load may go unnoticed."""
+        # A glance may come just before it shows in what waits.
+        return self.tick_s if self.glance_s is None else min(2.0 * self.glance_s, self.tick_s)
+
     def model(self, name: str) -> ModelPolicy:
         """Return a model by its name. Raises KeyError."""
         for model in self.models:

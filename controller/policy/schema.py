@@ -263,7 +263,7 @@ class PolicySchema(Section):
     interval: Interval = Field(
         default=None,
         description="Time between two decisions, 20ms to 1s. auto: a tenth of the shortest "
-        "objective, 20 to 100 ms.",
+        "objective, 20 to 100 ms, with glances at what waits in between.",
         json_schema_extra={"default": "auto"},
     )
     models: dict[Name, ModelSection] = Field(

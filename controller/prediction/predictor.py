@@ -197,6 +197,11 @@ class ModelPredictor:
         waiting_rows = self._waiting_rows(self._readings(observation))
         return np.asarray(waiting_rows * self._service.row_s()[self._lookup])
 
+    def waits_s(self, variant: int, pending: int) -> float:
+        """Return the seconds of work of requests that wait on a variant (its index)."""
+        row_s = float(self._service.row_s()[self._lookup[variant]])
+        return pending * self._arrivals.rows_per_request * row_s
+
     def _drain_s(self, pending: int) -> float:
         """Return how long the queue takes at the rate at which requests complete (Little's law)."""
         if pending == 0:

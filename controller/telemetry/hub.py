@@ -129,6 +129,25 @@ class Telemetry:
             triton_restarts=self._statistics.restarts,
         )
 
+    async def glance(self, budget_s: float) -> dict[str, int]:
+        """Return how many requests wait for each variant now; nothing where that takes too long.
+
+        What was counted stays for the next `read`.
+        """
+        if self._metrics is None:
+            return {}
+        began_s = self._clock()
+        await self._refresh(budget_s)
+        page = self._page
+        if page is None or page.at_s < began_s:
+            return {}
+        found = ((model, page.counters.get(model)) for model in self._variants)
+        return {
+            model: round(counters.pending_requests)
+            for model, counters in found
+            if counters is not None and counters.pending_requests is not None
+        }
+
     def note_action(self, model: str, at_s: float) -> None:
         """Mark the batch samples around now as spoiled for the fit.
 

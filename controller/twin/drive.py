@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from controller.planning.core import STATE_FORMAT, GovernorCore
 from controller.planning.decision import Decision
+from controller.planning.pacing import Pacing
 from controller.policy.model import (
     ModelPolicy,
     Objective,
@@ -146,7 +147,15 @@ def drive_governor(
             port.send_probe(probe)
             core.probe_spent(port.probe_cost_s(probe), observation.now_s)
 
-    _run(server, tick, policy.tick_s, duration_s, limit_s, seed)
+    pacing = Pacing(policy, _phase_s(policy.tick_s, seed))
+    while pacing.at_s < duration_s:
+        server.advance(pacing.at_s)
+        if pacing.is_glance and not core.is_pressing(*port.glance()):
+            pacing.glanced(server.now_s)
+            continue
+        tick()
+        pacing.ticked(server.now_s)
+    _finish(server, duration_s, limit_s)
     from_s, told_s = (np.array(column) for column in zip(*stated, strict=True))
     told_s = np.concatenate([[np.nan], told_s])
     of_each_s = told_s[np.searchsorted(from_s, server.arrivals_s(), side="right")]
@@ -204,12 +213,16 @@ def _run(
     limit_s: float,
     seed: int,
 ) -> None:
-    phase_s = float(np.random.default_rng(seed).random()) * tick_s
+    phase_s = _phase_s(tick_s, seed)
     count = int((duration_s - phase_s) / tick_s) + 1
     for index in range(count):
         server.advance(phase_s + index * tick_s)
         look()
     _finish(server, duration_s, limit_s)
+
+
+def _phase_s(tick_s: float, seed: int) -> float:
+    return float(np.random.default_rng(seed).random()) * tick_s
 
 
 def _finish(server: SimulatedTriton, duration_s: float, limit_s: float) -> None:

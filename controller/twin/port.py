@@ -85,6 +85,11 @@ class TwinPort:
         self._sequence += 1
         return observation
 
+    def glance(self) -> tuple[dict[str, ModelReading], dict[str, int]]:
+        """Return the alias and what waits for each variant, by its name; counts stay uncounted."""
+        pending = {name: self._server.pending(i) for i, name in enumerate(self._names)}
+        return {self._model.name: self._alias()}, pending
+
     def act(self, decision: Decision) -> ActionRecord:
         """Carry a decision out; what `apply` does, for a loop without asyncio."""
         server = self._server

@@ -89,10 +89,13 @@ def from_journal(
             "serve a row within half of the objective; two are needed"
         )
     rows = [one.rows_per_request for one in loads if one.rows_per_request is not None]
+    alone = replace(policy, models=(replace(wanted, variants=kept),))
+    if alone.tick_s != policy.tick_s:  # another model's objective is the shortest
+        alone = replace(alone, interval_s=policy.tick_s)
     return Recorded(
         trace,
         Ladder("what was learned", tuple(simulated[v.name] for v in kept)),
-        replace(policy, models=(replace(wanted, variants=kept),), interval_s=policy.tick_s),
+        alone,
         max(float(np.mean(rows)), 1.0) if rows else 1.0,
         tuple(v.name for v in wanted.variants if v not in kept),
         unknown_s,

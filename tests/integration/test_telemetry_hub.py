@@ -121,6 +121,25 @@ async def test_increments_cover_the_time_since_the_reading_before(telemetry, pag
     assert third.variants["fast"].completed_requests == 0
 
 
+async def test_a_glance_tells_what_waits_and_counts_nothing(telemetry, page):
+    await telemetry.read(1.0)
+    page.count(104, pending=9)
+    assert await telemetry.glance(1.0) == {"fast": 9}
+    page.count(107, pending=5)
+    reading = await telemetry.read(1.0)
+    assert reading.variants["fast"].completed_requests == 7
+    assert reading.variants["fast"].pending_requests == 5
+
+
+async def test_a_glance_that_takes_too_long_tells_nothing(telemetry, page):
+    page.count(104, pending=9)
+    await telemetry.read(1.0)
+    page.delay_s = 30.0
+    began_s = time.monotonic()
+    assert await telemetry.glance(0.01) == {}
+    assert time.monotonic() - began_s < 0.5
+
+
 async def test_a_variant_that_is_not_on_the_page_is_absent_and_not_idle(telemetry):
     reading = await telemetry.read(1.0)
     assert reading.variants["slow"].pending_requests is None
