@@ -1,10 +1,13 @@
-"""Time the pure step: observation in, decisions out.
+"""Time the pure step: observation in, decisions out, learning included.
 
-Prints processor time (not wall time: these machines are shared) per tick, for several sizes.
-Run: `.venv/bin/python benchmarks/planning.py`
+Prints processor time (not wall time: these machines are shared) per tick, for several sizes; the
+p99 is of ticks at which statistics of every variant came. `--plot F` draws how it grows with the
+number of models. Run: `.venv/bin/python benchmarks/planning.py`
 """
 
+import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +21,7 @@ from controller.telemetry.observation import (
     VariantReading,
 )
 
-TICKS = 300
+TICKS = 150
 
 
 def measure(models: int, variants: int) -> np.ndarray:
@@ -68,15 +71,43 @@ def measure(models: int, variants: int) -> np.ndarray:
     return np.array(spent[TICKS // 10 :])
 
 
+def draw(models: list[int], ms: list[float], file: Path) -> None:
+    """Draw the median milliseconds by the number of models."""
+    import matplotlib as mpl  # noqa: PLC0415 - only the plot needs it
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    slope = float(np.dot(models, ms) / np.dot(models, models))
+    axes.plot(models, ms, "o", color="#0072b2", label="median of a tick")
+    axes.plot(models, slope * np.array(models), color="#999999", label=f"{slope:.2f} ms a model")
+    axes.axhline(50.0, color="#d55e00", linestyle="--", label="goal for 200 models")
+    axes.set_xlabel("models of 8 variants")
+    axes.set_ylabel("ms of processor time")
+    axes.set_ylim(bottom=0.0)
+    axes.legend(frameon=False)
+    figure.savefig(file)
+
+
 def main() -> None:
     """Print the table."""
-    print("models  variants   mean ms    p50 ms    p99 ms")
-    for models, variants in ((1, 5), (1, 8), (5, 6), (20, 8)):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plot", type=Path, help="where to draw the growth (SVG)")
+    plot = parser.parse_args().plot
+    sizes = [(1, 5), (1, 8), (5, 6)] + [(models, 8) for models in (10, 25, 50, 100, 150, 200)]
+    print("models  variants   mean ms    p50 ms    p99 ms  p50 us a model")
+    medians = {}
+    for models, variants in sizes:
         ms = measure(models, variants) * 1e3
+        medians[models, variants] = float(np.median(ms))
         print(
             f"{models:6d}  {variants:8d}  {ms.mean():8.2f}  {np.median(ms):8.2f}"
-            f"  {np.quantile(ms, 0.99):8.2f}"
+            f"  {np.quantile(ms, 0.99):8.2f}  {np.median(ms) / models * 1e3:14.0f}"
         )
+    if plot is not None:
+        grown = [(models, ms) for (models, variants), ms in medians.items() if variants == 8]
+        draw([models for models, _ in grown], [ms for _, ms in grown], plot)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ predict or act.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ from controller.planning.scorekeeper import Score, Scorekeeper
 from controller.planning.stability import Damper
 from controller.planning.value import value_per_request
 from controller.policy.model import ModelPolicy, StabilityPolicy
-from controller.prediction.predictor import ModelPredictor, Prediction
+from controller.prediction.prediction import Prediction
+from controller.prediction.predictor import ModelPredictor
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import ModelReading, Observation
 
@@ -63,8 +65,7 @@ class ModelMind:
         self._scores = Scorekeeper()
         self._now_s = 0.0
         self._stalled = False
-        self._work_s = np.zeros(len(policy.variants))  # that waits, as of the observation
-        self._quality = np.array([v.quality for v in policy.variants])
+        self._quality = [v.quality for v in policy.variants]
 
     def take_over(self, old: ModelMind) -> None:
         """Keep what an earlier policy's mind knows of the same model."""
@@ -74,33 +75,37 @@ class ModelMind:
         self._damper.set_policy(self._stability)
         self._now_s = old._now_s
 
-    def learn(self, observation: Observation, *, stalled: bool = False) -> float:
-        """Take an observation in; return the seconds of work that wait for this model.
+    def learn(
+        self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
+    ) -> Floats:
+        """Take an observation in; return the seconds of work that wait on each variant.
 
-        `stalled`: the host stood still since the last one.
+        Args:
+            observation: what there is now.
+            largest_rows: of the batches that were measured lately, by Triton's name.
+            stalled: whether the host stood still since the last one.
         """
         self._now_s = observation.now_s
         self._stalled = stalled
-        self.predictor.learn(observation, stalled=stalled)
+        self.predictor.learn(observation, largest_rows=largest_rows, stalled=stalled)
         models = self.predictor.models
         for sample in observation.request_samples:
             if sample.alias == self._policy.name and sample.model in models:
-                quality = float(self._quality[models.index(sample.model)])
+                quality = self._quality[models.index(sample.model)]
                 self._scores.add(self._now_s, sample.latency_s, quality)
         readings = (observation.variants.get(model) for model in models)
         failed = sum(r.failed_requests for r in readings if r is not None)
         for _ in range(min(failed, _MOST_FAILURES)):
             self._scores.add(self._now_s, float("inf"), 0.0)
-        self._work_s = self.predictor.work_s(observation)
-        return float(self._work_s.sum())
+        return self.predictor.work_s(observation)
 
     def decide(
-        self, observation: Observation, *, horizon_s: float, contention: float, elsewhere_s: float
+        self, observation: Observation, prediction: Prediction, *, horizon_s: float
     ) -> Decision:
-        """Return what to do about this model now."""
+        """Return what to do about this model now, of which that is predicted."""
         reading = observation.models.get(self._policy.name)
         serving = self._serving(reading)
-        excluded = tuple(
+        excluded = [
             exclusion(
                 self._policy,
                 variant,
@@ -109,40 +114,34 @@ class ModelMind:
                 serves=i == serving,
             )
             for i, variant in enumerate(self._policy.variants)
+        ]
+        allowed = [reason is None for reason in excluded]
+        known = [a and k for a, k in zip(allowed, prediction.known, strict=True)]
+        value = value_per_request(
+            prediction, quality=self._quality, known=known, horizon_s=horizon_s
         )
-        allowed = np.array([reason is None for reason in excluded])
-        prediction = self.predictor.predict(
-            observation,
-            work_s=self._work_s,
-            horizon_s=horizon_s,
-            contention=contention,
-            elsewhere_s=elsewhere_s,
-        )
-        with np.errstate(all="ignore"):
-            value = value_per_request(
-                rollout=prediction.rollout,
-                quality=self._quality,
-                miss_ratio=prediction.miss_ratio,
-                known=allowed & prediction.known,
-                horizon_s=horizon_s,
-                limit_s=prediction.raw_limit_s,
-            )
-        budget = self._policy.objective.allowed_miss_ratio
-        feasible = allowed & prediction.known & (prediction.miss_ratio <= budget)
-        while_s = np.full(len(allowed), _NOTICED_AFTER * horizon_s)
-        if serving is not None:
-            while_s[serving] = horizon_s  # from what will not do, a switch takes a window to help
-        feasible &= self._withstands(prediction, while_s)
-        desired, reason = self._desire(prediction, value, feasible, allowed, serving)
-        target, reason = self._bound(observation, reading, serving, desired, reason)
         rate_rps, high_rps = prediction.forecast.quantiles(0.5, _HIGH)
-        speed = prediction.rollout.throughput_rows_s
+        high = high_rps / max(prediction.forecast.mean_rps, 1e-9)
+        budget = self._policy.objective.allowed_miss_ratio
+        feasible = [
+            is_known and miss <= budget and late_s <= self._policy.objective.latency_s
+            for is_known, miss, late_s in zip(
+                known,
+                prediction.miss_ratio,
+                _if_it_rises(prediction, high, horizon_s, serving),
+                strict=True,
+            )
+        ]
+        desired, reason = self._desire(prediction, value, feasible, known, allowed, serving)
+        target, reason = self._bound(observation, reading, serving, desired, reason)
+        speed = prediction.throughput_rows_s
         target, reason = self._damp(serving, target, reason, speed)
         if target is not None and target != serving:
             self._damper.moved(self._now_s, upgrade=not self._faster(speed, target, serving))
         stays = target if target is not None else serving
         if stays is not None:
-            self.predictor.state_for(self._now_s, stays, prediction)
+            raw_s, stated_s = prediction.raw_s[stays], prediction.stated_s[stays]
+            self.predictor.state_for(self._now_s, stays, raw_s, stated_s)
         return Decision(
             now_s=observation.now_s,
             sequence=observation.sequence,
@@ -187,58 +186,51 @@ class ModelMind:
             return None
         return models.index(reading.serving)
 
-    def _withstands(self, prediction: Prediction, while_s: Floats) -> NDArray[np.bool_]:
-        """Return whether a variant is in time even if the load is high for a while. [variants]."""
-        rollout, forecast = prediction.rollout, prediction.forecast
-        high = forecast.quantile(_HIGH) / max(forecast.mean_rps, 1e-9)
-        with np.errstate(all="ignore"):
-            gathered_s = (rollout.utilization_ratio * high - 1.0) * while_s
-            late_s = prediction.stated_s + np.maximum(gathered_s, 0.0)
-            return np.asarray(late_s <= self._policy.objective.latency_s)
-
     def _desire(
         self,
         prediction: Prediction,
-        value: Floats,
-        feasible: NDArray[np.bool_],
-        allowed: NDArray[np.bool_],
+        value: list[float],
+        feasible: list[bool],
+        known: list[bool],
+        allowed: list[bool],
         serving: int | None,
     ) -> tuple[int | None, Reason]:
         """Return what would be best, before bounds and damping."""
-        known = prediction.known & allowed
-        speed = prediction.rollout.throughput_rows_s
-        sane = prediction.sane and bool(np.isfinite(value).all())
-        if not allowed.any():
+        speed = prediction.throughput_rows_s
+        if not any(allowed):
             return None, Reason.NO_CHOICE
-        if not sane or (known.any() and self._distrusted()):
+        sane = prediction.sane and all(map(math.isfinite, value))
+        if not sane or (any(known) and self._distrusted()):
             target = by_backlog(
-                quality=self._quality,
-                allowed=known if known.any() else allowed,
+                quality=np.array(self._quality),
+                allowed=np.array(known if any(known) else allowed),
                 backlog_s=max(prediction.backlog_s, prediction.drain_s),
-                service_s=prediction.rollout.single_s,
-                utilization_ratio=prediction.rollout.utilization_ratio,
+                service_s=np.array(prediction.single_s),
+                utilization_ratio=np.array(prediction.utilization_ratio),
                 limit_s=self._policy.objective.latency_s,
             )
             return target, Reason.FALLBACK
-        if not known.any():
-            return int(np.where(allowed, -self._quality, -np.inf).argmax()), Reason.IGNORANCE
+        if not any(known):
+            return min(_where(allowed), key=self._quality.__getitem__), Reason.IGNORANCE
         queued = prediction.backlog_s > _QUEUED * self._policy.objective.latency_s
+        among = _where(known)
         if (queued or self._stalled) and serving is not None and known[serving]:
             # Beside a queue a slower variant looks good for having none. It would share the device
             # with what waits, and arrivals look few while full batches are executed. After a stall
             # of the host there is a queue that the counters do not show yet.
-            known = known & (speed >= speed[serving])
-        choosable = feasible & known
+            among = [i for i in among if speed[i] >= speed[serving]]
+        choosable = [i for i in among if feasible[i]]
         if serving is not None:
             # A move towards quality must be predicted to leave some of the budget.
             margin = _UPGRADE_SHARE * self._policy.objective.allowed_miss_ratio
-            choosable &= (speed >= speed[serving]) | (prediction.miss_ratio <= margin)
-        if not choosable.any():
+            miss = prediction.miss_ratio
+            choosable = [i for i in choosable if speed[i] >= speed[serving] or miss[i] <= margin]
+        if not choosable:
             # A variant that cannot keep up only builds a second backlog beside the first.
-            stable = known & (prediction.rollout.utilization_ratio <= _STABLE)
-            if not stable.any():
-                return int(np.where(known, speed, -np.inf).argmax()), Reason.RECOVERY
-            return _best(-prediction.miss_ratio, stable, speed), Reason.RECOVERY
+            stable = [i for i in among if prediction.utilization_ratio[i] <= _STABLE]
+            if not stable:
+                return max(among, key=speed.__getitem__), Reason.RECOVERY
+            return _best([-miss for miss in prediction.miss_ratio], stable, speed), Reason.RECOVERY
         best = _best(value, choosable, speed)
         if best == serving:
             return best, Reason.STEADY
@@ -273,7 +265,7 @@ class ModelMind:
         return target, reason
 
     def _damp(
-        self, serving: int | None, target: int | None, reason: Reason, speed: Floats
+        self, serving: int | None, target: int | None, reason: Reason, speed: list[float]
     ) -> tuple[int | None, Reason]:
         """Hold back a move towards quality that follows too soon; never one to a faster variant."""
         if target is None or serving is None or target == serving or reason in _UNDAMPED:
@@ -284,39 +276,32 @@ class ModelMind:
         return (target, reason) if held is None else (serving, held)
 
     @staticmethod
-    def _faster(speed: Floats, target: int, serving: int | None) -> bool:
-        return serving is None or bool(speed[target] > speed[serving])
+    def _faster(speed: list[float], target: int, serving: int | None) -> bool:
+        return serving is None or speed[target] > speed[serving]
 
     def _candidates(
         self,
         prediction: Prediction,
-        value: Floats,
-        feasible: NDArray[np.bool_],
-        excluded: tuple[Excluded | None, ...],
+        value: list[float],
+        feasible: list[bool],
+        excluded: list[Excluded | None],
     ) -> tuple[Candidate, ...]:
-        rollout = prediction.rollout
-        known, single_s = prediction.known.tolist(), rollout.single_s.tolist()
-        utilization_ratio = rollout.utilization_ratio.tolist()
-        p50_s, p99_s = prediction.p50_s.tolist(), prediction.stated_s.tolist()
-        miss_ratio, values = prediction.miss_ratio.tolist(), value.tolist()
-        feasibles = feasible.tolist()
-        return tuple(
-            Candidate(
-                variant=variant.name,
-                model=variant.model,
-                quality=variant.quality,
-                excluded=excluded[i],
-                known=known[i],
-                service_s=single_s[i],
-                utilization_ratio=utilization_ratio[i],
-                p50_s=p50_s[i],
-                p99_s=p99_s[i],
-                miss_ratio=miss_ratio[i],
-                value=values[i],
-                feasible=feasibles[i],
-            )
-            for i, variant in enumerate(self._policy.variants)
+        told = zip(
+            (variant.name for variant in self._policy.variants),
+            self.predictor.models,
+            self._quality,
+            excluded,
+            prediction.known,
+            prediction.single_s,
+            prediction.utilization_ratio,
+            prediction.p50_s,
+            prediction.stated_s,
+            prediction.miss_ratio,
+            value,
+            feasible,
+            strict=True,
         )
+        return tuple(map(Candidate._make, told))
 
     def _name(self, index: int | None) -> str | None:
         return None if index is None else self._policy.variants[index].name
@@ -341,8 +326,23 @@ class ModelMind:
         self.predictor.restore(state)
 
 
-def _best(value: Floats, allowed: NDArray[np.bool_], speed: Floats) -> int:
-    """Return the allowed candidate of the highest value; ties go to the fastest."""
-    top = value[allowed].max()
-    tied = allowed & (value >= top - _TIE)
-    return int(np.where(tied, speed, -np.inf).argmax())
+def _where(chosen: list[bool]) -> list[int]:
+    return [i for i, is_chosen in enumerate(chosen) if is_chosen]
+
+
+def _best(value: list[float], among: list[int], speed: list[float]) -> int:
+    """Return the candidate of the highest value; ties go to the fastest."""
+    top = max(value[i] for i in among)
+    return max((i for i in among if value[i] >= top - _TIE), key=speed.__getitem__)
+
+
+def _if_it_rises(
+    prediction: Prediction, high: float, horizon_s: float, serving: int | None
+) -> list[float]:
+    """Return how late each variant would be if the load were `high` times as high for a while."""
+    found = []
+    for i, load in enumerate(prediction.utilization_ratio):
+        # From what will not do, a switch takes a window to help.
+        while_s = horizon_s if i == serving else _NOTICED_AFTER * horizon_s
+        found.append(prediction.stated_s[i] + max((load * high - 1.0) * while_s, 0.0))
+    return found

@@ -14,6 +14,7 @@ from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision
 from controller.planning.scorekeeper import Score
 from controller.policy.model import Policy
+from controller.prediction.prediction import predict
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
@@ -84,16 +85,23 @@ class GovernorCore:
             samples = self._sharing.alone(samples, observation.now_s)
         self._service.observe(samples, observation.now_s)
         stalled = self._stalls.look(observation.window_s, self._policy.tick_s)
-        work_s = {n: m.learn(observation, stalled=stalled) for n, m in self._minds.items()}
-        self._work_s = total_s = sum(work_s.values())
+        minds = tuple(self._minds.values())
+        largest: dict[str, int] = {}
+        for sample in observation.batch_samples:
+            largest[sample.model] = max(sample.rows, largest.get(sample.model, 0))
+        work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
+        self._work_s = sum(float(work.sum()) for work in work_s)
+        horizon_s = self._policy.notice_s + _REACTION_S
+        predictions = predict(
+            [mind.predictor for mind in minds],
+            observation,
+            work_s=work_s,
+            horizon_s=horizon_s,
+            contention=contention,
+        )
         return tuple(
-            mind.decide(
-                observation,
-                horizon_s=self._policy.notice_s + _REACTION_S,
-                contention=contention,
-                elsewhere_s=total_s - work_s[name],
-            )
-            for name, mind in self._minds.items()
+            mind.decide(observation, prediction, horizon_s=horizon_s)
+            for mind, prediction in zip(minds, predictions, strict=True)
         )
 
     def is_pressing(self, models: Mapping[str, ModelReading], pending: Mapping[str, int]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Reason(enum.StrEnum):
@@ -35,9 +36,11 @@ class Excluded(enum.StrEnum):
     UNUSABLE = "unusable"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One operating point that could serve, and what is predicted for it."""
+class Candidate(NamedTuple):
+    """One operating point that could serve, and what is predicted for it.
+
+    A tuple, since there may be thousands a tick.
+    """
 
     variant: str  # the operator's name
     model: str  # Triton's

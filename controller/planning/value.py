@@ -5,63 +5,77 @@ Owns the objective function. It must not damp or forbid.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from controller.prediction.latency import Rollout
-
-Floats = NDArray[np.float64]
+from controller.prediction.prediction import Prediction
 
 _LEAST_SPARE: Final = 0.05
 _SAME_LOAD: Final = 1e-9
 
 
 def value_per_request(
-    *,
-    rollout: Rollout,
-    quality: Floats,
-    miss_ratio: Floats,
-    known: NDArray[np.bool_],
-    horizon_s: float,
-    limit_s: Floats,
-) -> Floats:
-    """Return the expected effective quality per request of the window. [candidates].
+    prediction: Prediction, *, quality: Sequence[float], known: Sequence[bool], horizon_s: float
+) -> list[float]:
+    """Return the expected effective quality per request of the window, of each candidate.
 
     The terminal value charges the work a choice leaves behind. Device time has a price: what the
     best mix of variants would gain from a second more of it. And later requests miss while the
     fastest variant takes longer than their slack to clear what was left. Without both an overload
     makes all candidates equal and the best quality wins the tie, which is a collapse.
     """
-    fastest = int(rollout.throughput_rows_s.argmax())
-    spare = max(1.0 - float(rollout.utilization_ratio[fastest]), _LEAST_SPARE)
-    limit = float(limit_s[fastest])
-    slack_s = max(limit - 2.0 * float(rollout.single_s[fastest]), 0.1 * limit)
-    late_s = np.maximum(rollout.leftover_s - slack_s, 0.0) / spare
-    price = shadow_price(quality[known], rollout.utilization_ratio[known])
-    kept = quality * (1.0 - miss_ratio)
-    return np.asarray(kept - (late_s * quality[fastest] + rollout.leftover_s * price) / horizon_s)
+    speed, load = prediction.throughput_rows_s, prediction.utilization_ratio
+    fastest = max(range(len(speed)), key=speed.__getitem__)
+    spare = max(1.0 - load[fastest], _LEAST_SPARE)
+    limit_s = prediction.raw_limit_s[fastest]
+    slack_s = max(limit_s - 2.0 * prediction.single_s[fastest], 0.1 * limit_s)
+    price = shadow_price(
+        [one for one, is_known in zip(quality, known, strict=True) if is_known],
+        [one for one, is_known in zip(load, known, strict=True) if is_known],
+    )
+    late_cost, cost = quality[fastest] / spare / horizon_s, price / horizon_s
+    return [
+        worth * (1.0 - miss) - max(left_s - slack_s, 0.0) * late_cost - left_s * cost
+        for worth, miss, left_s in zip(
+            quality, prediction.miss_ratio, prediction.leftover_s, strict=True
+        )
+    ]
 
 
-def shadow_price(quality: Floats, utilization_ratio: Floats) -> float:
+def shadow_price(quality: Sequence[float], utilization_ratio: Sequence[float]) -> float:
     """Return the quality per request that a device's whole time more would bring.
 
     The dual of the fluid programme: shares f of the requests for each variant, maximal quality
-    sum(f q) within the time there is, sum(f u) <= 1. The dual value is the least over the price of
-    max(q - price (u - 1)), a convex function with corners where two variants are worth the same.
+    sum(f q) within the time there is, sum(f u) <= 1. Its value is the slope, at a load of 1, of
+    the upper hull of the variants' (u, q).
 
     Args:
-        quality: of each variant. [variants].
-        utilization_ratio: the device's time that all requests would take on it. [variants].
+        quality: of each variant.
+        utilization_ratio: of each, the device's time that all requests would take on it.
     """
-    if len(quality) == 0:
-        return 0.0
-    load = utilization_ratio.copy()
-    load[load.argmin()] = min(load.min(), 1.0 - _LEAST_SPARE)  # somebody must bear it
-    slower = load[:, None] - load[None, :]
-    better = quality[:, None] - quality[None, :]
-    corners = (slower > _SAME_LOAD) & (better > 0.0)
-    prices = np.concatenate([[0.0], better[corners] / slower[corners]])
-    worth = (quality[:, None] - prices[None, :] * (load[:, None] - 1.0)).max(axis=0)
-    return float(prices[worth.argmin()])
+    ends = sorted(zip(utilization_ratio, (-worth for worth in quality), strict=True))
+    hull: list[tuple[float, float]] = []  # (load, quality): the best mixes lie between neighbours
+    for at, (load, negated) in enumerate(ends):
+        # Somebody must bear it.
+        end = (min(load, 1.0 - _LEAST_SPARE) if at == 0 else load, -negated)
+        if hull and end[1] <= hull[-1][1]:
+            continue
+        while hull and _is_under(hull, end):
+            hull.pop()
+        hull.append(end)
+    for (load, worth), (slower, better) in itertools.pairwise(hull):
+        if slower > 1.0:
+            return (better - worth) / (slower - load)
+    return 0.0
+
+
+def _is_under(hull: list[tuple[float, float]], end: tuple[float, float]) -> bool:
+    """Return whether the last of the mixes' ends is no better than a mix of those about it."""
+    load, worth = hull[-1]
+    if end[0] - load <= _SAME_LOAD:
+        return True
+    if len(hull) == 1:
+        return False
+    before, before_worth = hull[-2]
+    return (worth - before_worth) * (end[0] - load) <= (end[1] - worth) * (load - before)

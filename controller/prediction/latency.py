@@ -15,7 +15,7 @@ other variants of the same device slows the candidate as processor sharing does,
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,18 +25,19 @@ from numpy.typing import NDArray
 from controller.prediction.arrivals import RateForecast
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 _TRANSIENT: Final = 5  # batches that are followed one by one
 _RATE_POINTS: Final = 6
 _LEVELS: Final[Floats] = (np.arange(_RATE_POINTS) + 0.5) / _RATE_POINTS
 # Points of a standard normal (means of its slices), of its absolute value, and how often they are.
-_SPREAD: Final[Floats] = np.array([-0.9658, 0.1288, 0.8610, 1.5885, 2.4209])
-_AWAY: Final[Floats] = np.array([0.2562, 0.7636, 1.3002, 1.9121, 2.6652])
+_SPREAD: Final[Singles] = np.array([-0.9658, 0.1288, 0.8610, 1.5885, 2.4209], dtype=np.float32)
+_AWAY: Final[Singles] = np.array([0.2562, 0.7636, 1.3002, 1.9121, 2.6652], dtype=np.float32)
 _SPREAD_OFTEN: Final[Floats] = np.array([0.4, 0.3, 0.2, 0.08, 0.02])
 # Equally likely points of a window.
-_MOMENTS: Final[Floats] = np.array([0.25, 0.75])
+_MOMENTS: Final[Singles] = np.array([0.25, 0.75], dtype=np.float32)
 # Shares of the running batch that are left when a request arrives, equally likely.
-_LEFT: Final[Floats] = np.array([0.2, 0.8])
+_LEFT: Final[Singles] = np.array([0.2, 0.8], dtype=np.float32)
 # A request's own rows, in standard deviations from their mean, and how often: skewed, as sizes are.
 _OWN_OFFSETS: Final[Floats] = np.array([-0.45, 0.5, 1.7, 3.3])
 _OWN_OFTEN: Final[Floats] = np.array([0.62, 0.24, 0.10, 0.04])
@@ -46,12 +47,41 @@ _WEIGHTS: Final[Floats] = np.multiply.outer(
     np.tile(_SPREAD_OFTEN, _RATE_POINTS * len(_MOMENTS)) / (_RATE_POINTS * len(_MOMENTS)),
 ).ravel()  # own sizes x left x points, flat
 
+_BLOCKS: Final = 24  # that the points are cut into
+_WEIGHT_BITS: Final = 31
+# Which of the different weights each point has, and what they are. [points], [weights].
+_WEIGHT_OF: Final = (
+    np.add.outer(
+        np.repeat(np.arange(len(_OWN_OFTEN)) * len(_SPREAD_OFTEN), len(_LEFT)),
+        np.tile(np.arange(len(_SPREAD_OFTEN)), _RATE_POINTS * len(_MOMENTS)),
+    )
+    .ravel()
+    .astype(np.int32)
+)
+_WEIGHTS_BY_BITS: Final = (
+    np.multiply.outer(_OWN_OFTEN / len(_LEFT), _SPREAD_OFTEN / (_RATE_POINTS * len(_MOMENTS)))
+    .ravel()
+    .astype(np.float32)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What waits and what is to come for one model. First axis of arrays: candidates."""
+
+    table_s: Floats  # service times. [candidates, rows 1..max]
+    limits: NDArray[np.int64]  # the largest batch each candidate forms. [candidates]
+    waiting_rows: Floats  # rows that wait on each candidate now. [candidates]
+    running_rows: Floats  # of the batch in execution, as the last were; 0: none. [candidates]
+    other_work_s: Floats  # seconds of work waiting elsewhere on the same device. [candidates]
+    forecast: RateForecast
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """What the next window looks like on each candidate. First axis: candidates."""
 
-    latency_s: Floats  # [candidates, points]
+    latency_s: Singles  # [candidates, points]
     weights: Floats  # [points], sums to 1
     utilization_ratio: Floats  # [candidates], at the mean rate
     # [candidates], expected work left at the window's end, in seconds of the fastest one's time
@@ -59,14 +89,31 @@ class Rollout:
     throughput_rows_s: Floats  # [candidates]
     single_s: Floats  # [candidates], a batch of one mean request
 
-    def quantiles_s(self, *probabilities: float) -> tuple[Floats, ...]:
-        """Return latency quantiles, each per candidate, in seconds."""
-        order = self.latency_s.argsort(axis=1)
-        below = self.weights.take(order).cumsum(axis=1)
-        below[:, -1] = np.inf  # however the sum is rounded
-        rows = np.arange(len(order))
-        found = [order[rows, (below < probability).argmin(axis=1)] for probability in probabilities]
-        return tuple(self.latency_s[rows, at] for at in found)
+    def quantiles_s(self, *probabilities: float | Floats) -> tuple[Floats, ...]:
+        """Return latency quantiles, each per candidate, in seconds.
+
+        A probability is one for all candidates, or an array. [candidates].
+        """
+        # Sorted together with what each point weighs, which takes the place of the last bits of
+        # its mantissa (2^-18 of a latency): sorting numbers is far faster than their order.
+        count = len(self.latency_s)
+        bits = np.asarray(self.latency_s, dtype=np.float32).view(np.int32)
+        packed = (bits & ~_WEIGHT_BITS) | _WEIGHT_OF
+        packed.sort(axis=1)
+        weights = _WEIGHTS_BY_BITS.take(packed & _WEIGHT_BITS)
+        # Sums by block first: to add up all of them takes as long as all the rest.
+        pieces = weights.reshape(count, _BLOCKS, -1)
+        below = (pieces @ np.ones(pieces.shape[2], dtype=np.float32)).cumsum(axis=1)
+        rows, found = np.arange(count), []
+        for probability in probabilities:
+            wanted = np.reshape(probability, (-1, 1))
+            block = np.minimum((below < wanted).sum(axis=1), _BLOCKS - 1)
+            before = np.where(block > 0, below[rows, block - 1], 0.0)[:, None]
+            inside = before + pieces[rows, block].cumsum(axis=1)
+            at = np.minimum((inside < wanted).sum(axis=1), pieces.shape[2] - 1)
+            bits = packed.reshape(pieces.shape)[rows, block, at] & ~_WEIGHT_BITS
+            found.append(bits.view(np.float32).astype(np.float64))
+        return tuple(found)
 
     def miss_ratio(self, limit_s: Floats, noise: float) -> Floats:
         """Return the predicted share of requests over a limit, per candidate.
@@ -75,65 +122,67 @@ class Rollout:
             limit_s: the latency a request must not exceed. [candidates].
             noise: the spread of the logarithm of a latency about its point.
         """
-        distance = np.log(np.maximum(self.latency_s, 1e-9) / limit_s[:, None]) / max(noise, 1e-3)
+        slope = np.float32(-1.702 / max(noise, 1e-3))
         # The logistic curve is within 0.01 of the normal's (Bowling et al. 2009).
-        missed = 1.0 / (1.0 + np.exp(-np.clip(1.702 * distance, -50.0, 50.0)))
+        exponent = np.log(np.maximum(self.latency_s, np.float32(1e-9)))
+        exponent -= np.log(limit_s).astype(np.float32)[:, None]
+        exponent *= slope
+        np.clip(exponent, np.float32(-50.0), np.float32(50.0), out=exponent)
+        np.exp(exponent, out=exponent)
+        exponent += np.float32(1.0)
+        missed = np.reciprocal(exponent, out=exponent)
         return np.asarray(missed @ self.weights)
 
 
 def roll_forward(
-    *,
-    table_s: Floats,
-    limits: NDArray[np.int64],
-    waiting_rows: Floats,
-    running_rows: Floats,
-    other_work_s: Floats,
-    forecast: RateForecast,
-    horizon_s: float,
-    contention: float,
+    situations: Sequence[Situation], *, horizon_s: float, contention: float
 ) -> Rollout:
     """Roll every candidate's queue forward over one window.
 
     Args:
-        table_s: service times. [candidates, rows 1..max].
-        limits: the largest batch each candidate forms. [candidates].
-        waiting_rows: rows that wait on each candidate now. [candidates].
-        running_rows: rows of the batch in execution, as the last ones were; 0: none. [candidates].
-        other_work_s: seconds of work waiting elsewhere on the same device. [candidates].
-        forecast: the arrivals to come.
+        situations: of models; their candidates are stacked in the result, in order.
         horizon_s: until the next decision takes effect.
         contention: 0 (work elsewhere does not slow a candidate) to 1 (they share one device).
 
     """
+    sizes = [len(situation.limits) for situation in situations]
+    limits, waiting_rows, running_rows, other_work_s = (
+        np.concatenate(arrays)
+        for arrays in zip(
+            *((s.limits, s.waiting_rows, s.running_rows, s.other_work_s) for s in situations),
+            strict=True,
+        )
+    )
+    waiting_rows, other_work_s = waiting_rows.astype(np.float32), other_work_s.astype(np.float32)
     width = int(limits.max())  # what no candidate forms need not be computed
-    table_s = np.ascontiguousarray(table_s[:, :width])
+    # In single precision: it is enough, and takes half of the time.
+    table_s = np.concatenate(
+        [situation.table_s[:, :width] for situation in situations], dtype=np.float32
+    )
     count = len(table_s)
-    rows = np.arange(1, width + 1)
+    rows = np.arange(1, width + 1, dtype=np.float32)
     allowed = rows[None, :] <= limits[:, None]
     throughput = np.where(allowed, rows[None, :] / table_s, 0.0).max(axis=1)
 
-    mean_rows, squared_rows = forecast.rows_per_request, forecast.rows_squared_per_request
-    arriving = _compress(forecast) * mean_rows  # rows per second, [rates]
-    burstiness = squared_rows / mean_rows
+    mean_rps, mean_rows, squared_rows, arriving = _spread_out(situations, sizes)
+    burstiness = (squared_rows / mean_rows).astype(np.float32)
 
     # The batch that feeds itself: as many rows arrive while it runs as it holds.
-    fits = allowed[:, None, :] & (
-        rows[None, None, :] >= arriving[None, :, None] * table_s[:, None, :]
-    )
+    fits = allowed[:, None, :] & (rows[None, None, :] >= arriving[:, :, None] * table_s[:, None, :])
     steady = np.where(fits.any(axis=2), fits.argmax(axis=2) + 1, limits[:, None])
-    smallest = np.minimum(math.ceil(mean_rows - 0.25), limits)[:, None]
+    smallest = np.minimum(np.ceil(mean_rows - 0.25), limits).astype(np.int64)[:, None]
     steady = np.maximum(steady, smallest)
     first = (np.arange(count) * width - 1)[:, None]  # a candidate's in the flat table, less one
     steady_s = table_s.take(steady + first)  # [candidates, rates]
-    busy = np.minimum(arriving[None, :] * steady_s / steady, 1.0)
+    busy = np.minimum(arriving * steady_s / steady.astype(np.float32), 1.0)
     moments = _MOMENTS * horizon_s
     began = np.maximum(waiting_rows, running_rows)
     running = _batches_by(moments, table_s, first, began, arriving, steady, smallest, limits)
 
     # Points: rate x moment x fluctuation, flat.
-    surplus = arriving[None, :] - throughput[:, None]
-    queue = _queue_by(moments, waiting_rows, surplus, np.sqrt(arriving * burstiness))
-    rates_at = np.repeat(arriving, _POINTS // _RATE_POINTS)
+    surplus = arriving - throughput[:, None]
+    queue = _queue_by(moments, waiting_rows, surplus, np.sqrt(arriving * burstiness[:, None]))
+    rates_at = np.repeat(arriving, _POINTS // _RATE_POINTS, axis=1)
     running_at = np.repeat(running.reshape(count, -1), len(_SPREAD), axis=1)
     # Where so much of what waits now is left, the batch in execution is no smaller.
     left_now = np.minimum(queue, np.minimum(waiting_rows, limits)[:, None])
@@ -141,41 +190,108 @@ def roll_forward(
     in_use = np.repeat(busy, _POINTS // _RATE_POINTS, axis=1)
     in_use[waiting_rows > 0.0] = 1.0
     running_s = in_use * table_s.take(running_at + first)
-    spread_rows = math.sqrt(max(squared_rows - mean_rows**2, 0.0))
-    own_rows = np.maximum(mean_rows + _OWN_OFFSETS * spread_rows, 1.0)
-    # Whole batches go ahead. The rest of the queue, and what arrives until then, shares the own,
-    # unless the own rows do not fit beside it.
-    full, full_s = limits[:, None], table_s[np.arange(count), limits - 1][:, None, None]
-    rest = np.fmod(queue, full)[:, None]
-    spills = rest + own_rows[:, None] > full[:, :, None]  # [candidates, own sizes, points]
-    ahead_s = ((queue // full)[:, None] + spills) * full_s
-    ahead_s = ahead_s[:, :, None] + running_s[:, None, None] * _LEFT[:, None]
-    joined = np.where(spills, 0.0, rest) + own_rows[:, None]
-    batch = np.maximum(running_at[:, None, None], joined[:, :, None] + rates_at * ahead_s)
-    batch = np.minimum(np.rint(batch), full[:, :, None, None]).astype(np.int64)
-    own_s = table_s.take(batch + first[..., None, None])  # [candidates, own sizes, left, points]
-    latency = (own_s + ahead_s).reshape(count, -1)
-    latency += contention * np.minimum(latency, other_work_s[:, None])
+    own_rows = (
+        mean_rows[:, None]
+        + _OWN_OFFSETS * np.sqrt(np.maximum(squared_rows - mean_rows**2, 0.0))[:, None]
+    )
+    latency = _latencies(
+        table_s, limits, np.maximum(own_rows, 1.0), queue, rates_at, running_at, running_s
+    )
+    if contention > 0.0 and other_work_s.any():
+        shared = np.minimum(latency, other_work_s[:, None])
+        shared *= contention
+        latency += shared
 
+    starts = np.cumsum([0, *sizes[:-1]])
+    fastest = throughput == np.repeat(np.maximum.reduceat(throughput, starts), sizes)
     # What stays on another variant than the fastest is worked off beside it.
-    share = np.full(count, contention)
-    share[throughput.argmax()] = 1.0
-    left = waiting_rows[:, None] + (arriving[None, :] - throughput[:, None]) * horizon_s
-    swing = np.sqrt(arriving * burstiness * horizon_s)[None, :, None] * _SPREAD
-    left_s = (share / throughput)[:, None, None] * (left[:, :, None] + swing)
+    share = np.where(fastest, 1.0, contention)
+    left = waiting_rows[:, None] + surplus * horizon_s
+    swing = np.sqrt(arriving * (burstiness * horizon_s)[:, None])
+    left_s = (left[:, :, None] + swing[:, :, None] * _SPREAD) * (share / throughput)[:, None, None]
     left_s += contention * other_work_s[:, None, None]
     one = np.minimum(np.rint(mean_rows), limits).astype(np.int64)
     return Rollout(
         latency_s=latency,
         weights=_WEIGHTS,
-        utilization_ratio=forecast.mean_rps * mean_rows / throughput,
+        utilization_ratio=mean_rps * mean_rows / throughput,
         leftover_s=np.maximum(left_s, 0.0).sum(axis=(1, 2)) / (left_s.size / count),
         throughput_rows_s=throughput,
         single_s=table_s[np.arange(count), np.maximum(one, 1) - 1],
     )
 
 
-def _queue_by(moments_s: Floats, waiting_rows: Floats, surplus: Floats, spread: Floats) -> Floats:
+def _latencies(
+    table_s: Singles,
+    limits: NDArray[np.int64],
+    own_rows: Floats,
+    queue: Singles,
+    rates_at: Singles,
+    running_at: NDArray[np.int64],
+    running_s: Singles,
+) -> Singles:
+    """Return the latency of a request of each size at each point. [candidates, all points].
+
+    Whole batches go ahead. The rest of the queue, and what arrives until then, shares the own,
+    unless the own rows do not fit beside it.
+
+    In place: nothing else takes as long.
+
+    Args:
+        table_s: service times. [candidates, rows 1..max].
+        limits: the largest batch each candidate forms. [candidates].
+        own_rows: of the request. [candidates, own sizes].
+        queue: rows that wait. [candidates, points].
+        rates_at: rows that arrive a second. [candidates, points].
+        running_at: rows of the batch in execution. [candidates, points].
+        running_s: what it takes; 0: there is none. [candidates, points].
+    """
+    count, width = table_s.shape
+    own = own_rows.astype(np.float32)[:, :, None]
+    full = limits.astype(np.float32)[:, None]
+    batches = np.floor(queue / full)
+    rest = (queue - batches * full)[:, None]
+    spills = rest + own > full[:, :, None]  # [candidates, own sizes, points]
+    full_s = table_s[np.arange(count), limits - 1][:, None, None]
+    joined = np.where(spills, np.float32(0.0), rest) + own
+    left_s = running_s[:, None, None] * _LEFT[:, None]
+    # From here on [candidates, own sizes, left, points].
+    latency = ((batches[:, None] + spills) * full_s)[:, :, None] + left_s
+    rows = latency * rates_at[:, None, None]
+    rows += joined[:, :, None]
+    np.maximum(rows, running_at.astype(np.float32)[:, None, None], out=rows)
+    np.minimum(rows, full[:, :, None, None], out=rows)
+    first = np.arange(count, dtype=np.float32) * width - 1.0  # in the flat table, less one
+    rows += first[:, None, None, None] + np.float32(0.5)  # cut off below: it rounds
+    latency += table_s.take(rows.astype(np.intp), mode="clip")
+    return np.asarray(latency.reshape(count, -1))
+
+
+def _spread_out(
+    situations: Sequence[Situation], sizes: list[int]
+) -> tuple[Floats, Floats, Floats, Singles]:
+    """Return each candidate's forecast: requests a second, rows and squared rows of a request.
+
+    And points of the rows a second, equally likely. [candidates, rates].
+    """
+    forecasts = [situation.forecast for situation in situations]
+    moments = [
+        (forecast.mean_rps, forecast.rows_per_request, forecast.rows_squared_per_request)
+        for forecast in forecasts
+    ]
+    rates = [_compress(forecast) * forecast.rows_per_request for forecast in forecasts]
+    mean_rps, mean_rows, squared_rows = np.repeat(np.array(moments), sizes, axis=0).T
+    return (
+        mean_rps,
+        mean_rows,
+        squared_rows,
+        np.repeat(np.array(rates, dtype=np.float32), sizes, axis=0),
+    )
+
+
+def _queue_by(
+    moments_s: Singles, waiting_rows: Singles, surplus: Singles, spread: Singles
+) -> Singles:
     """Return points of the queue's length at some moments. [candidates, points].
 
     A Brownian motion with a drift that is reflected at an empty queue (Harrison 1985). It is at
@@ -186,14 +302,14 @@ def _queue_by(moments_s: Floats, waiting_rows: Floats, surplus: Floats, spread: 
         moments_s: when.
         waiting_rows: now. [candidates].
         surplus: rows a second that arrive beyond what can be served. [candidates, rates].
-        spread: the motion's deviation after a second. [rates].
+        spread: the motion's deviation after a second. [candidates, rates].
 
     """
     drift = (surplus[:, :, None] * moments_s)[..., None]
-    root = np.multiply.outer(spread, np.sqrt(moments_s))[..., None]  # [rates, moments, 1]
+    root = np.multiply.outer(spread, np.sqrt(moments_s))[..., None]  # one more axis: points
     free = waiting_rows[:, None, None, None] + drift + root * _SPREAD
     # Where the queue shrinks on the whole, its highest value came before the moment.
-    falling = np.minimum(surplus, -1e-9)[:, :, None, None]
+    falling = np.minimum(surplus, np.float32(-1e-9))[:, :, None, None]
     away = root * _AWAY
     peak_share = np.minimum(-0.5 * away / (falling * moments_s[:, None]), 1.0)  # of sqrt(time)
     highest = away * peak_share + falling * moments_s[:, None] * peak_share**2
@@ -201,15 +317,16 @@ def _queue_by(moments_s: Floats, waiting_rows: Floats, surplus: Floats, spread: 
     rising = np.maximum(drift, 0.0)
     grown = rising + root * (_SPREAD + (_AWAY - _SPREAD) * np.exp(-2.0 * rising / root))
     reflected = np.where(surplus[:, :, None, None] > 0.0, grown, highest)
-    return np.maximum(np.maximum(free, reflected), 0.0).reshape(len(surplus), -1)
+    queue = np.maximum(np.maximum(free, reflected), 0.0)
+    return np.asarray(queue.reshape(len(surplus), -1))
 
 
 def _batches_by(
-    moments_s: Floats,
-    table_s: Floats,
+    moments_s: Singles,
+    table_s: Singles,
     first: NDArray[np.int64],
     began_rows: Floats,
-    arriving: Floats,
+    arriving: Singles,
     steady: NDArray[np.int64],
     smallest: NDArray[np.int64],
     limits: NDArray[np.int64],
@@ -220,7 +337,7 @@ def _batches_by(
     the largest one.
     """
     low = smallest[:, :, None]
-    gathered = np.ceil(arriving[None, :, None] * table_s[:, None, :]).astype(np.int64)
+    gathered = np.ceil(arriving[:, :, None] * table_s[:, None, :]).astype(np.int64)
     following = np.minimum(np.maximum(gathered, low), limits[:, None, None])
     width = table_s.shape[1]  # of `following`, too: [candidates, rates, rows]
     row = (np.arange(steady.size) * width - 1).reshape(steady.shape)

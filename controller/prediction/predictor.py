@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.policy.model import ModelPolicy
-from controller.prediction.arrivals import ArrivalForecaster, RateForecast
+from controller.policy.model import ModelPolicy, Objective
+from controller.prediction.arrivals import ArrivalForecaster
 from controller.prediction.inflight import ArrivalCounter
-from controller.prediction.latency import Rollout, roll_forward
+from controller.prediction.latency import Situation
 from controller.prediction.outcomes import PROBED_S, Outcomes
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
@@ -29,33 +30,8 @@ from controller.telemetry.observation import (
 Floats = NDArray[np.float64]
 
 _PROBES: Final = 8
-_TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
-_MAX_LATENCY_NOISE: Final = 0.5
 _COMPLETION_MEMORY_S: Final = 0.25
 _LOST_S: Final = 10.0  # from a probe until its answer will not come any more
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What is predicted for every variant of a model. Arrays are [variants]."""
-
-    rollout: Rollout
-    forecast: RateForecast
-    raw_s: Floats  # latency at the objective's percentile, before calibration
-    stated_s: Floats  # after
-    p50_s: Floats
-    miss_ratio: Floats  # calibrated
-    known: NDArray[np.bool_]
-    raw_limit_s: Floats  # what a latency before calibration may be, to be stated as in time
-    drift_ratio: float
-    backlog_requests: int
-    backlog_s: float  # by the learned service times
-    drain_s: float  # by the measured rate of completions alone
-
-    @property
-    def sane(self) -> bool:
-        """Return whether every number can be decided on."""
-        return bool(np.isfinite(self.miss_ratio).all() and np.isfinite(self.raw_s).all())
 
 
 @dataclass(slots=True)
@@ -117,8 +93,16 @@ class ModelPredictor:
                 known = old._limits[old.models.index(model)]
                 self._limits[i] = max(self._limits[i], known)
 
-    def learn(self, observation: Observation, *, stalled: bool = False) -> None:
-        """Take in arrivals, batch sizes and completed requests; `stalled`: the host stood still."""
+    def learn(
+        self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
+    ) -> None:
+        """Take in arrivals, batch sizes and completed requests.
+
+        Args:
+            observation: what there is now.
+            largest_rows: of the batches that were measured lately, by Triton's name.
+            stalled: whether the host stood still.
+        """
         readings = self._readings(observation)
         completed, rows = self._clients_own(observation, readings)
         arrived = self._arrived(observation, readings, completed)
@@ -133,10 +117,10 @@ class ModelPredictor:
             self._done = self._done * keep + completed
             self._done_window_s = self._done_window_s * keep + observation.window_s
         self._arrivals.observe_rows(completed, rows)
-        for sample in observation.batch_samples:
-            if sample.model in self.models:
-                at = self.models.index(sample.model)
-                self._limits[at] = max(self._limits[at], min(sample.rows, self._service.max_rows))
+        if largest_rows:
+            for i, model in enumerate(self.models):
+                seen = min(largest_rows.get(model, 0), self._service.max_rows)
+                self._limits[i] = max(self._limits[i], seen)
         self._outcomes.learn(observation, readings, self._probed_s, stalled=stalled)
 
     def _arrived(
@@ -202,7 +186,7 @@ class ModelPredictor:
         row_s = float(self._service.row_s()[self._lookup[variant]])
         return pending * self._arrivals.rows_per_request * row_s
 
-    def _drain_s(self, pending: int) -> float:
+    def drain_s(self, pending: int) -> float:
         """Return how long the queue takes at the rate at which requests complete (Little's law)."""
         if pending == 0:
             return 0.0
@@ -212,74 +196,67 @@ class ModelPredictor:
         waiting = np.array([_pending(r) for r in readings], dtype=np.float64)
         return np.asarray(waiting * self._arrivals.rows_per_request)
 
-    def predict(
-        self,
-        observation: Observation,
-        *,
-        work_s: Floats,
-        horizon_s: float,
-        contention: float,
-        elsewhere_s: float,
-    ) -> Prediction:
-        """Return what the next window looks like on each variant. Never raises on odd numbers.
+    def situation(
+        self, observation: Observation, *, work_s: Floats, elsewhere_s: float
+    ) -> Situation:
+        """Return what waits and what is to come, by what was learned.
 
         Args:
             observation: what there is now, already learned from.
             work_s: the seconds of work that wait on each variant. [variants].
-            horizon_s: until the next decision takes effect.
-            contention: how much work elsewhere slows a variant, 0 to 1.
             elsewhere_s: the seconds of work that wait for other models.
         """
-        objective = self._policy.objective
         readings = self._readings(observation)
-        pending = sum(map(_pending, readings))
-        waiting_rows = self._waiting_rows(readings)
-        total_s = float(work_s.sum())
-        forecast = self._arrivals.forecast()
-        with np.errstate(all="ignore"):
-            rollout = roll_forward(
-                table_s=self._service.table_s()[self._lookup],
-                limits=self._limits,
-                waiting_rows=waiting_rows,
-                running_rows=np.array([_mean_batch(r) for r in readings]),
-                other_work_s=total_s - work_s + elsewhere_s,
-                forecast=forecast,
-                horizon_s=horizon_s,
-                contention=contention,
-            )
-            p50_s, raw_s = rollout.quantiles_s(0.5, objective.percentile / 100.0)
-            calibrations = self._outcomes.calibrations.values()
-            raws = zip(calibrations, raw_s.tolist(), strict=True)
-            stated_s = np.array([calibration.stated_s(raw) for calibration, raw in raws])
-            raw_limit_s = np.array([c.raw_limit_s(objective.latency_s) for c in calibrations])
-            # In its body the model is trusted unless it proved too careful; in the tail the
-            # calibrated quantile is what was seen.
-            body = rollout.miss_ratio(
-                np.maximum(raw_limit_s, objective.latency_s),
-                min(self._service.noise, _MAX_LATENCY_NOISE),
-            )
-            tail = objective.allowed_miss_ratio * (stated_s / objective.latency_s) ** _TAIL
-            miss = np.minimum(np.maximum(body, tail), 1.0)
-            return Prediction(
-                rollout=rollout,
-                forecast=forecast,
-                raw_s=raw_s,
-                stated_s=stated_s,
-                p50_s=p50_s,
-                miss_ratio=miss,
-                known=self._service.known()[self._rows],
-                raw_limit_s=raw_limit_s,
-                drift_ratio=self._service.drift_ratio,
-                backlog_requests=pending,
-                backlog_s=total_s,
-                drain_s=self._drain_s(pending),
-            )
+        return Situation(
+            table_s=self._service.table_s()[self._lookup],
+            limits=self._limits,
+            waiting_rows=self._waiting_rows(readings),
+            running_rows=np.array([_mean_batch(r) for r in readings]),
+            other_work_s=float(work_s.sum()) - work_s + elsewhere_s,
+            forecast=self._arrivals.forecast(),
+        )
 
-    def state_for(self, now_s: float, variant: int, prediction: Prediction) -> None:
+    def calibrated(self, raw_s: list[float]) -> tuple[list[float], list[float]]:
+        """Return (what to state, largest latency before calibration that is in time)."""
+        limit_s = self._policy.objective.latency_s
+        calibrations = self._outcomes.calibrations.values()
+        return (
+            [one.stated_s(raw) for one, raw in zip(calibrations, raw_s, strict=True)],
+            [one.raw_limit_s(limit_s) for one in calibrations],
+        )
+
+    @property
+    def arrivals(self) -> ArrivalForecaster:
+        """Return who follows the arrivals."""
+        return self._arrivals
+
+    @property
+    def objective(self) -> Objective:
+        """Return what the model's requests must meet."""
+        return self._policy.objective
+
+    @property
+    def noise(self) -> float:
+        """Return the spread (standard deviation) of the logarithm of a batch's time."""
+        return self._service.noise
+
+    @property
+    def drift_ratio(self) -> float:
+        """Return the present service time over what was learned of it."""
+        return self._service.drift_ratio
+
+    def known(self) -> list[bool]:
+        """Return, per variant, whether it was ever measured."""
+        known: list[bool] = self._service.known()[self._rows].tolist()
+        return known
+
+    def pending(self, observation: Observation) -> int:
+        """Return how many requests wait."""
+        return sum(map(_pending, self._readings(observation)))
+
+    def state_for(self, now_s: float, variant: int, raw_s: float, stated_s: float) -> None:
         """Note what is stated for requests that arrive from now on, on the chosen variant."""
-        raw_s = float(prediction.raw_s[variant])
-        if np.isfinite(raw_s):
-            stated_s = float(prediction.stated_s[variant])
+        if math.isfinite(raw_s):
             self._outcomes.state_for(now_s, self.models[variant], raw_s, stated_s)
 
     def speed_order(self) -> NDArray[np.intp] | None:

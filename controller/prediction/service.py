@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import Ridge
 
+from controller.prediction.pooling import pooled
 from controller.telemetry.observation import BatchSample
 
 Floats = NDArray[np.float64]
@@ -48,6 +48,7 @@ _EARLY: Final = 40.0  # batches a variant
 _SAME: Final = 1e-4  # log seconds: less than that changes nothing in the table
 _FIXED_ROWS: Final = 4.0  # what a batch takes beside its rows, in rows, until it is known better
 _KNEES: Final = (4.0, 16.0)  # rows at which the shared curve may bend
+_PENALTY: Final = 0.05
 _DEVIATION_SCALE: Final = 0.5  # of a variant's slope feature: smaller borrows more
 
 
@@ -70,6 +71,7 @@ class ServiceTimes:
         self._mean = np.zeros(shape)  # of log seconds
         self._weight = np.zeros(shape)  # batches, with forgetting
         self._total = np.zeros(shape)  # batches ever
+        self._known: NDArray[np.bool_] | None = None
         self._alone = np.zeros(shape, dtype=np.bool_)  # once seen with the device to itself
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
         self._drift = 0.0
@@ -84,9 +86,11 @@ class ServiceTimes:
         self._tabled = 0.0  # the level that the table was made at
         self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
-        self._ridge = Ridge(alpha=0.05, solver="cholesky")
         self._isotonic = IsotonicRegression()
-        self._features = self._design()
+        log_n = np.log(self._counts)
+        bends = [np.maximum(log_n - math.log(knee), 0.0) for knee in _KNEES]
+        self._shared = np.stack([log_n, *bends], axis=1)  # features of the curve of all
+        self._own = np.stack([np.ones(max_rows), log_n * _DEVIATION_SCALE], axis=1)
         self._shape = np.log(self._counts + _FIXED_ROWS)
 
     @property
@@ -100,10 +104,10 @@ class ServiceTimes:
         return self._noise
 
     def known(self) -> NDArray[np.bool_]:
-        """Return, per variant, whether it was ever measured. [variants]."""
-        if self._frozen:
-            return np.zeros(len(self.models), dtype=np.bool_)
-        return np.asarray(self._total.sum(axis=1) >= 2.0, dtype=np.bool_)
+        """Return, per variant, whether it was ever measured. [variants]. Do not change."""
+        if self._known is None:
+            self._known = np.asarray(self._total.sum(axis=1) >= 2.0, dtype=np.bool_)
+        return self._known
 
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
@@ -191,6 +195,7 @@ class ServiceTimes:
         self._mean[cell] += count / weight * (value - self._mean[cell])
         self._weight[cell] = weight
         self._total[cell] += count
+        self._known = None
         self._dirty = True
 
     def _learn_shared(self, cell: tuple[int, int], value: float) -> None:
@@ -213,33 +218,19 @@ class ServiceTimes:
         self._drift = max(-_DRIFT_LIMIT, min(_DRIFT_LIMIT, self._drift))
         self._drift_at_s = now_s
 
-    def _design(self) -> Floats:
-        """Return features: a shared curve, each variant's deviation. [variants, rows, features]."""
-        variants, rows = len(self.models), self.max_rows
-        log_n = np.log(np.arange(1, rows + 1))
-        bends = [np.maximum(log_n - math.log(knee), 0.0) for knee in _KNEES]
-        shared = np.stack([log_n, *bends], axis=1)
-        own = np.zeros((variants, rows, 2 * variants))
-        for v in range(variants):
-            own[v, :, 2 * v] = 1.0
-            own[v, :, 2 * v + 1] = log_n * _DEVIATION_SCALE
-        return np.concatenate([np.broadcast_to(shared, (variants, *shared.shape)), own], axis=2)
-
     def _refit(self) -> None:
         """Refit the pooled curve and blend it with what each cell saw itself."""
         used = max(int(np.flatnonzero(self._weight.sum(axis=0)).max()) + 1, self._used)
         self._used = used
         own, mean = self._weight[:, :used], self._mean[:, :used]
         weight = np.minimum(own, 50.0)
-        seen = weight > 0.0
-        features = self._features[:, :used]
         shape = self._shape[:used]
-        self._ridge.fit(features[seen], (mean - shape)[seen], sample_weight=weight[seen])
-        pooled = self._ridge.predict(features.reshape(-1, features.shape[2])).reshape(mean.shape)
-        pooled += shape
-        blended = (own * mean + _SHRINK * pooled) / (own + _SHRINK)
+        fitted = shape + pooled(
+            mean - shape, weight, shared=self._shared[:used], own=self._own[:used], penalty=_PENALTY
+        )
+        blended = (own * mean + _SHRINK * fitted) / (own + _SHRINK)
         rows = np.arange(1.0, used + 1.0)
-        for v in (np.diff(blended, axis=1) < 0.0).any(axis=1).nonzero()[0]:
+        for v in np.flatnonzero(np.any(np.diff(blended, axis=1) < 0.0, axis=1)):
             blended[v] = self._isotonic.fit_transform(rows, blended[v], sample_weight=own[v] + 0.1)
         self._base[:, :used] = blended
         # Larger batches than were ever asked for: in proportion, until they are seen.
@@ -290,6 +281,7 @@ class ServiceTimes:
             return
         self._table = None
         self._mean, self._weight, self._total = fresh
+        self._known = None
         # Old knowledge is worth less than fresh: the machine may have changed meanwhile.
         self._weight = np.minimum(self._weight, 20.0)
         self._alone = self._weight > 0.0

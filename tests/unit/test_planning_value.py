@@ -5,7 +5,8 @@ import pytest
 from scipy.optimize import linprog
 
 from controller.planning.value import shadow_price, value_per_request
-from controller.prediction.latency import Rollout
+from controller.prediction.arrivals import RateForecast
+from controller.prediction.prediction import Prediction
 
 QUALITY = np.array([0.84, 0.88, 0.95])
 HORIZON_S = 0.02
@@ -13,21 +14,27 @@ LIMIT_S = 0.06
 
 
 def _value(leftover_s, *, miss=(0.0, 0.0, 0.0), busy=0.7):
-    rollout = Rollout(
-        latency_s=np.zeros((3, 1)),
-        weights=np.ones(1),
-        utilization_ratio=busy * np.array([1.0, 1.7, 6.0]),
-        leftover_s=np.array(leftover_s),
-        throughput_rows_s=np.array([6.0, 3.6, 1.0]),
-        single_s=np.array([0.001, 0.0017, 0.006]),
+    nothing = [0.0, 0.0, 0.0]
+    prediction = Prediction(
+        forecast=RateForecast(np.array([1.0]), np.array([1.0]), 1.0, 1.0),
+        utilization_ratio=[busy, busy * 1.7, busy * 6.0],
+        leftover_s=list(leftover_s),
+        throughput_rows_s=[6.0, 3.6, 1.0],
+        single_s=[0.001, 0.0017, 0.006],
+        raw_s=nothing,
+        stated_s=nothing,
+        p50_s=nothing,
+        miss_ratio=list(miss),
+        known=[True, True, False],
+        raw_limit_s=[LIMIT_S] * 3,
+        drift_ratio=1.0,
+        backlog_requests=0,
+        backlog_s=0.0,
+        drain_s=0.0,
     )
-    return value_per_request(
-        rollout=rollout,
-        quality=QUALITY,
-        miss_ratio=np.array(miss),
-        known=np.array([True, True, False]),
-        horizon_s=HORIZON_S,
-        limit_s=np.full(3, LIMIT_S),
+    known = prediction.known
+    return np.array(
+        value_per_request(prediction, quality=QUALITY.tolist(), known=known, horizon_s=HORIZON_S)
     )
 
 
@@ -72,7 +79,7 @@ def test_the_price_of_time_is_the_dual_of_the_best_mix():
         found = linprog(
             -quality, A_ub=[load], b_ub=[1.0], A_eq=[np.ones(count)], b_eq=[1.0], method="highs"
         )
-        price = shadow_price(quality, load)
+        price = shadow_price(quality.tolist(), load.tolist())
         assert price == pytest.approx(-found.ineqlin.marginals[0], abs=1e-7)
         mixed = (quality - price * (load - 1.0)).max()
         assert mixed == pytest.approx(-found.fun, abs=1e-7)
@@ -80,7 +87,7 @@ def test_the_price_of_time_is_the_dual_of_the_best_mix():
 
 def test_time_is_free_while_the_best_bears_the_load_and_has_a_price_in_an_overload():
     quality = np.array([0.8, 0.9])
-    assert shadow_price(quality, np.array([0.2, 0.9])) == 0.0
-    assert shadow_price(quality, np.array([2.0, 3.0])) > 0.0
-    assert shadow_price(np.array([0.8]), np.array([3.0])) == 0.0  # no choice
-    assert shadow_price(np.array([]), np.array([])) == 0.0
+    assert shadow_price(quality.tolist(), [0.2, 0.9]) == 0.0
+    assert shadow_price(quality.tolist(), [2.0, 3.0]) > 0.0
+    assert shadow_price([0.8], [3.0]) == 0.0  # no choice
+    assert shadow_price([], []) == 0.0

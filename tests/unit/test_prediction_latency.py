@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controller.prediction.arrivals import RateForecast
-from controller.prediction.latency import Rollout, roll_forward
+from controller.prediction.latency import Rollout, Situation, roll_forward
 
 WINDOWS = 600
 
@@ -31,16 +31,15 @@ def _simulated_s(table_s, rate_rps, horizon_s, waiting_rows):
 
 
 def _rolled(table_s, rate_rps, horizon_s, waiting_rows) -> Rollout:
-    return roll_forward(
+    situation = Situation(
         table_s=np.array([table_s]),
         limits=np.array([len(table_s)]),
         waiting_rows=np.array([float(waiting_rows)]),
         running_rows=np.zeros(1),
         other_work_s=np.zeros(1),
         forecast=RateForecast(np.full(6, rate_rps), np.full(6, 1 / 6), 1.0, 1.0),
-        horizon_s=horizon_s,
-        contention=1.0,
     )
+    return roll_forward([situation], horizon_s=horizon_s, contention=1.0)
 
 
 @pytest.mark.parametrize("waiting", ["nothing waits", "a batch waits"])
