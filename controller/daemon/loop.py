@@ -24,6 +24,7 @@ from controller.daemon.control import DaemonControl
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.operator import OperatorWishes
 from controller.daemon.prober import Prober
+from controller.daemon.rest import Rest
 from controller.daemon.status import bus_view, in_a_line
 from controller.interfaces.admin import AdminServer
 from controller.interfaces.mqtt import MqttBus
@@ -32,7 +33,6 @@ from controller.journal.journal import Journal
 from controller.journal.paths import default_journal
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
-from controller.planning.pacing import Pacing
 from controller.policy.load import PolicyError, load_policy
 from controller.policy.model import Mode, Policy
 from controller.ports import ActionRecord, Outcome
@@ -74,7 +74,7 @@ class Daemon:
             Path(journal_path) if journal_path else default_journal(), policy.journal.max_bytes
         )
         self.core = GovernorCore(policy, ablation=options.ablation)
-        self._pacing = Pacing(policy, self._started_s)
+        self._rest = Rest(policy, self._is_pressing, clock=time.monotonic)
         self.telemetry = Telemetry(policy)
         self.actuator = Actuator(
             policy,
@@ -172,7 +172,7 @@ class Daemon:
         )
         self.policy = policy
         self.core.set_policy(policy)
-        self._pacing.set_policy(policy)
+        self._rest.set_policy(policy)
         self.telemetry.set_policy(policy)
         self._followed = asyncio.create_task(self.actuator.set_policy(policy), name="new-policy")
         names = {model.name for model in policy.models}
@@ -245,19 +245,12 @@ class Daemon:
                     ready = True
                     self._manager.ready()
                     _LOG.info("governing %s", ", ".join(m.name for m in self.policy.models))
-            await self._rest(stopping)
-
-    async def _rest(self, stopping: asyncio.Task[bool]) -> None:
-        """Return when the next tick is due, by the clock or by what waits."""
-        self._pacing.ticked(time.monotonic())
-        while True:
-            wait_s = max(self._pacing.at_s - time.monotonic(), 0.0)
-            done, _ = await asyncio.wait({stopping}, timeout=wait_s)
-            if done or not self._pacing.is_glance or await self._is_pressing(wait_s * _READ_SHARE):
-                return
-            self._pacing.glanced(time.monotonic())
+            await self._rest.after_tick(stopping)
 
     async def _is_pressing(self, budget_s: float) -> bool:
+        """Return whether what waits cannot wait for the tick."""
+        if self.advice is not None:
+            return False  # nobody would act on it
         pending = await self.telemetry.glance(budget_s)
         models = self.wishes.overlay(self.actuator.readings(time.monotonic()))
         return self.core.is_pressing(models, pending)

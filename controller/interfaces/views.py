@@ -30,8 +30,6 @@ def json_ready(value: Any) -> Any:
         return finite(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: json_ready(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a record that is a tuple
-        value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):

@@ -42,10 +42,10 @@ _LEFT: Final[Singles] = np.array([0.2, 0.8], dtype=np.float32)
 _OWN_OFFSETS: Final[Floats] = np.array([-0.45, 0.5, 1.7, 3.3])
 _OWN_OFTEN: Final[Floats] = np.array([0.62, 0.24, 0.10, 0.04])
 _POINTS: Final = _RATE_POINTS * len(_MOMENTS) * len(_SPREAD)
-_WEIGHTS: Final[Floats] = np.multiply.outer(
+POINT_WEIGHTS: Final[Floats] = np.multiply.outer(
     np.repeat(_OWN_OFTEN / len(_LEFT), len(_LEFT)),
     np.tile(_SPREAD_OFTEN, _RATE_POINTS * len(_MOMENTS)) / (_RATE_POINTS * len(_MOMENTS)),
-).ravel()  # own sizes x left x points, flat
+).ravel()  # of the points of a rollout: own sizes x left x points, flat. Sum: 1
 
 _BLOCKS: Final = 24  # that the points are cut into
 _WEIGHT_BITS: Final = 31
@@ -82,7 +82,6 @@ class Rollout:
     """What the next window looks like on each candidate. First axis: candidates."""
 
     latency_s: Singles  # [candidates, points]
-    weights: Floats  # [points], sums to 1
     utilization_ratio: Floats  # [candidates], at the mean rate
     # [candidates], expected work left at the window's end, in seconds of the fastest one's time
     leftover_s: Floats
@@ -131,7 +130,7 @@ class Rollout:
         np.exp(exponent, out=exponent)
         exponent += np.float32(1.0)
         missed = np.reciprocal(exponent, out=exponent)
-        return np.asarray(missed @ self.weights)
+        return np.asarray(missed @ POINT_WEIGHTS)
 
 
 def roll_forward(
@@ -213,7 +212,6 @@ def roll_forward(
     one = np.minimum(np.rint(mean_rows), limits).astype(np.int64)
     return Rollout(
         latency_s=latency,
-        weights=_WEIGHTS,
         utilization_ratio=mean_rps * mean_rows / throughput,
         leftover_s=np.maximum(left_s, 0.0).sum(axis=(1, 2)) / (left_s.size / count),
         throughput_rows_s=throughput,
