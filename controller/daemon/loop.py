@@ -252,6 +252,8 @@ class Daemon:
         if self.advice is not None:
             return False  # nobody would act on it
         pending = await self.telemetry.glance(budget_s)
+        if not any(pending.values()):
+            return False  # as nearly always
         models = self.wishes.overlay(self.actuator.readings(time.monotonic()))
         return self.core.is_pressing(models, pending)
 
