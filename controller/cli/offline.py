@@ -93,7 +93,8 @@ def _model(age_s: float, decision: Mapping[str, Any]) -> dict[str, Any]:
         "age_s": age_s,
         "rate_rps": view.get("rate_rps"),
         "queue": view.get("backlog_requests"),
-        "predicted_p99_ms": chosen.get("p99_ms"),
+        # Decisions that an older governor stored have no `told`.
+        "predicted_p99_ms": chosen.get("told_p99_ms", chosen.get("p99_ms")),
         "reason": view.get("reason"),
     }
 

@@ -103,7 +103,7 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "rate_rps": decision.rate_rps if decision else None,
         "queue": decision.backlog_requests if decision else None,
         "backlog_ms": ms(decision.backlog_s) if decision else None,
-        "predicted_p99_ms": ms(chosen.p99_s) if chosen else None,
+        "predicted_p99_ms": ms(chosen.told_p99_s) if chosen else None,
         "measured_p99_ms": ms(score.measured_s),
         "attainment": score.attainment,
         "burn_rate": score.burn_rate,

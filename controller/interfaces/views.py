@@ -72,6 +72,7 @@ def candidate_view(candidate: Candidate) -> dict[str, Any]:
         "utilization_ratio": ratio(candidate.utilization_ratio),
         "p50_ms": ms(candidate.p50_s),
         "p99_ms": ms(candidate.p99_s),
+        "told_p99_ms": ms(candidate.told_p99_s),
         "miss_ratio": ratio(candidate.miss_ratio),
         "value": ratio(candidate.value),
         "feasible": bool(candidate.feasible),
@@ -98,14 +99,6 @@ def decision_view(decision: Decision) -> dict[str, Any]:
         "drift_ratio": ratio(decision.drift_ratio),
         "candidates": [candidate_view(candidate) for candidate in decision.candidates],
     }
-
-
-def predicted_p99_ms(decision: Decision, variant: str | None) -> float | None:
-    """Return what a decision predicted for one of its candidates, in milliseconds."""
-    for candidate in decision.candidates:
-        if candidate.variant == variant:
-            return ms(candidate.p99_s) if candidate.known else None
-    return None
 
 
 def source_view(source: SourceHealth) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from controller.planning.scorekeeper import Score, Scorekeeper
 from controller.planning.stability import Damper
 from controller.planning.value import value_per_request
 from controller.policy.model import ModelPolicy, StabilityPolicy
+from controller.prediction.outcomes import Statement
 from controller.prediction.prediction import Prediction
 from controller.prediction.predictor import ModelPredictor
 from controller.prediction.service import ServiceTimes
@@ -138,10 +139,14 @@ class ModelMind:
         target, reason = self._damp(serving, target, reason, speed)
         if target is not None and target != serving:
             self._damper.moved(self._now_s, upgrade=not self._faster(speed, target, serving))
-        stays = target if target is not None else serving
-        if stays is not None:
-            raw_s, stated_s = prediction.raw_s[stays], prediction.stated_s[stays]
-            self.predictor.state_for(self._now_s, stays, raw_s, stated_s)
+        self.predictor.state_for(
+            self._now_s,
+            {
+                i: Statement(prediction.raw_s[i], prediction.stated_s[i], prediction.told_s[i])
+                for i in (serving, target)
+                if i is not None
+            },
+        )
         return Decision(
             now_s=observation.now_s,
             sequence=observation.sequence,
@@ -296,6 +301,7 @@ class ModelMind:
             prediction.utilization_ratio,
             prediction.p50_s,
             prediction.stated_s,
+            prediction.told_s,
             prediction.miss_ratio,
             value,
             feasible,

@@ -139,9 +139,9 @@ class GovernorCore:
         return self._minds[model].score()
 
     def calibration(self, model: str) -> tuple[float | None, dict[str, float]]:
-        """Return (coverage of the stated quantile, factor of each Triton model) of a model."""
+        """Return (coverage of what is told, factor of each Triton model) of a model."""
         predictor = self._minds[model].predictor
-        return predictor.coverage, {name: predictor.factor(name) for name in predictor.models}
+        return predictor.told_coverage, {name: predictor.factor(name) for name in predictor.models}
 
     def speed_order(self, model: str) -> tuple[str, ...]:
         """Return a model's variants, fastest first; by quality where nothing is known."""

@@ -50,7 +50,8 @@ class Candidate(NamedTuple):
     service_s: float  # of a batch of one request, in the present state of the machine
     utilization_ratio: float  # work arriving per second of work it can do
     p50_s: float
-    p99_s: float  # at the objective's percentile, calibrated
+    p99_s: float  # at the objective's percentile, calibrated: what is decided by
+    told_p99_s: float  # the same, as people are told: it holds for that share of all requests
     miss_ratio: float  # predicted share of requests that miss, calibrated
     value: float  # expected effective quality per request, less the backlog's cost
     feasible: bool

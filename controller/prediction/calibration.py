@@ -44,7 +44,9 @@ _PRIOR: Final = 200.0  # outcomes of score 0 ("the model is right") as far as th
 # was 1.11 times that of the means (docs/measurements.md).
 _WITHIN: Final = math.log(1.1)
 _LOWEST: Final = math.log(0.4)
-_HIGHEST: Final = math.log(4.0)
+# Rollouts of a machine that is known are not as wrong as that: what came out even later is a burst
+# that nobody foresaw, which must not rule variants out (but `promise.py` tells of it).
+_HIGHEST: Final = math.log(2.2)
 # Scores are kept as a histogram of log ratios, one bin of it centred on 0.
 _STEP: Final = 0.02
 _ZERO: Final = 80
@@ -61,6 +63,7 @@ class Outcome:
     latency_s: float  # their mean
     raw_s: float  # predicted quantile before calibration
     stated_s: float  # after
+    told_s: float = 0.0  # what people were told; see promise.py
     requests: int = 1
     teaches: bool = True  # False: it is counted in the coverage, and that is all
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from controller.policy.model import Objective
 from controller.prediction.calibration import ConformalCalibration, Outcome
+from controller.prediction.promise import Promise
 from controller.telemetry.observation import Observation, RequestSample, VariantReading
 
 _STATEMENTS: Final = 2048  # at least so many are kept
@@ -27,13 +28,23 @@ _OFFSET_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class _Statement:
-    """What was predicted for requests that arrive from a moment on."""
+class Statement:
+    """What was predicted of requests on a variant: latency at the objective's percentile."""
+
+    raw_s: float  # before calibration
+    stated_s: float  # after
+    told_s: float  # to people
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was stated of requests that arrive from a moment on.
+
+    Until a switch takes effect they go to the variant that is left: both have a statement.
+    """
 
     from_s: float
-    model: str
-    raw_s: float
-    stated_s: float
+    of: Mapping[str, Statement]  # by Triton's name
 
 
 class Outcomes:
@@ -53,7 +64,8 @@ class Outcomes:
             for model in models
         }
         self._acquaint()
-        self._statements: list[_Statement] = []
+        self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
+        self._statements: list[_Look] = []
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)
 
     def take_over(self, old: Outcomes) -> None:
@@ -62,6 +74,7 @@ class Outcomes:
             kept = old._calibrations
             self._calibrations.update({m: c for m, c in kept.items() if m in self._calibrations})
             self._acquaint()
+            self._promise = old._promise
 
     def _acquaint(self) -> None:
         for calibration in self._calibrations.values():
@@ -86,9 +99,19 @@ class Outcomes:
         """Return how many recent requests the coverage counts."""
         return sum(c.observed for c in self._calibrations.values())
 
-    def state_for(self, now_s: float, model: str, raw_s: float, stated_s: float) -> None:
-        """Note what is stated for requests that arrive from now on, on the chosen variant."""
-        self._statements.append(_Statement(now_s, model, raw_s, stated_s))
+    @property
+    def promise(self) -> Promise:
+        """Return who keeps what people are told."""
+        return self._promise
+
+    def state_for(self, now_s: float, of: Mapping[str, Statement]) -> None:
+        """Note what is stated for requests that arrive from now on.
+
+        Args:
+            now_s: when.
+            of: of the variants that may get them, by Triton's name.
+        """
+        self._statements.append(_Look(now_s, of))
         if len(self._statements) >= 2 * _STATEMENTS:
             del self._statements[:_STATEMENTS]
 
@@ -111,10 +134,15 @@ class Outcomes:
         if stalled:
             read_s = _read_s(observation)
             self._stalls.append((read_s - observation.window_s, read_s))
+        known = [reading for reading in readings if reading is not None]
+        self._promise.completed(sum(reading.completed_requests for reading in known))
         for model, found in self._singles(observation.request_samples).items():
             self._calibrations[model].observe(found, observation.now_s)
-        for model, outcome in self._means(observation, readings, probed_s):
+            for outcome in found:
+                self._promise.sampled(outcome)
+        for model, outcome in self._means(observation, known, probed_s):
             self._calibrations[model].observe((outcome,), observation.now_s)
+            self._promise.averaged(outcome)
         for calibration in self._calibrations.values():
             calibration.relax(observation.now_s)
 
@@ -125,25 +153,26 @@ class Outcomes:
     def _singles(self, samples: Sequence[RequestSample]) -> dict[str, list[Outcome]]:
         found: dict[str, list[Outcome]] = {}
         for sample in samples:
-            if sample.alias != self._alias:
+            if sample.alias != self._alias or sample.model is None:
                 continue
             said = self._said(sample.start_s, sample.model)
             if said is not None:
                 caught = self._caught(sample.start_s, sample.start_s + sample.latency_s)
-                outcome = Outcome(sample.latency_s, said.raw_s, said.stated_s, teaches=not caught)
-                found.setdefault(said.model, []).append(outcome)
+                found.setdefault(sample.model, []).append(
+                    _outcome(sample.latency_s, said, teaches=not caught)
+                )
         return found
 
     def _means(
         self,
         observation: Observation,
-        readings: Iterable[VariantReading | None],
+        readings: Iterable[VariantReading],
         probed_s: Mapping[str, float],
     ) -> Iterator[tuple[str, Outcome]]:
         """Yield what completed since the last observation, by its exact mean latency."""
         read_s = _read_s(observation)
         for reading in readings:
-            if reading is None or reading.completed_requests < 1:
+            if reading.completed_requests < 1:
                 continue
             if observation.now_s - probed_s.get(reading.model, -math.inf) < PROBED_S:
                 continue  # a mean that holds a probe of ours tells nothing of a client's request
@@ -152,26 +181,39 @@ class Outcomes:
             start_s = read_s - observation.window_s / 2.0 - mean_s
             said = self._said(start_s, reading.model)
             if said is not None and not self._caught(start_s, read_s):
-                yield reading.model, Outcome(mean_s, said.raw_s, said.stated_s, count)
+                yield reading.model, _outcome(mean_s, said, requests=count)
 
-    def _said(self, arrived_s: float, model: str | None) -> _Statement | None:
-        """Return what was stated of a request; None: it arrived before a switch took effect."""
+    def _said(self, arrived_s: float, model: str) -> Statement | None:
+        """Return what was stated of a request; None: nothing was."""
         at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
-        return self._statements[at] if at >= 0 and self._statements[at].model == model else None
+        return self._statements[at].of.get(model) if at >= 0 else None
 
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
-        return {model: calibration.state() for model, calibration in self._calibrations.items()}
+        return {
+            "variants": {model: one.state() for model, one in self._calibrations.items()},
+            "promise": self._promise.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned. Raises ValueError, KeyError, TypeError."""
+        if "promise" in state:
+            self._promise.restore(state["promise"])
+            state = state["variants"]
+        # Else: stored by a governor that had no promise yet.
         for model, calibration in self._calibrations.items():
             if model in state:
                 calibration.restore(state[model])
 
 
-def _from_s(statement: _Statement) -> float:
-    return statement.from_s
+def _from_s(look: _Look) -> float:
+    return look.from_s
+
+
+def _outcome(
+    latency_s: float, said: Statement, *, requests: int = 1, teaches: bool = True
+) -> Outcome:
+    return Outcome(latency_s, said.raw_s, said.stated_s, said.told_s, requests, teaches)
 
 
 def _read_s(observation: Observation) -> float:

@@ -35,7 +35,8 @@ class Prediction:
     throughput_rows_s: list[float]
     single_s: list[float]  # a batch of one mean request
     raw_s: list[float]  # latency at the objective's percentile, before calibration
-    stated_s: list[float]  # after
+    stated_s: list[float]  # after: what is decided by
+    told_s: list[float]  # to people, true of the objective's share of requests
     p50_s: list[float]
     miss_ratio: list[float]  # calibrated
     known: list[bool]
@@ -131,6 +132,7 @@ def _conclude(
             single_s=single_s[part],
             raw_s=raw[part],
             stated_s=stated[part],
+            told_s=predictor.told_s(stated[part]),
             p50_s=p50[part],
             miss_ratio=miss[part],
             known=predictor.known(),

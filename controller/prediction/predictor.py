@@ -19,7 +19,7 @@ from controller.policy.model import ModelPolicy, Objective
 from controller.prediction.arrivals import ArrivalForecaster
 from controller.prediction.inflight import ArrivalCounter
 from controller.prediction.latency import Situation
-from controller.prediction.outcomes import PROBED_S, Outcomes
+from controller.prediction.outcomes import PROBED_S, Outcomes, Statement
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
     Observation,
@@ -254,10 +254,25 @@ class ModelPredictor:
         """Return how many requests wait."""
         return sum(map(_pending, self._readings(observation)))
 
-    def state_for(self, now_s: float, variant: int, raw_s: float, stated_s: float) -> None:
-        """Note what is stated for requests that arrive from now on, on the chosen variant."""
-        if math.isfinite(raw_s):
-            self._outcomes.state_for(now_s, self.models[variant], raw_s, stated_s)
+    def told_s(self, stated_s: list[float]) -> list[float]:
+        """Return what to tell of latencies where so much is stated, of each variant."""
+        return self._outcomes.promise.told_s(stated_s)
+
+    @property
+    def told_coverage(self) -> float | None:
+        """Return the share of recent requests within what was told; None: too few."""
+        return self._outcomes.promise.coverage
+
+    def state_for(self, now_s: float, of: Mapping[int, Statement]) -> None:
+        """Note what is stated for requests that arrive from now on.
+
+        Args:
+            now_s: when.
+            of: of the variants that may get them, by index.
+        """
+        finite = {self.models[i]: said for i, said in of.items() if math.isfinite(said.raw_s)}
+        if finite:
+            self._outcomes.state_for(now_s, finite)
 
     def speed_order(self) -> NDArray[np.intp] | None:
         """Return the variants' indices, fastest first; None while one of them is unknown."""

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.planning.core import STATE_FORMAT, GovernorCore
-from controller.planning.decision import Decision
 from controller.planning.pacing import Pacing
 from controller.policy.model import (
     ModelPolicy,
@@ -133,7 +132,8 @@ def drive_governor(
         core.restore(_profile(server, policy.models[0]))
     port = TwinPort(server, policy.models[0])
     took_s: list[float] = []
-    stated: list[tuple[float, float]] = []
+    looked_s: list[float] = []
+    stated: list[list[float]] = []
 
     def tick() -> None:
         observation = port.read()
@@ -141,7 +141,8 @@ def drive_governor(
         decisions = core.step(observation)
         took_s.append(time.perf_counter() - began_s)
         for decision in decisions:
-            stated.append((observation.now_s, _stated_s(decision)))
+            looked_s.append(observation.now_s)
+            stated.append([c.told_p99_s if c.known else math.nan for c in decision.candidates])
             port.act(decision)
         for probe in core.probes(observation):
             port.send_probe(probe)
@@ -156,19 +157,11 @@ def drive_governor(
         tick()
         pacing.ticked(server.now_s)
     _finish(server, duration_s, limit_s)
-    from_s, told_s = (np.array(column) for column in zip(*stated, strict=True))
-    told_s = np.concatenate([[np.nan], told_s])
-    of_each_s = told_s[np.searchsorted(from_s, server.arrivals_s(), side="right")]
-    return replace(_outcome(server, took_s), stated_s=of_each_s)
-
-
-def _stated_s(decision: Decision) -> float:
-    """Return what is stated of requests that arrive from now on; NaN: nothing is known."""
-    serves = decision.target or decision.serving
-    for candidate in decision.candidates:
-        if candidate.variant == serves and candidate.known:
-            return candidate.p99_s
-    return math.nan
+    outcome = _outcome(server, took_s)
+    # Of the variant that the alias led to when a request arrived. [looks, variants].
+    told_s = np.array([[math.nan] * len(server.variants), *stated])
+    look = np.searchsorted(looked_s, server.arrivals_s(), side="right")
+    return replace(outcome, stated_s=told_s[look, np.maximum(outcome.served_by, 0)])
 
 
 def _profile(server: SimulatedTriton, model: ModelPolicy) -> dict[str, Any]:

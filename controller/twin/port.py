@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from typing import Final
 
+import numpy as np
+
 from controller.planning.decision import Decision
 from controller.policy.model import ModelPolicy
 from controller.ports import ActionRecord, Outcome
@@ -45,6 +47,8 @@ class TwinPort:
         self._sequence = 0
         self._traced: deque[int] = deque()  # requests whose trace is to come
         self._traced_s = 0.0
+        self._traceable = 0  # the first request that came after the last one traced
+        self._which = np.random.default_rng(0)
         self._probes: list[ProbeDone] = []
         self._busy_s = 0.0
 
@@ -179,11 +183,10 @@ class TwinPort:
     def _request_samples(self, now_s: float) -> tuple[RequestSample, ...]:
         """Return a few single requests, some time after they ended."""
         server = self._server
-        if now_s - self._traced_s >= 1.0 / _TRACES_PER_S and server.arrived > 0:
+        if now_s - self._traced_s >= 1.0 / _TRACES_PER_S and server.arrived > self._traceable:
             self._traced_s = now_s
-            newest = server.arrived - 1
-            if not self._traced or self._traced[-1] != newest:
-                self._traced.append(newest)
+            self._traced.append(int(self._which.integers(self._traceable, server.arrived)))
+            self._traceable = server.arrived
         found = []
         for request, variant, arrived_s, done_s in server.ended(tuple(self._traced)):
             if done_s + _TRACE_DELAY_S <= now_s:

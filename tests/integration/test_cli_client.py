@@ -48,7 +48,7 @@ def daemon(tmp_path: Path) -> Iterator[FakeControl]:
 def old_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state" / "journal.sqlite3", 2**20)
     journal.open()
-    candidate = Candidate("wide", "digits_wide", 0.9, None, True, *[0.04] * 6, feasible=True)
+    candidate = Candidate("wide", "digits_wide", 0.9, None, True, *[0.04] * 7, feasible=True)
     journal.decision(
         Decision(
             now_s=1.0,

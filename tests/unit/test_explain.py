@@ -33,6 +33,7 @@ def candidate(variant: str, quality: float, **changes: object) -> Candidate:
         "utilization_ratio": 0.5,
         "p50_s": 0.01,
         "p99_s": 0.04,
+        "told_p99_s": 0.045,
         "miss_ratio": 0.002,
         "value": 0.9,
         "feasible": True,
@@ -69,7 +70,8 @@ def test_an_escape_tells_what_was_seen_compared_chosen_and_why() -> None:
         "digits: about 212 requests/s are expected (260 at the 95th percentile), and 14 requests "
         "wait (62 ms of work). Of 3 variants, 2 are predicted to answer 99 % of requests within "
         "60 ms. It switches from wide to medium at once: wide would miss the objective (31 % of "
-        "requests late). Predicted for medium (quality 0.905): 40 ms, with 0.2 % of requests late. "
+        "requests late). Predicted for medium (quality 0.905): 40 ms, with 0.2 % of requests late; "
+        "45 ms with room for what nobody could foresee. "
         "wide (quality 0.927) would miss the objective: its 99th percentile would be 184 ms, with "
         "31 % of requests late."
     )

@@ -26,7 +26,7 @@ MIB = 1024 * 1024
 def a_decision(
     now_s: float, *, serving: str = "wide", target: str = "wide", candidates: int = 2
 ) -> Decision:
-    candidate = Candidate("wide", "digits_wide", 0.9, None, True, *[0.01] * 6, feasible=True)
+    candidate = Candidate("wide", "digits_wide", 0.9, None, True, *[0.01] * 7, feasible=True)
     return Decision(
         now_s=now_s,
         sequence=int(now_s * 100),

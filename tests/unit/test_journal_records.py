@@ -33,6 +33,7 @@ def a_decision(**changes: object) -> Decision:
                 utilization_ratio=math.inf,
                 p50_s=math.nan,
                 p99_s=0.08,
+                told_p99_s=0.09,
                 miss_ratio=0.5,
                 value=-math.inf,
                 feasible=False,

@@ -23,6 +23,7 @@ def _value(leftover_s, *, miss=(0.0, 0.0, 0.0), busy=0.7):
         single_s=[0.001, 0.0017, 0.006],
         raw_s=nothing,
         stated_s=nothing,
+        told_s=nothing,
         p50_s=nothing,
         miss_ratio=list(miss),
         known=[True, True, False],

@@ -82,10 +82,10 @@ def test_a_variant_seen_little_is_as_careful_as_its_siblings_had_to_be():
 def test_pauses_of_the_host_on_short_requests_do_not_rule_out_longer_ones():
     offset, factor = (ConformalCalibration(0.01, offset_s) for offset_s in (0.015, 0.0))
     for calibration in (offset, factor):
-        calibration.observe([Outcome(0.012, 0.003, 0.012)] * 300, 0.0)
-    assert offset.stated_s(0.003) == pytest.approx(0.012, rel=0.01)
-    assert offset.stated_s(0.020) < 0.040
-    assert factor.stated_s(0.020) > 0.060
+        calibration.observe([Outcome(0.006, 0.003, 0.006)] * 300, 0.0)
+    assert offset.stated_s(0.003) == pytest.approx(0.006, rel=0.06)
+    assert offset.stated_s(0.020) < 0.030
+    assert factor.stated_s(0.020) > 0.038
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
@@ -128,6 +128,6 @@ def test_what_teaches_nothing_is_still_counted_in_the_coverage():
         calibration.observe([Outcome(0.08, 0.02, 0.02, teaches=teaches)] * 400, 0.0)
         return calibration
 
-    assert taught(teaches=True).factor > 3.5
+    assert taught(teaches=True).factor > 2.0
     assert taught(teaches=False).factor == pytest.approx(1.0, abs=0.02)
     assert taught(teaches=True).coverage == taught(teaches=False).coverage == 0.0

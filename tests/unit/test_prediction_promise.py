@@ -1,0 +1,105 @@
+"""What is told of a percentile is true of that share of all requests."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.prediction.calibration import Outcome
+from controller.prediction.promise import Promise
+
+ALLOWED = 0.01
+OFFSET_S = 0.02
+
+
+def outcome(latency_s: float, told_s: float, requests: int = 1, *, teaches: bool = True) -> Outcome:
+    return Outcome(latency_s, told_s, told_s, told_s, requests, teaches)
+
+
+def told_s(promise: Promise, stated_s: float) -> float:
+    return promise.told_s([stated_s])[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.floats(0.3, 3.0),
+    st.floats(0.1, 0.6),
+    st.integers(0, 2**31),
+    st.integers(1, 20),  # ticks between traces: 100 requests at most, as far as one speaks for
+)
+def test_of_many_requests_the_objectives_share_is_within_what_was_told(
+    wrong_by: float, spread: float, seed: int, every: int
+) -> None:
+    """However wrong what is stated, however wide the requests of a tick spread.
+
+    Where means say that nobody was late, traces alone repair it, with two thirds of the say: half
+    as many again as allowed may then be late, and no more.
+    """
+    drawn = np.random.default_rng(seed)
+    promise = Promise(ALLOWED, OFFSET_S)
+    late = []
+    for tick in range(20_000):
+        # A burst each 500 ticks, that nothing stated foresees.
+        burst = 1.8 if tick % 500 < 10 else 1.0
+        told = told_s(promise, 0.04)
+        latencies_s = 0.04 * wrong_by * burst * np.exp(spread * drawn.standard_normal(5) - spread)
+        late += (latencies_s > told).tolist()
+        promise.completed(5)
+        promise.averaged(outcome(float(latencies_s.mean()), told, 5))
+        if tick % every == 0:
+            promise.sampled(outcome(float(latencies_s[0]), told))
+    counted = late[len(late) // 4 :]
+    chance = 4.0 * math.sqrt(1.5 * ALLOWED / (len(counted) / 5 / every))  # of so many traces
+    assert np.mean(counted) == pytest.approx(ALLOWED, abs=0.5 * ALLOWED + chance)
+
+
+def test_a_burst_of_late_requests_widens_what_is_told_by_their_number() -> None:
+    promise = Promise(ALLOWED, OFFSET_S)
+    before_s = told_s(promise, 0.04)
+    promise.averaged(outcome(0.2, before_s, 3))
+    few_s = told_s(promise, 0.04)
+    promise.averaged(outcome(0.2, before_s, 300))
+    assert before_s < few_s < told_s(promise, 0.04)
+
+
+def test_a_traced_request_speaks_for_those_that_were_not() -> None:
+    moved = []
+    for completed in (40, 80):
+        promise = Promise(ALLOWED, OFFSET_S)
+        before = math.log(promise.factor)
+        promise.completed(completed)
+        promise.sampled(outcome(1.0, 0.1))
+        moved.append(math.log(promise.factor) - before)
+    assert moved[1] == pytest.approx(2.0 * moved[0])
+
+
+def test_what_a_stall_caught_counts_as_late_and_teaches_nothing() -> None:
+    promise = Promise(ALLOWED, OFFSET_S)
+    before = promise.factor
+    for _ in range(20):
+        promise.sampled(outcome(1.0, 0.1, teaches=False))
+    assert promise.factor == before
+    assert promise.coverage == 0.0
+
+
+@pytest.mark.parametrize("latency_s", [1e-6, 1e6])
+def test_the_factor_stays_bounded(latency_s: float) -> None:
+    promise = Promise(ALLOWED, OFFSET_S)
+    for _ in range(1000):
+        promise.averaged(outcome(latency_s, told_s(promise, 0.04), 10_000))
+    assert 0.5 < promise.factor < 7.0
+    assert told_s(promise, 0.0) >= 0.0
+
+
+def test_it_survives_a_restart_and_forgets_with_another_objective() -> None:
+    promise = Promise(ALLOWED, OFFSET_S)
+    promise.averaged(outcome(1.0, 0.1, 500))
+    same, other = Promise(ALLOWED, OFFSET_S), Promise(ALLOWED, 2 * OFFSET_S)
+    same.restore(promise.state())
+    other.restore(promise.state())
+    assert same.factor == pytest.approx(promise.factor, rel=1e-5)
+    assert other.factor == Promise(ALLOWED, 2 * OFFSET_S).factor
+    with pytest.raises(ValueError, match="out of range"):
+        same.restore({"log_factor": 1e9, "offset_s": OFFSET_S})
