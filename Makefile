@@ -56,7 +56,7 @@ benchmark: $(READY) ## the governor and its rivals on a simulated Triton, a minu
 
 .PHONY: benchmark-full
 benchmark-full: $(READY) ## the same, five minutes and ten seeds: hours; goes on where it was stopped
-	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 10 --out .benchmark
+	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 10 --full --out .benchmark
 
 .PHONY: constraints
 constraints: ## renew constraints.txt: newest of everything that pyproject.toml allows

@@ -71,7 +71,7 @@ def replay(
     for (name, _), one in zip(tasks, runs, strict=True):
         by_policy[name].append(one.score)
         over_time[name].append(one.effective_quality)
-    oracle = _oracle(plan, load)
+    oracle = oracle_quality(plan, load)
     floor = np.array([one.effective_quality for one in by_policy["fixed:fastest"]])
     return {
         "trace": plan.trace.name,
@@ -109,7 +109,7 @@ def _load_by_step(load: Trace) -> list[float]:
     return [float(mean) for mean in means]
 
 
-def _oracle(plan: Plan, load: Trace) -> float:
+def oracle_quality(plan: Plan, load: Trace) -> float:
     """Return the fluid bound, with the slow-down known."""
     variants = plan.variants
     quality = np.array([v.quality for v in variants])

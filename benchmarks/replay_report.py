@@ -1,0 +1,156 @@
+"""The tables of docs/benchmark.md (written by benchmarks/replay.py)."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, RIVALS
+
+OWN = "pressure"  # no rival of the field: a rule of our own that was not taken
+COMPARED = tuple(name for name in RIVALS if name != OWN)
+NOT_UNDER = 0.6  # of the headroom
+PERCENTILE = 0.99
+NEAR = 0.002  # of the clairvoyant's share in time
+TOLD = (0.985, 0.995)  # share of requests within the told 99th percentile
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What all policies did with one trace's window, ladder and objective; or why none did."""
+
+    trace: str
+    start_s: int
+    ladder: str
+    kind: str
+    slowdown: float
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return its name in lists."""
+        drift = "" if self.slowdown == 1.0 else f", {self.slowdown:g} times slower from half way on"
+        return f"{self.trace} from {self.start_s} s, {self.ladder}, {self.kind} objective{drift}"
+
+    @property
+    def best_rival(self) -> str:
+        """Return who of the realisable rivals did best."""
+        return max(COMPARED, key=lambda name: self.policies[name]["effective_quality"])
+
+    @property
+    def in_time(self) -> bool:
+        """Return whether the governor met the objective, or nearly did what a clairvoyant does."""
+        got = self.policies[GOVERNOR]["slo_attainment"]
+        best = self.policies.get(CLAIRVOYANT, {}).get("slo_attainment", 1.0)
+        return got >= PERCENTILE or got >= best - NEAR
+
+
+def report(
+    cells: Sequence[Cell], objectives_ms: Mapping[str, float], args: argparse.Namespace
+) -> str:
+    """Return the page."""
+    full = " --full" if args.full else ""
+    size = f"--seconds {args.seconds:g} --seeds {args.seeds}{full}"
+    again = f".venv/bin/python benchmarks/replay.py {size} --out DIR --docs docs/benchmark.md"
+    lines = ["# The governor and its rivals, replayed", ""]
+    lines += ["Written by `benchmarks/replay.py`; again with:", "", "```", again, "```", ""]
+    lines += [_told(args)]
+    for slowdown in sorted({cell.slowdown for cell in cells}):
+        for kind, objective_ms in objectives_ms.items():
+            ran = [
+                c for c in cells if (c.kind, c.slowdown) == (kind, slowdown) and c.skipped is None
+            ]
+            if ran:
+                drift = "" if slowdown == 1.0 else f", {slowdown:g} times slower from half way on"
+                lines += ["", f"## Objective {objective_ms} ms{drift}", ""]
+                lines += [*_sums(ran), "", *_coverage(ran), "", *_each(ran)]
+    skipped = [cell for cell in cells if cell.skipped is not None]
+    if skipped:
+        lines += ["", "## Left out", ""]
+        lines += [f"- {cell.name}: {cell.skipped}" for cell in skipped]
+    return "\n".join(lines) + "\n"
+
+
+def _told(args: argparse.Namespace) -> str:
+    windows = f"windows of {args.seconds:g} s, {args.seeds} seed(s)"
+    return (
+        f"Every policy gets the same arrivals: {windows}, load and score as in [replay](replay.md)."
+        f" `{GOVERNOR}` starts with the profile that the rivals get, `{COLD}` has measured nothing."
+        f" All but `{CLAIRVOYANT}`, which knows every arrival, could run on an unmodified Triton."
+        f" `{OWN}` is a rule of our own that was not taken: it is told every arrival at once and"
+        " has the true service times, but calibrates nothing."
+        " Headroom is counted to a fluid oracle that forms full batches whatever the mix: where a"
+        " batch costs nearly the same with one row as with many (ConvNets), or the objective is"
+        " a few batches long, not even the clairvoyant gets near it."
+        " Nobody but the oracle is told of the slow-down; the load is not lowered for it, so that"
+        " the peak of some windows is more than the fastest variant then bears."
+    )
+
+
+def _sums(cells: Sequence[Cell]) -> list[str]:
+    head = "| policy | headroom, mean | least | under 60 % in | in time, least | switches | ms |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    for policy in cells[0].policies:
+        of = [cell.policies[policy] for cell in cells]
+        room = [one["headroom_captured"] for one in of]
+        lines.append(
+            f"| {policy} | {fmean(room):.1%} | {min(room):.0%} | "
+            f"{sum(r < NOT_UNDER for r in room)} of {len(room)} | "
+            f"{min(one['slo_attainment'] for one in of):.2%} | "
+            f"{fmean(one['switches'] for one in of):.0f} | "
+            f"{fmean(one['decision_ms'] for one in of):.2f} |"
+        )
+    total = len(cells)
+    ahead = [
+        c.policies[GOVERNOR]["effective_quality"] > c.policies[c.best_rival]["effective_quality"]
+        for c in cells
+    ]
+    told = [
+        f"`{GOVERNOR}` is above every rival in {sum(ahead)} of {total} cells",
+    ]
+    met = sum(cell.in_time for cell in cells)
+    told.append(f"meets the objective, or comes within {NEAR:.1%} of `{CLAIRVOYANT}`, in {met}")
+    if CLAIRVOYANT in cells[0].policies:
+        best, ours = (
+            fmean(cell.policies[name]["headroom_captured"] for cell in cells)
+            for name in (CLAIRVOYANT, GOVERNOR)
+        )
+        told.append(f"gets {ours / best:.0%} of the headroom that `{CLAIRVOYANT}` gets")
+    return [*lines, "", f"{'; '.join(told)}."]
+
+
+def _coverage(cells: Sequence[Cell]) -> list[str]:
+    lines = ["What was told as the 99th percentile, and what came:", ""]
+    lines += ["| policy | covered, mean | least | most | 98.5 to 99.5 % in | told / p99 | most |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    for policy in (GOVERNOR, COLD):
+        covered = [cell.policies[policy]["coverage"] for cell in cells]
+        ratio = [cell.policies[policy]["stated_over_p99"] for cell in cells]
+        lines.append(
+            f"| {policy} | {fmean(covered):.2%} | {min(covered):.2%} | {max(covered):.2%} | "
+            f"{sum(TOLD[0] <= c <= TOLD[1] for c in covered)} of {len(covered)} | "
+            f"{fmean(ratio):.2f} | {max(ratio):.2f} |"
+        )
+    return lines
+
+
+def _each(cells: Sequence[Cell]) -> list[str]:
+    columns = ["trace", "ladder", GOVERNOR, "in time", "covered", COLD, OWN]
+    columns += ["best rival", "its headroom", "in time", CLAIRVOYANT, "in time"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for cell in cells:
+        policies, best = cell.policies, cell.best_rival
+        ours, theirs = policies[GOVERNOR], policies[best]
+        knows = policies.get(CLAIRVOYANT)
+        room = "" if knows is None else f"{knows['headroom_captured']:.0%}"
+        lines.append(
+            f"| {cell.trace} {cell.start_s} s | {cell.ladder} | "
+            f"{ours['headroom_captured']:.0%} | {ours['slo_attainment']:.2%} | "
+            f"{ours['coverage']:.2%} | {policies[COLD]['headroom_captured']:.0%} | "
+            f"{policies[OWN]['headroom_captured']:.0%} | "
+            f"{best} | {theirs['headroom_captured']:.0%} | {theirs['slo_attainment']:.2%} | "
+            f"{room} | {'' if knows is None else format(knows['slo_attainment'], '.2%')} |"
+        )
+    return lines
