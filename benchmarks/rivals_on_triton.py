@@ -1,7 +1,7 @@
-"""The governor beside rivals and fixed variants on a real Triton, under one recorded load.
+"""The governor beside rivals and fixed variants on a real Triton, under recorded load.
 
-    python benchmarks/rivals_on_triton.py --trace TRACE.csv [--start 300] [--seconds 60] [--seed 1]
-        [--rivals model-switching-tuned,jellyfish] [--json FILE] [--plot FILE]
+    python benchmarks/rivals_on_triton.py --trace A.csv [B.csv ...] [--start 300] [--seconds 60]
+        [--seed 1] [--rivals backlog,model-switching-tuned] [--json FILE] [--plot FILE]
 
 Every arm gets the same requests at the same times on the embedded server. Rivals get a profile of
 every variant by batch size, measured just before; they read the server's metrics page at their
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from batches import difference, totals
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.console import Console
 from tritonclient import grpc as triton
 
@@ -42,6 +43,7 @@ from controller.twin.trace import Trace, load_trace
 
 _PROFILE_CALLS = 20
 _BIN_S = 1.0
+Arms = dict[str, tuple[scores.Score, Records, int]]
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f")  # of those beside it
 
 
@@ -49,29 +51,47 @@ def main() -> int:
     """Run every arm and print a table."""
     args = _arguments()
     view = Plain(Console(stderr=True))
-    trace = load_trace(args.trace).window(args.start, args.start + args.seconds)
+    shape = Shape()
+    found: dict[str, tuple[Schedule, Arms]] = {}
     with open_bench(*prepare(view)) as bench:
-        shape = Shape()
         bench.calibrate(shape, view.stage)
-        scale = bench.scale
-        load = trace.scaled(1.67 * scale.best_rps, 0.95 * scale.fastest_rps)
-        schedule = _schedule(load, shape, args.seed)
-        found: dict[str, tuple[scores.Score, Records, int]] = {}
-        for served in (bench.best, bench.fastest):
-            result = arms.run(bench, Arm(served.name), schedule, view)
-            found[result.arm.name] = result.score, result.records, 0
-        variants = [_profile(bench, choice.name) for choice in bench.choices]
-        for name in args.rivals.split(","):
-            view.arm_started(name, schedule.duration_s)
-            setting = Setting(tuple(variants), bench.objective_ms / 1e3, 0.01)
-            records, switches = _run(bench, RIVALS[name](setting), setting, schedule)
-            score = scores.score(records, bench.served, objective_ms=bench.objective_ms)
-            found[name] = score, records, switches
-        result = arms.run(bench, Arm(), schedule, view)
-        switches = len(result.governed.switches) if result.governed is not None else 0
-        found["governor"] = result.score, result.records, switches
-    print(_table(trace.name, args, found))
-    document = {
+        variants = tuple(_profile(bench, choice.name) for choice in bench.choices)
+        setting = Setting(variants, bench.objective_ms / 1e3, 0.01)
+        for path in args.trace:
+            trace = load_trace(path).window(args.start, args.start + args.seconds)
+            scale = bench.scale
+            load = trace.scaled(1.67 * scale.best_rps, 0.95 * scale.fastest_rps)
+            schedule = _schedule(load, shape, args.seed)
+            found[path.stem] = schedule, _arms(bench, setting, schedule, args.rivals, view)
+    for name, (_, ran) in found.items():
+        print(_table(name, args, ran))
+    if args.json is not None:
+        document = {name: _document(ran) for name, (_, ran) in found.items()}
+        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if args.plot is not None:
+        _draw(args.plot, bench, found)
+    return 0
+
+
+def _arms(bench: Bench, setting: Setting, schedule: Schedule, rivals: str, view: Plain) -> Arms:
+    """Let everybody serve the same requests."""
+    ran: Arms = {}
+    for served in (bench.best, bench.fastest):
+        result = arms.run(bench, Arm(served.name), schedule, view)
+        ran[result.arm.name] = result.score, result.records, 0
+    for name in rivals.split(","):
+        view.arm_started(name, schedule.duration_s)
+        records, switches = _run(bench, RIVALS[name](setting), setting, schedule)
+        score = scores.score(records, bench.served, objective_ms=bench.objective_ms)
+        ran[name] = score, records, switches
+    result = arms.run(bench, Arm(), schedule, view)
+    switches = len(result.governed.switches) if result.governed is not None else 0
+    ran["governor"] = result.score, result.records, switches
+    return ran
+
+
+def _document(ran: Arms) -> dict[str, dict[str, float | None]]:
+    return {
         name: {
             "requests": score.requests,
             "failed": score.failed,
@@ -81,22 +101,17 @@ def main() -> int:
             "p99_ms": score.p99_ms,
             "switches": switches,
         }
-        for name, (score, _, switches) in found.items()
+        for name, (score, _, switches) in ran.items()
     }
-    if args.json is not None:
-        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if args.plot is not None:
-        _draw(args.plot, bench, schedule, found)
-    return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trace", type=Path, required=True, metavar="CSV")
+    parser.add_argument("--trace", type=Path, nargs="+", required=True, metavar="CSV")
     parser.add_argument("--start", type=float, default=300.0, help="second of the trace")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rivals", default="model-switching-tuned,jellyfish", metavar="A,B")
+    parser.add_argument("--rivals", default="backlog,model-switching-tuned", metavar="A,B")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     return parser.parse_args()
@@ -225,9 +240,7 @@ def _run(bench: Bench, rival: Rival, setting: Setting, schedule: Schedule) -> tu
     return records, driver.switches
 
 
-def _table(
-    trace: str, args: argparse.Namespace, found: dict[str, tuple[scores.Score, Records, int]]
-) -> str:
+def _table(trace: str, args: argparse.Namespace, ran: Arms) -> str:
     lines = [
         f"{trace} from {args.start:g} s, {args.seconds:g} s, seed {args.seed}",
         "",
@@ -235,56 +248,65 @@ def _table(
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, (score, _, switches) in sorted(
-        found.items(), key=lambda one: -one[1][0].effective_quality
+        ran.items(), key=lambda one: -one[1][0].effective_quality
     ):
         lines.append(
             f"| {name} | {score.effective_quality:.4f} | {score.slo_attainment:.2%} "
             f"| {score.failed} of {score.requests} | {score.mean_quality or 0.0:.4f} "
             f"| {score.p99_ms or 0.0:.1f} ms | {switches} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
-def _draw(
-    path: Path,
-    bench: Bench,
-    schedule: Schedule,
-    found: dict[str, tuple[scores.Score, Records, int]],
-) -> None:
-    figure = Figure(figsize=(11, 8), dpi=110, layout="constrained")
-    load, quality, tail = figure.subplots(3, 1, sharex=True, height_ratios=[1.0, 1.6, 1.6])
-    edges_s = np.arange(0.0, schedule.duration_s + _BIN_S, _BIN_S)
-    load.stairs(np.histogram(schedule.due_s, edges_s)[0] / _BIN_S, edges_s, fill=True)
-    load.set_ylabel("requests/s")
-    qualities = np.array([served.quality for served in bench.served])
-    for number, (name, (_, records, _)) in enumerate(found.items()):
-        style = {"color": _COLOURS[number % len(_COLOURS)], "linewidth": 1.2, "zorder": 2}
-        if name == "governor":
-            style = {"color": "#d62728", "linewidth": 2.0, "zorder": 5}
-        counted = records.counted()
-        met = counted.answered & (counted.latency_ms <= bench.objective_ms)
-        worth = np.where(met, qualities[counted.variant], 0.0)
-        place = np.digitize(counted.due_s, edges_s) - 1
-        bins = len(edges_s) - 1
-        count = np.bincount(place, minlength=bins)[:bins]
-        total = np.bincount(place, weights=worth, minlength=bins)[:bins]
-        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        quality.plot(edges_s[:-1] + _BIN_S / 2, mean, label=name, **style)
-        late_ms = np.where(counted.answered, counted.latency_ms, 4000.0)
-        p99_ms = [
-            np.percentile(late_ms[place == b], 99) if (place == b).any() else np.nan
-            for b in range(bins)
-        ]
-        tail.plot(edges_s[:-1] + _BIN_S / 2, p99_ms, **style)
-    quality.set_ylabel("effective quality, each second")
-    lowest = min(score.effective_quality for score, _, _ in found.values())
-    quality.set_ylim(min(max(lowest, 0.0), qualities.min() - 0.05), qualities.max() + 0.01)
-    quality.legend(loc="lower left", ncols=3, frameon=False)
-    tail.axhline(bench.objective_ms, color="#333333", linestyle="--", linewidth=1.0)
-    tail.set_yscale("log")
-    tail.set_ylabel("p99 at the client, ms")
-    tail.set_xlabel("seconds")
+def _draw(path: Path, bench: Bench, found: dict[str, tuple[Schedule, Arms]]) -> None:
+    """Draw a column for each trace: load, effective quality and tail."""
+    figure = Figure(figsize=(5.5 * len(found) + 1.0, 8), dpi=110, layout="constrained")
+    rows = figure.subplots(
+        3, len(found), sharex="col", sharey="row", height_ratios=[1.0, 1.6, 1.6], squeeze=False
+    )
+    for column, (trace, (schedule, ran)) in enumerate(found.items()):
+        load, quality, tail = rows[:, column]
+        load.set_title(trace)
+        edges_s = np.arange(0.0, schedule.duration_s + _BIN_S, _BIN_S)
+        load.stairs(np.histogram(schedule.due_s, edges_s)[0] / _BIN_S, edges_s, fill=True)
+        for number, (name, (_, records, _)) in enumerate(ran.items()):
+            style = {"color": _COLOURS[number % len(_COLOURS)], "linewidth": 1.2, "zorder": 2}
+            if name == "governor":
+                style = {"color": "#d62728", "linewidth": 2.0, "zorder": 5}
+            mean, p99_ms = _by_second(bench, records, edges_s)
+            quality.plot(edges_s[:-1] + _BIN_S / 2, mean, label=name, **style)
+            tail.plot(edges_s[:-1] + _BIN_S / 2, p99_ms, **style)
+        tail.axhline(bench.objective_ms, color="#333333", linestyle="--", linewidth=1.0)
+        tail.set_yscale("log")
+        tail.set_xlabel("seconds")
+    qualities = [served.quality for served in bench.served]
+    rows[1, 0].set_ylim(0.0, max(qualities) + 0.02)
+    rows[1, 0].legend(loc="lower left", ncols=2, frameon=False)
+    rows[0, 0].set_ylabel("requests/s")
+    rows[1, 0].set_ylabel("effective quality, each second")
+    rows[2, 0].set_ylabel("p99 at the client, ms")
     figure.savefig(path)
+
+
+def _by_second(
+    bench: Bench, records: Records, edges_s: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], list[float]]:
+    """Return effective quality and p99 in milliseconds, each second. [seconds]."""
+    qualities = np.array([served.quality for served in bench.served])
+    counted = records.counted()
+    met = counted.answered & (counted.latency_ms <= bench.objective_ms)
+    worth = np.where(met, qualities[counted.variant], 0.0)
+    place = np.digitize(counted.due_s, edges_s) - 1
+    bins = len(edges_s) - 1
+    count = np.bincount(place, minlength=bins)[:bins]
+    total = np.bincount(place, weights=worth, minlength=bins)[:bins]
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    late_ms = np.where(counted.answered, counted.latency_ms, 4000.0)
+    p99_ms = [
+        float(np.percentile(late_ms[place == b], 99)) if (place == b).any() else np.nan
+        for b in range(bins)
+    ]
+    return mean, p99_ms
 
 
 if __name__ == "__main__":
