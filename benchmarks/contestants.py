@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import BayesianRidge, QuantileRegressor, SGDRegressor
 
@@ -54,6 +55,18 @@ class Predictor(Protocol):
         ...
 
 
+class Point(Protocol):
+    """Learns polls, predicts one number for each cell of the table."""
+
+    def learn(self, poll: list[Value], now_s: float) -> None:
+        """Take a poll in."""
+        ...
+
+    def mean(self) -> Floats:
+        """Return log seconds. [variants, rows]."""
+        ...
+
+
 @dataclass
 class Ours:
     """The governor's: pooled table, one fast drift factor."""
@@ -73,6 +86,30 @@ class Ours:
     def mean(self) -> Floats:
         """Return log seconds. [variants, rows]."""
         return np.log(self._service.table_s()) - 0.5 * self._service.noise**2
+
+    @property
+    def noise(self) -> float:
+        """Return the spread of log seconds."""
+        return self._service.noise
+
+
+@dataclass
+class OwnSpread:
+    """The governor's with the spread that it tracks itself: what its rollouts are told."""
+
+    stream: Stream
+
+    def __post_init__(self) -> None:
+        """Start without knowledge."""
+        self._point = Ours(self.stream)
+
+    def learn(self, poll: list[Value], now_s: float) -> None:
+        """Take a poll in."""
+        self._point.learn(poll, now_s)
+
+    def table(self) -> Floats:
+        """Return log seconds. [variants, rows, quantiles]."""
+        return self._point.mean()[:, :, None] + self._point.noise * norm.ppf(QUANTILES)
 
 
 @dataclass
@@ -98,7 +135,7 @@ class Sgd:
     def mean(self) -> Floats:
         """Return log seconds. [variants, rows]."""
         if not self._known:
-            return _prior(self.stream)
+            return prior(self.stream)
         flat = self._model.predict(self._grid.reshape(-1, self._grid.shape[2]))
         return flat.reshape(self._grid.shape[:2]) + _PRIOR_LOG
 
@@ -115,7 +152,7 @@ class Refitted:
         self._window: deque[Value] = deque(maxlen=_WINDOW)
         self._grid = _features(self.stream)
         self._polls = 0
-        self._table = _prior(self.stream)
+        self._table = prior(self.stream)
 
     def learn(self, poll: list[Value], now_s: float) -> None:
         """Take a poll in; fit every few of them."""
@@ -181,7 +218,7 @@ class Kalman:
 class WithResiduals:
     """Quantiles for who predicts a mean: those of his last residuals."""
 
-    point: "Ours | Sgd | Refitted | Kalman"
+    point: Point
     _residuals: deque[float] = field(default_factory=lambda: deque(maxlen=_RESIDUALS))
 
     def learn(self, poll: list[Value], now_s: float) -> None:
@@ -212,7 +249,7 @@ class Quantiles:
         self._window: deque[Value] = deque(maxlen=_WINDOW)
         self._grid = _features(self.stream)
         self._polls = 0
-        self._table = _prior(self.stream)[:, :, None] + np.array([0.0, 0.2, 0.5])
+        self._table = prior(self.stream)[:, :, None] + np.array([0.0, 0.2, 0.5])
 
     def learn(self, poll: list[Value], now_s: float) -> None:
         """Take a poll in; fit every few of them."""
@@ -236,6 +273,7 @@ class Quantiles:
 
 PREDICTORS: dict[str, Callable[[Stream], Predictor]] = {
     "governor": lambda s: WithResiduals(Ours(s)),
+    "governor, its own spread": OwnSpread,
     "SGD, decaying rate": lambda s: WithResiduals(Sgd(s)),
     "Bayesian ridge": lambda s: WithResiduals(Refitted(s, BayesianRidge)),
     "Kalman on a profile": lambda s: WithResiduals(Kalman(s)),
@@ -264,7 +302,8 @@ def _features(stream: Stream) -> Floats:
     return grid
 
 
-def _prior(stream: Stream) -> Floats:
+def prior(stream: Stream) -> Floats:
+    """Return what is taken before anything is known, as log seconds. [variants, rows]."""
     log_n = np.log(np.arange(1, stream.max_rows + 1))
     return np.broadcast_to(_PRIOR_LOG + log_n, (stream.variants, stream.max_rows)).copy()
 
