@@ -6,6 +6,7 @@ number of models. Run: `.venv/bin/python benchmarks/planning.py`
 """
 
 import argparse
+import gc
 import time
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def measure(models: int, variants: int) -> np.ndarray:
     )
     names = [v.model for m in policy.models for v in m.variants]
     core = GovernorCore(policy)
+    gc.collect()
+    gc.freeze()  # as the daemon does
     rng = np.random.default_rng(1)
     spent = []
     for tick in range(TICKS):

@@ -58,10 +58,13 @@ class ModelMind:
         service: ServiceTimes,
         *,
         ablation: str | None = None,
+        phase_s: float = 0.0,
     ) -> None:
         self._policy = policy
         self._stability = stability
-        self.predictor = ModelPredictor(policy, service, shuffled=ablation == "shuffled")
+        self.predictor = ModelPredictor(
+            policy, service, shuffled=ablation == "shuffled", phase_s=phase_s
+        )
         self._damper = Damper(stability)
         self._scores = Scorekeeper()
         self._now_s = 0.0

@@ -13,7 +13,7 @@ from typing import Any, Final
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision
 from controller.planning.scorekeeper import Score
-from controller.policy.model import Policy
+from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.prediction import predict
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
@@ -41,10 +41,7 @@ class GovernorCore:
         self._ablation = ablation
         self._policy = policy
         self._service = self._new_service(policy)
-        self._minds = {
-            model.name: ModelMind(model, policy.stability, self._service, ablation=ablation)
-            for model in policy.models
-        }
+        self._minds = {model.name: self._new_mind(model) for model in policy.models}
         self._probes = ProbePlan(policy.probing)
         self._sharing = DeviceSharing()
         self._stalls = StallWatch()
@@ -60,6 +57,15 @@ class GovernorCore:
             frozen=self._ablation == "frozen",
         )
 
+    def _new_mind(self, model: ModelPolicy) -> ModelMind:
+        return ModelMind(
+            model,
+            self._policy.stability,
+            self._service,
+            ablation=self._ablation,
+            phase_s=self._policy.models.index(model) / len(self._policy.models),
+        )
+
     def set_policy(self, policy: Policy) -> None:
         """Follow a new policy without losing what was learned."""
         learned = self._service.state()
@@ -68,7 +74,7 @@ class GovernorCore:
         self._service.restore(learned)
         minds = {}
         for model in policy.models:
-            mind = ModelMind(model, policy.stability, self._service, ablation=self._ablation)
+            mind = self._new_mind(model)
             old = self._minds.get(model.name)
             if old is not None:
                 mind.take_over(old)

@@ -71,7 +71,9 @@ class Outcome:
 class ConformalCalibration:
     """Keeps one stated quantile honest."""
 
-    def __init__(self, miss_ratio: float, offset_s: float = 0.0) -> None:
+    def __init__(self, miss_ratio: float, offset_s: float = 0.0, *, phase_s: float = 0.0) -> None:
+        """`phase_s` keeps many of them from forgetting in the same tick."""
+        self._phase_s = phase_s
         self._target = miss_ratio
         self._offset_s = offset_s
         self._alpha = miss_ratio
@@ -148,7 +150,7 @@ class ConformalCalibration:
     def relax(self, now_s: float) -> None:
         """Forget what is old; to be called at every tick, whether or not there were outcomes."""
         if self._relaxed_s is None:
-            self._relaxed_s = now_s
+            self._relaxed_s = now_s + self._phase_s
             # What was restored has the age of this start, whatever clock it was seen on.
             self._used_s = now_s
         elapsed_s = now_s - self._relaxed_s

@@ -54,12 +54,14 @@ class Outcomes:
     once there are enough of them.
     """
 
-    def __init__(self, alias: str, objective: Objective, models: Sequence[str]) -> None:
+    def __init__(
+        self, alias: str, objective: Objective, models: Sequence[str], *, phase_s: float = 0.0
+    ) -> None:
         self._alias = alias
         self._objective = objective
         self._calibrations = {
             model: ConformalCalibration(
-                objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s
+                objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s, phase_s=phase_s
             )
             for model in models
         }

@@ -45,10 +45,18 @@ class _Sent:
 
 
 class ModelPredictor:
-    """Learns and predicts for one model; `shuffled` mixes its variants up (an ablation)."""
+    """Learns and predicts for one model; `shuffled` mixes its variants up (an ablation).
+
+    `phase_s`, less than a second, differs between models that learn in the same ticks.
+    """
 
     def __init__(
-        self, policy: ModelPolicy, service: ServiceTimes, *, shuffled: bool = False
+        self,
+        policy: ModelPolicy,
+        service: ServiceTimes,
+        *,
+        shuffled: bool = False,
+        phase_s: float = 0.0,
     ) -> None:
         self._policy = policy
         self._service = service
@@ -57,7 +65,7 @@ class ModelPredictor:
         self._counter = ArrivalCounter()
         self._deferred: tuple[float, float] | None = None  # arrivals of a stall, its seconds
         self._served: str | None = None  # at the last observation, by Triton's name
-        self._outcomes = Outcomes(policy.name, policy.objective, self.models)
+        self._outcomes = Outcomes(policy.name, policy.objective, self.models, phase_s=phase_s)
         self._probes: deque[_Sent] = deque(maxlen=_PROBES)
         self._probed_s: dict[str, float] = {}
         self._done = 0.0  # requests completed lately

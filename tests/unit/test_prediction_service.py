@@ -179,3 +179,16 @@ def test_what_hardly_changes_anything_is_not_fitted_again_and_what_does_is(monke
         service.observe([_sample("large", 8, 1.5), _sample("large", 1), _sample("small", 4)], now_s)
     assert service.table_s()[2, 7] > 1.1 * before_s[7]
     assert service.table_s()[2, 0] == pytest.approx(before_s[0], rel=0.2)
+
+
+def test_statistics_of_very_many_variants_are_learned_over_several_ticks():
+    names = tuple(f"m{i}" for i in range(1600))
+    service = ServiceTimes(names, 8, usual_rows=8)
+    service.observe([BatchSample(name, 1, 5, 0.004, 0.1) for name in names], 0.0)
+    learned = [int(service.known().sum())]
+    for tick in range(1, 8):
+        service.observe([], 0.02 * tick)
+        learned.append(int(service.known().sum()))
+    assert 0 < learned[0] <= 400  # a tick is not held up
+    assert learned == sorted(learned)
+    assert learned[-1] == 1600  # and nothing is lost
