@@ -1,4 +1,4 @@
-"""`governor policy`: check policies, show what one means, print the JSON Schema.
+"""`governor policy`: check policies, show and compare what they mean, explain their keys.
 
 Owns the wording of these answers. It must not decide what a valid policy is.
 """
@@ -6,7 +6,9 @@ Owns the wording of these answers. It must not decide what a valid policy is.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from controller.cli import output
@@ -19,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register `policy` and its subcommands."""
     parser = subparsers.add_parser(
         "policy",
-        help="check a policy, show what it means, print its schema",
+        help="check a policy, show what it means, compare two, explain a key",
         description="Everything about policy files that needs no daemon.",
         allow_abbrev=False,
     )
@@ -41,6 +43,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("file", metavar="FILE", help="a policy; - is standard input")
     show.add_argument("--json", action="store_true", help="print it as JSON")
     show.set_defaults(run=run_show)
+    diff = commands.add_parser(
+        "diff",
+        help="show what differs between two policies in effect",
+        description="Show every key whose effective value differs, defaults included. "
+        "Exit code 1 if there is any.",
+    )
+    diff.add_argument("before", metavar="OLD", help="a policy; - is standard input")
+    diff.add_argument("after", metavar="NEW", help="a policy; - is standard input")
+    diff.add_argument("--json", action="store_true", help="print the differences as JSON")
+    diff.set_defaults(run=run_diff)
+    explain = commands.add_parser(
+        "explain",
+        help="say what a key means, and what may stand there",
+        description="Say what a key of a policy means, and all that is under it.",
+    )
+    explain.add_argument(
+        "key",
+        nargs="?",
+        metavar="KEY",
+        help="such as objective.latency or models.qa.min_quality; omitted: every key",
+    )
+    explain.add_argument("--json", action="store_true", help="print it as JSON")
+    explain.set_defaults(run=run_explain)
     schema = commands.add_parser(
         "schema",
         help="print the JSON Schema (draft 7), for editors",
@@ -88,6 +113,48 @@ def run_show(args: argparse.Namespace) -> int:
     else:
         print(policy_to_yaml(policy), end="")
     return output.OK
+
+
+def run_diff(args: argparse.Namespace) -> int:
+    """Print what differs in effect; return whether anything does."""
+    from controller.policy.compare import changes
+    from controller.policy.load import PolicyError
+
+    try:
+        found = changes(_load(args.before), _load(args.after))
+    except PolicyError as error:
+        print(error, file=sys.stderr)
+        return output.USAGE
+    if args.json:
+        output.print_json({"changes": [asdict(change) for change in found]})
+    for change in () if args.json else found:
+        print(f"{change.path}: {_shown(change.before)} -> {_shown(change.after)}")
+    return output.PROBLEM if found else output.OK
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """Print what keys mean."""
+    from controller.policy.describe import UnknownKeyError, find, keys
+
+    try:
+        found = keys() if args.key is None else find(args.key)
+    except UnknownKeyError as error:
+        print(f"{error}; `governor policy explain` lists them all", file=sys.stderr)
+        return output.PROBLEM
+    if args.json:
+        output.print_json({"keys": [asdict(key) for key in found]})
+    for key in () if args.json else found:
+        default = "required" if key.required else f"default {_shown(key.default)}"
+        told = key.values if key.values == "a section" else f"{key.values}; {default}"
+        print(f"{key.path}  ({told})\n    {key.meaning}")
+    return output.OK
+
+
+def _shown(value: object) -> str:
+    """Return a value on one line, as YAML's flow style."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def run_schema(_args: argparse.Namespace) -> int:
