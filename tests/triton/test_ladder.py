@@ -202,7 +202,9 @@ def test_no_variant_is_dominated_and_the_best_holds_half_of_the_objective(client
     # On a quiet machine 3, 8 and half of the objective; with neighbours the last digits wander.
     overhead_ms = min(times[IDLE, rows] for rows in SIZES)  # rows are no part of it
     assert times[models[0], 1] >= 0.85 * 3 * overhead_ms
-    assert times[models[-1], 1] >= 0.85 * 8 * times[models[0], 1]
+    # In full batches, of which a burst consists: of one row that `tiny` reads, a fast processor
+    # spends half in the backend itself.
+    assert times[models[-1], MAX_BATCH] >= 8 * times[models[0], MAX_BATCH]
     assert times[models[-1], MAX_BATCH] <= OBJECTIVE_MS / 2 / 0.85
 
 
