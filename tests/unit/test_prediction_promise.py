@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.policy.model import Objective
 from controller.prediction.calibration import Outcome
+from controller.prediction.outcomes import Outcomes
 from controller.prediction.promise import Promise
 
 ALLOWED = 0.01
@@ -103,3 +105,11 @@ def test_it_survives_a_restart_and_forgets_with_another_objective() -> None:
     assert other.factor == Promise(ALLOWED, 2 * OFFSET_S).factor
     with pytest.raises(ValueError, match="out of range"):
         same.restore({"log_factor": 1e9, "offset_s": OFFSET_S})
+
+
+def test_what_a_governor_without_promises_stored_is_taken_back() -> None:
+    before, after = (Outcomes("m", Objective(0.08, 99.0), ["m_a"]) for _ in range(2))
+    before.calibrations["m_a"].observe([outcome(0.09, 0.05)] * 300, 0.0)
+    after.restore(before.state()["variants"])  # the whole state, then
+    assert after.calibrations["m_a"].factor == pytest.approx(before.calibrations["m_a"].factor)
+    assert after.promise.factor == before.promise.factor
