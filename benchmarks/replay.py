@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from provenance import code_digest
-from replay_report import Cell, report
+from replay_report import DATA, Cell, report
 
 from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, RIVALS
 from controller.twin.ladder import load_ladder
@@ -28,7 +28,6 @@ from controller.twin.replay import oracle_quality, run_one
 from controller.twin.scoring import Score, summed_up
 from controller.twin.trace import load_trace
 
-DATA = Path(__file__).parent / "data"
 OBJECTIVES_MS = {"short": 60, "long": 200}
 WINDOWS = (0, 300)  # seconds where windows of a trace begin
 POLICIES = (GOVERNOR, COLD, *RIVALS, CLAIRVOYANT)
@@ -56,7 +55,9 @@ class Task:
 
     def kept_in(self, folder: Path, code: str) -> Path:
         """Return where its result is kept."""
-        key = json.dumps([*self.cell, self.seconds, self.policy, self.seed, code])
+        read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.trace, self.ladder)]
+        limit_ms = OBJECTIVES_MS[self.kind]
+        key = json.dumps([*self.cell, limit_ms, self.seconds, self.policy, self.seed, *read, code])
         return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
 
     def plan(self) -> Plan:
@@ -145,6 +146,10 @@ def _cell(key: tuple[object, ...], played: dict[str, Any]) -> Cell:
         name: summed_up(scores, floor, played["oracle"])
         for name, scores in played["scores"].items()
     }
+    if any(one["headroom_captured"] is None for one in policies.values()):
+        return Cell(*key, skipped="the oracle is no better than the fastest variant")
+    if any(policies[name]["coverage"] is None for name in (GOVERNOR, COLD)):
+        return Cell(*key, skipped="nothing was ever told")
     return Cell(*key, policies=policies)
 
 

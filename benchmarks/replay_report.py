@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, RIVALS
 
 OWN = "pressure"  # no rival of the field: a rule of our own that was not taken
+DATA = Path(__file__).parent / "data"
 COMPARED = tuple(name for name in RIVALS if name != OWN)
 NOT_UNDER = 0.6  # of the headroom
 PERCENTILE = 0.99
@@ -52,7 +54,8 @@ def report(
 ) -> str:
     """Return the page."""
     full = " --full" if args.full else ""
-    size = f"--seconds {args.seconds:g} --seeds {args.seeds}{full}"
+    data = "" if args.data == DATA else f" --data {args.data.name}"
+    size = f"--seconds {args.seconds:g} --seeds {args.seeds}{full}{data}"
     again = f".venv/bin/python benchmarks/replay.py {size} --out DIR --docs docs/benchmark.md"
     lines = ["# The governor and its rivals, replayed", ""]
     lines += ["Written by `benchmarks/replay.py`; again with:", "", "```", again, "```", ""]

@@ -70,8 +70,10 @@ class GovernorCore:
         """Follow a new policy without losing what was learned."""
         learned = self._service.state()
         self._policy = policy
-        self._service = self._new_service(policy)
-        self._service.restore(learned)
+        service = self._new_service(policy)
+        service.restore(learned)
+        service.learn_later(self._service.waiting)
+        self._service = service
         minds = {}
         for model in policy.models:
             mind = self._new_mind(model)

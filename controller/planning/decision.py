@@ -51,7 +51,7 @@ class Candidate(NamedTuple):
     utilization_ratio: float  # work arriving per second of work it can do
     p50_s: float
     p99_s: float  # at the objective's percentile, calibrated: what is decided by
-    told_p99_s: float  # the same, as people are told: it holds for that share of all requests
+    told_p99_s: float  # the same, as people are told: meant to hold for that share of all requests
     miss_ratio: float  # predicted share of requests that miss, calibrated
     value: float  # expected effective quality per request, less the backlog's cost
     feasible: bool

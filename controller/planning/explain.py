@@ -250,8 +250,8 @@ def _prediction(decision: Decision) -> str:
         return ""
     return (
         f"Predicted for {chosen.variant} (quality {chosen.quality:.3f}): {_ms(chosen.p99_s)}, with"
-        f" {_percent(chosen.miss_ratio)} of requests late; {_ms(chosen.told_p99_s)} with room for"
-        " what nobody could foresee."
+        f" {_percent(chosen.miss_ratio)} of requests late; by what came of such predictions,"
+        f" {_ms(chosen.told_p99_s)}."
     )
 
 

@@ -6,6 +6,7 @@ Owns finding a key and what is told of it. It must not say what the schema does 
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,10 +58,21 @@ def find(name: str) -> tuple[Key, ...]:
 def _fits(path: list[str], wanted: list[str]) -> bool:
     """Return whether a path ends with what is wanted; an operator's own name fits NAME."""
     tail = path[-len(wanted) :]
-    names = {"NAME"} if len(wanted) > 1 else set()
-    return len(tail) == len(wanted) and all(
-        part in {want} | names for part, want in zip(tail, wanted, strict=True)
+    if len(tail) != len(wanted):
+        return False
+    # Alone, or where a key would stand, a word is a key's name and none of the operator's.
+    named = [
+        part == "NAME" and len(wanted) > 1 and (i > 0 or want not in _words())
+        for i, (part, want) in enumerate(zip(tail, wanted, strict=True))
+    ]
+    return all(
+        part == want or is_name for part, want, is_name in zip(tail, wanted, named, strict=True)
     )
+
+
+@functools.cache
+def _words() -> frozenset[str]:
+    return frozenset(word for key in keys() for word in key.path.split("."))
 
 
 def _walk(node: dict[str, Any], definitions: dict[str, Any], path: str) -> Iterator[Key]:

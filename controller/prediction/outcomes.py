@@ -199,13 +199,14 @@ class Outcomes:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned. Raises ValueError, KeyError, TypeError."""
-        if "promise" in state:
-            self._promise.restore(state["promise"])
-            state = state["variants"]
-        # Else: stored by a governor that had no promise yet.
+        # A governor that had no promise yet stored the variants alone.
+        whole = state.keys() == {"variants", "promise"}
+        variants = state["variants"] if whole else state
         for model, calibration in self._calibrations.items():
-            if model in state:
-                calibration.restore(state[model])
+            if model in variants:
+                calibration.restore(variants[model])
+        if whole:
+            self._promise.restore(state["promise"])
 
 
 def _from_s(look: _Look) -> float:

@@ -8,13 +8,14 @@ true of 99 % of *requests* instead, of those of bursts as well. So it has a fact
 for each model.
 
 Method: quantile tracking (Angelopoulos, Candès & Tibshirani 2023): each request that was late moves
-the factor's logarithm up by gain (1 - allowed), each that was not down by gain (allowed). As the
-factor is bounded, the share of late requests tends to what is allowed, for any load: after n of
-them it is off by the range over (gain n) at most, as far as all were counted one by one. They
-are not: of most the mean of a tick is known, of some (traces) their own latency. The mean tells
-at once how many were late if these spread evenly about it; a single one stands for all that
-completed since the one before (Horvitz & Thompson 1952), and repairs in the long run what that
-assumption gets wrong: half as many again as allowed may be late in the worst case, and no more.
+the factor's logarithm up by gain (1 - allowed), each that was not down by gain (allowed). As long
+as the factor does not meet its bounds, the share of late requests tends to what is allowed, for
+any load, if all are counted one by one. They are not: of most the mean of a tick is known, of some
+(traces) their own latency. The mean tells at once how many were late if these spread evenly about
+it; a single one stands for about all that completed since the one before (after Horvitz & Thompson
+1952), and repairs in the long run what that assumption gets wrong. With up to a hundred requests
+between traces, half as many again as allowed may be late at worst; with more, or without traces,
+it is only as true as the assumption.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Promise:
         late = outcome.latency_s > outcome.told_s
         self._kept.append(not late)
         count = min(max(_FOR_EACH * self._since, _LEAST), _MOST)
-        self._since = 0.0
+        if outcome.teaches:
+            self._since = 0.0
         self._learn(outcome, count, 1.0 if late else 0.0)
 
     def averaged(self, outcome: Outcome) -> None:
@@ -96,16 +98,21 @@ class Promise:
 
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
-        return {"log_factor": round(self._log_factor, 6), "offset_s": self._offset_s}
+        return {
+            "log_factor": round(self._log_factor, 6),
+            "offset_s": self._offset_s,
+            "allowed": self._allowed,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned. Raises ValueError, KeyError, TypeError if it is not."""
         log_factor = float(state["log_factor"])
         if not _LOWEST <= log_factor <= _HIGHEST:
             raise ValueError("promise out of range")
-        if math.isclose(float(state["offset_s"]), self._offset_s):  # else of another objective
-            self._log_factor = log_factor
+        about = (float(state["offset_s"]), float(state["allowed"]))
+        if all(map(math.isclose, about, (self._offset_s, self._allowed))):
+            self._log_factor = log_factor  # else it is about another objective
 
 
 def _is_usable(outcome: Outcome) -> bool:
-    return outcome.told_s > 0.0 and outcome.latency_s > 0.0
+    return outcome.told_s > 0.0 and 0.0 < outcome.latency_s < math.inf

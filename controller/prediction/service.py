@@ -132,6 +132,15 @@ class ServiceTimes:
         """Return how many batches were measured. [variants, rows 1..max_rows]."""
         return self._total.copy()
 
+    @property
+    def waiting(self) -> tuple[BatchSample, ...]:
+        """Return the samples that were taken in and are not learned yet."""
+        return tuple(self._waiting)
+
+    def learn_later(self, samples: Iterable[BatchSample]) -> None:
+        """Take samples in for the next calls of `observe`."""
+        self._waiting.extend(samples)
+
     def observe(self, samples: Iterable[BatchSample], now_s: float) -> None:
         """Learn from measured batches; first runs and those just after an action are left out.
 

@@ -71,7 +71,7 @@ def test_an_escape_tells_what_was_seen_compared_chosen_and_why() -> None:
         "wait (62 ms of work). Of 3 variants, 2 are predicted to answer 99 % of requests within "
         "60 ms. It switches from wide to medium at once: wide would miss the objective (31 % of "
         "requests late). Predicted for medium (quality 0.905): 40 ms, with 0.2 % of requests late; "
-        "45 ms with room for what nobody could foresee. "
+        "by what came of such predictions, 45 ms. "
         "wide (quality 0.927) would miss the objective: its 99th percentile would be 184 ms, with "
         "31 % of requests late."
     )

@@ -359,6 +359,15 @@ def test_a_probe_of_a_variant_that_a_new_policy_drops_is_forgotten_and_others_ar
     assert decision.rows_per_request == pytest.approx(1.0)  # it is taken for the probe
 
 
+def test_samples_that_wait_to_be_learned_outlive_a_new_policy():
+    core = GovernorCore(POLICY)
+    first, last = (BatchSample(model, 1, 5, 0.004, 0.1) for model in ("m_big", "m_mid"))
+    core.step(replace(observation(0.0), batch_samples=(*[first] * 500, last)))
+    core.set_policy(replace(POLICY, sha256="another"))
+    known = {c.model: c.known for c in core.step(observation(0.02))[0].candidates}
+    assert known["m_mid"]  # it was the last of more than are learned at once
+
+
 def test_reasons_are_append_only():
     # Journals of the past hold these words: never rename or remove one.
     assert [reason.value for reason in Reason][:13] == [

@@ -80,6 +80,10 @@ def test_a_key_is_found_by_its_end_and_told_with_what_is_under_it() -> None:
         "models.NAME.objective.latency",
         "models.NAME.objective.percentile",
     ]
+    assert find("qa.min_quality")[0].path == "models.NAME.min_quality"
+    for misplaced in ("mqtt.memory", "stability.alias", "objective.quality"):
+        with pytest.raises(UnknownKeyError):
+            find(misplaced)
     with pytest.raises(UnknownKeyError, match="perhaps latency"):
         find("latncy")
 
