@@ -1,6 +1,7 @@
-"""Calibration: making "99 % under 80 ms" true 99 % of the time.
+"""Calibration: what a variant would do, corrected by what it did lately.
 
-Owns how far a predicted quantile is stretched. It must not predict.
+Owns how far a predicted quantile is stretched before it is decided on. It must not predict, nor
+say what people are told: `promise.py` does.
 
 Method: adaptive conformal inference (Gibbs & Candès 2021). The score of completed requests is
 log((latency + offset) / (predicted quantile + offset)); the factor is the quantile of recent

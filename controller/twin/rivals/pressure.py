@@ -1,9 +1,9 @@
 """Drift plus penalty (Neely 2010) with a bound on the sojourn: queue pressure as the price.
 
-No paper of the field: the rule that is to become the governor's own. Every 20 ms it takes the
-variant of the highest quality less price times device time per request. The price grows with the
-work that waits, up to what makes the fastest variant the best: so the queue finds the mix by
-itself, whatever the load is. A variant is no choice when a request that comes at the tick's end
+No paper of the field: a rule of our own, tried as the governor's and not taken. Every 20 ms it
+takes the variant of the highest quality less price times device time per request. The price grows
+with the work that waits, up to what makes the fastest variant the best: so the queue finds the mix
+by itself, whatever the load is. A variant is no choice when a request that comes at the tick's end
 would wait too long on it, or would keep the fastest from being in time after it.
 """
 
