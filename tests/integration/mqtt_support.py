@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -60,49 +61,21 @@ class RecordingDaemon:
         return CommandResult(ok=True, message="resumed")
 
 
-class AmqttBroker:
-    """A broker in this process."""
+class _BrokerProcess:
+    """A broker in a process of its own, which ends as a crash does."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, command: list[str | Path], log: Path) -> None:
         self.port = port
-        self._broker: Any = None
-
-    async def start(self) -> None:
-        from amqtt.broker import Broker
-
-        anonymous = "amqtt.plugins.authentication.AnonymousAuthPlugin"
-        self._broker = Broker(
-            {
-                "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}},
-                "plugins": {anonymous: {"allow_anonymous": True}},
-            }
-        )
-        await self._broker.start()
-
-    async def stop(self) -> None:
-        if self._broker is not None:
-            await self._broker.shutdown()
-            self._broker = None
-
-
-class Mosquitto:
-    """The real one, in memory only unless the settings say otherwise."""
-
-    def __init__(self, port: int, folder: Path, settings: str = "allow_anonymous true") -> None:
-        self.port = port
-        self._file = folder / "mosquitto.conf"
-        # Without `user root` it gives up root first, and cannot read a test's folder then.
-        self._file.write_text(f"user root\nlistener {port} 127.0.0.1\n{settings}\n")
-        self._log = folder / "mosquitto.log"
+        self._command = command
+        self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        assert MOSQUITTO is not None
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                MOSQUITTO, "-c", self._file, "-v", stdout=log, stderr=log
+                *self._command, stdout=log, stderr=log
             )
-        for _ in range(200):
+        for _ in range(1000):
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 writer.close()
@@ -118,6 +91,41 @@ class Mosquitto:
         if self._process is not None:
             await self._process.wait()
             self._process = None
+
+
+# Not in the tests' own process: its shutdown waits for ever for a reader that was cancelled just
+# as a packet arrived (asyncio.wait_for of Python 3.11 loses such a cancellation).
+_SERVE_AMQTT = """
+import asyncio, sys
+from amqtt.broker import Broker
+
+async def serve():
+    listener = {"type": "tcp", "bind": f"127.0.0.1:{sys.argv[1]}"}
+    anonymous = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+    await Broker({"listeners": {"default": listener}, "plugins": anonymous}).start()
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+
+
+class AmqttBroker(_BrokerProcess):
+    """The one in Python, which is there wherever the tests are."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        command = [sys.executable, "-c", _SERVE_AMQTT, str(port)]
+        super().__init__(port, command, folder / "amqtt.log")
+
+
+class Mosquitto(_BrokerProcess):
+    """The real one, in memory only unless the settings say otherwise."""
+
+    def __init__(self, port: int, folder: Path, settings: str = "allow_anonymous true") -> None:
+        assert MOSQUITTO is not None
+        file = folder / "mosquitto.conf"
+        # Without `user root` it gives up root first, and cannot read a test's folder then.
+        file.write_text(f"user root\nlistener {port} 127.0.0.1\n{settings}\n")
+        super().__init__(port, [MOSQUITTO, "-c", file, "-v"], folder / "mosquitto.log")
 
 
 def free_port() -> int:
@@ -141,8 +149,9 @@ class Bus:
 
     async def lose_connection(self) -> None:
         """End as a crash does: no farewell."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        while not self.task.done():  # once is not enough: wait_for of Python 3.11 may lose it
+            self.task.cancel()
+            await asyncio.wait({self.task}, timeout=0.5)
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the bus does on a working broker: in-process always, the real mosquitto where installed."""
+"""What the bus does on a working broker: always a small one, the real mosquitto where installed."""
 
 import asyncio
 import dataclasses
@@ -18,12 +18,6 @@ from mqtt_support import (
 
 from controller import __version__
 
-pytestmark = pytest.mark.filterwarnings(
-    # Of the broker in this process, not of ours.
-    "ignore::DeprecationWarning",
-    "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
 without_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 ONLINE = {"state": "online", "version": __version__}
 
@@ -33,7 +27,7 @@ ONLINE = {"state": "online", "version": __version__}
 )
 async def broker(request: pytest.FixtureRequest, tmp_path):
     port = free_port()
-    broker = AmqttBroker(port) if request.param == "amqtt" else Mosquitto(port, tmp_path)
+    broker = {"amqtt": AmqttBroker, "mosquitto": Mosquitto}[request.param](port, tmp_path)
     await broker.start()
     yield broker
     await broker.stop()

@@ -104,18 +104,20 @@ async def listening(peer: Peer):
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             await peer(reader, writer)
-        writer.close()
 
     served: list[asyncio.Task] = []
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         served.append(asyncio.ensure_future(serve(reader, writer)))
+        # Not in `serve`: a task that is cancelled before its first step runs none of it.
+        served[-1].add_done_callback(lambda _: writer.close())
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await asyncio.sleep(0.01)  # who was accepted just now is not among the served yet
         for task in served:
             task.cancel()
         await asyncio.gather(*served, return_exceptions=True)
