@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "pause": "controller.cli.client",
     "resume": "controller.cli.client",
     "policy": "controller.cli.policy",
+    "profiles": "controller.cli.profiles",
     "replay": "controller.cli.replay",
     "doctor": "controller.cli.doctor",
     "triton": "controller.cli.triton",

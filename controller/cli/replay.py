@@ -81,6 +81,18 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="1@50%",
         help="somebody else keeps one batch on the GPU from half of the trace on",
     )
+    given.add_argument(
+        "--profiles",
+        type=_batches,
+        metavar="1,4,16",
+        help="give each variant profiles of these largest batches, too",
+    )
+    given.add_argument(
+        "--fixed-shape",
+        action="store_true",
+        default=None,
+        help="each profile and variant is an engine compiled for its largest batch alone",
+    )
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="default: all cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers; - prints")
@@ -143,10 +155,13 @@ def _misuse(args: argparse.Namespace) -> str | None:
     asked = (args.journal, args.policy)
     if not (all(given) and not any(asked)) and not (all(asked) and not any(given)):
         return "either --trace, --ladder and --slo, or --journal and --policy"
-    mine, others = ("--trace", ("model", "since")) if all(given) else ("--journal", _OF_TRACES)
+    of_ladders = (*_OF_TRACES, "profiles", "fixed_shape")
+    mine, others = ("--trace", ("model", "since")) if all(given) else ("--journal", of_ladders)
     for option in others:
         if getattr(args, option) is not None:
             return f"--{option.replace('_', '-')} does not go with {mine}"
+    if args.fixed_shape and args.profiles is None:
+        return "--fixed-shape says how --profiles are, and goes with it"
     if args.percentile is not None and not 0.0 < args.percentile < 100.0:
         return "--percentile lies between 0 and 100"
     if args.gpus < 1 or (args.gpus > 1 and not all(given)):
@@ -180,7 +195,12 @@ def _plan(args: argparse.Namespace) -> Plan:
     from controller.twin.trace import load_trace
 
     chosen = {name: getattr(args, name) for name in _OF_TRACES if getattr(args, name) is not None}
-    return Plan(load_trace(args.trace), load_ladder(args.ladder), args.slo, **chosen)
+    ladder = load_ladder(args.ladder)
+    if args.profiles is not None:
+        from controller.twin.profiles import with_profiles
+
+        ladder = with_profiles(ladder, args.profiles, fixed_shape=bool(args.fixed_shape))
+    return Plan(load_trace(args.trace), ladder, args.slo, **chosen)
 
 
 def _troubled(plan: Plan, args: argparse.Namespace) -> Plan:
@@ -289,6 +309,16 @@ def _from_a_share_on(text: str) -> tuple[float, float]:
     if number <= 0.0 or share > 1.0:
         raise argparse.ArgumentTypeError("a number above 0, from a share of at most 100 % on")
     return number, share
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(one) for one in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} are no largest batches; write 1,4,16")
+    return found
 
 
 def _stragglers(text: str) -> tuple[float, float]:

@@ -119,6 +119,15 @@ def _fit(model: ModelPolicy, configs: Mapping[str, Config]) -> list[Finding]:
         problems = unsuitable(config)
         findings += [fail(name, str(p), "or take the variant out of the policy") for p in problems]
         limit = max_batch(config)
+        if variant.max_batch not in (None, limit):
+            findings.append(
+                fail(
+                    name,
+                    f"{variant.model} takes {limit} rows at once, but the policy says "
+                    f"{variant.max_batch}: what is predicted of it is wrong",
+                    "run `governor profiles materialise` and load it anew, or correct max_batch",
+                )
+            )
         if model.client_max_batch > max(limit, 1):
             findings.append(
                 fail(

@@ -29,6 +29,8 @@ from controller.telemetry.observation import ModelReading, Observation
 Floats = NDArray[np.float64]
 
 _TIE: Final = 1e-4  # values closer than this are the same: the faster one
+_SAME_PROFILE: Final = 0.005  # the same, of profiles of one variant: the one that serves
+_SAME_IN_RECOVERY: Final = 0.1  # the same, where nothing is in time: a share of the requests
 _UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality may use
 # Windows that pass until a rise in load is noticed, a switch away took effect, and what waits on
 # the variant that was left is worked off beside the other: a variant that cannot keep up gathers
@@ -70,6 +72,8 @@ class ModelMind:
         self._now_s = 0.0
         self._stalled = False
         self._quality = [v.quality for v in policy.variants]
+        self._weights = [v.profile_of or v.name for v in policy.variants]
+        self._has_profiles = len(set(self._weights)) < len(self._weights)
 
     def take_over(self, old: ModelMind) -> None:
         """Keep what an earlier policy's mind knows of the same model."""
@@ -238,12 +242,38 @@ class ModelMind:
             stable = [i for i in among if prediction.utilization_ratio[i] <= _STABLE]
             if not stable:
                 return max(among, key=speed.__getitem__), Reason.RECOVERY
-            return _best([-miss for miss in prediction.miss_ratio], stable, speed), Reason.RECOVERY
+            kept = [-miss for miss in prediction.miss_ratio]
+            stable = self._one_of_each(kept, stable, speed, serving, _SAME_IN_RECOVERY)
+            return _best(kept, stable, speed), Reason.RECOVERY
+        choosable = self._one_of_each(value, choosable, speed, serving, _SAME_PROFILE)
         best = _best(value, choosable, speed)
         if best == serving:
             return best, Reason.STEADY
         escapes = serving is not None and not feasible[serving] and speed[best] > speed[serving]
         return best, Reason.ESCAPE if escapes else Reason.BEST_FEASIBLE
+
+    def _one_of_each(
+        self,
+        value: list[float],
+        choosable: list[int],
+        speed: list[float],
+        serving: int | None,
+        same: float,
+    ) -> list[int]:
+        """Return one profile of each variant: the one that serves, or else the fastest.
+
+        Unless another is clearly worth more: what a switch between them leaves on either is done
+        in smaller batches, which is not predicted.
+        """
+        if not self._has_profiles:
+            return choosable
+        found = []
+        for of in dict.fromkeys(self._weights[i] for i in choosable):
+            profiles = [i for i in choosable if self._weights[i] == of]
+            top = max(value[i] for i in profiles)
+            good = [i for i in profiles if value[i] >= top - same]
+            found.append(serving if serving in good else max(good, key=speed.__getitem__))
+        return found
 
     def _distrusted(self) -> bool:
         coverage = self.predictor.coverage

@@ -49,11 +49,12 @@ class GovernorCore:
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
         models = dict.fromkeys(v.model for model in policy.models for v in model.variants)
-        usual = max(model.client_max_batch for model in policy.models)
+        most = max(model.client_max_batch for model in policy.models)
+        declared = (v.max_batch or 1 for model in policy.models for v in model.variants)
         return ServiceTimes(
             tuple(models),
-            max(MAX_ROWS, usual),
-            usual_rows=usual,
+            max(MAX_ROWS, most),
+            usual_rows=max(most, *declared),
             frozen=self._ablation == "frozen",
         )
 

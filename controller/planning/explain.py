@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
-from controller.policy.model import ModelPolicy
+from controller.policy.model import ModelPolicy, VariantPolicy
 
 _MS = 1e3
 _DRIFT_WORTH_SAYING = 0.10
@@ -42,7 +42,11 @@ def explain_decision(decision: Decision, model: ModelPolicy) -> str:
     if decision.reason in _DECIDED_OTHERWISE:
         sentences.append(_would_choose(decision))
     else:
-        sentences += [_prediction(decision), *_why_not_better(decision, model)]
+        sentences += [
+            _prediction(decision),
+            _why_this_batch(decision, model),
+            *_why_not_better(decision, model),
+        ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -84,6 +88,51 @@ def _compared(decision: Decision, model: ModelPolicy) -> str:
     if len(allowed) < total:
         text += f"; {_count(total - len(allowed))} excluded"
     return text + "."
+
+
+def _why_this_batch(decision: Decision, model: ModelPolicy) -> str:
+    """Return what speaks against the other profiles of the chosen variant's weights."""
+    chosen = _candidate(decision, decision.target or decision.serving)
+    same = {v.name: v for v in model.variants}
+    own = None if chosen is None else same.get(chosen.variant)
+    if chosen is None or own is None:
+        return ""
+    weights = own.profile_of or own.name
+    others = [
+        f"{_batches(same[c.variant])} {_less_good(c, chosen, model)}"
+        for c in decision.candidates
+        if c is not chosen
+        and c.variant in same
+        and weights in (c.variant, same[c.variant].profile_of)
+    ]
+    if not others:
+        return ""
+    return f"It serves {weights} {_batches(own)}; {'; '.join(others)}."
+
+
+def _batches(variant: VariantPolicy) -> str:
+    if variant.max_batch is None:
+        return "in batches as large as it takes"
+    if variant.max_batch == 1:
+        return "request by request"
+    return f"in batches of up to {variant.max_batch}"
+
+
+def _less_good(candidate: Candidate, chosen: Candidate, model: ModelPolicy) -> str:
+    if candidate.excluded is not None:
+        return _EXCLUDED[candidate.excluded]
+    if not candidate.known:
+        return "has not been measured yet"
+    if candidate.utilization_ratio > 1.0:
+        return (
+            f"would not keep up: what arrives is {_percent(candidate.utilization_ratio)} of what it"
+            " can do"
+        )
+    if candidate.miss_ratio > model.objective.allowed_miss_ratio:
+        return f"would have {_percent(candidate.miss_ratio)} of requests late"
+    if candidate.value < chosen.value:
+        return "would be worth less with what waits or may come"
+    return "would be as good, but not by enough to be worth a switch"
 
 
 def _why_not_better(decision: Decision, model: ModelPolicy) -> list[str]:

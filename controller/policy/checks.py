@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from controller.policy import units
+from controller.policy.model import profile_name
 from controller.policy.problems import Path, quoted
 
 
@@ -40,15 +41,11 @@ def _check_model(
     users: dict[str, str] = {}
     qualities: list[float] = []
     variants = _mapping(section.get("variants"))
-    for variant, content in variants.items():
-        fields = _mapping(content)
-        quality = fields.get("quality")
+    for content in variants.values():
+        quality = _mapping(content).get("quality")
         if isinstance(quality, (int, float)) and not isinstance(quality, bool):
             qualities.append(quality)
-        served_by = fields.get("model")
-        if not isinstance(served_by, str):
-            continue
-        where = (*path, "variants", variant, "model")
+    for where, variant, served_by in _served_by(path, variants):
         if served_by == name:
             yield Finding(
                 where,
@@ -66,7 +63,45 @@ def _check_model(
                 where, f"{quoted(served_by)} is the variant {quoted(users[served_by])} already"
             )
         users.setdefault(served_by, variant)
+    yield from _check_profiles(path, section.get("client_max_batch", 1), variants)
     yield from _check_min_quality(path, section.get("min_quality"), qualities, len(variants))
+
+
+def _served_by(path: Path, variants: Mapping[str, object]) -> Iterator[tuple[Path, str, str]]:
+    """Yield, of each variant and profile, where Triton's name stands, its own name and that."""
+    for variant, content in variants.items():
+        fields = _mapping(content)
+        here: Path = (*path, "variants", variant)
+        found = [((*here, "model"), variant, fields.get("model"))]
+        for profile, one in _mapping(fields.get("profiles")).items():
+            where = (*here, "profiles", profile, "model")
+            found.append((where, profile_name(variant, profile), _mapping(one).get("model")))
+        for where, name, served_by in found:
+            if isinstance(served_by, str):
+                yield where, name, served_by
+
+
+def _check_profiles(
+    path: Path, client_max_batch: object, variants: Mapping[str, object]
+) -> Iterator[Finding]:
+    for variant, content in variants.items():
+        for profile, one in _mapping(_mapping(content).get("profiles")).items():
+            where: Path = (*path, "variants", variant, "profiles", profile)
+            name, limit = profile_name(variant, profile), _mapping(one).get("max_batch")
+            if name in variants:
+                yield Finding(
+                    where,
+                    f"is called {quoted(name)} everywhere else, which is another variant's name",
+                    at_key=True,
+                )
+            if not isinstance(limit, int) or not isinstance(client_max_batch, int):
+                continue
+            if 1 <= limit < client_max_batch:
+                yield Finding(
+                    (*where, "max_batch"),
+                    f"is less than client_max_batch, {client_max_batch}: clients may send "
+                    "requests of so many rows, and Triton would refuse them",
+                )
 
 
 def _check_min_quality(

@@ -53,13 +53,24 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class VariantPolicy:
-    """One Triton model that can serve, and how good its answers are."""
+    """One Triton model that can serve, and how good its answers are.
 
-    name: str  # the operator's word, unique within its model
+    A profile of a variant is one of its own: the same weights and quality under another name of
+    Triton's, with another largest batch.
+    """
+
+    name: str  # the operator's word, unique within its model; of a profile: VARIANT.PROFILE
     model: str  # Triton's model name
     quality: float  # 0 to 1, as measured
     host_memory_bytes: int | None = None  # what a load of it takes; None: not declared
     gpu_memory_bytes: int | None = None  # the same, on every GPU that is watched
+    max_batch: int | None = None  # rows of the largest batch it forms; None: not declared
+    profile_of: str | None = None  # the variant whose weights it serves under another limit
+
+
+def profile_name(variant: str, profile: str) -> str:
+    """Return what a profile of a variant is called wherever variants are."""
+    return f"{variant}.{profile}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from controller.policy.model import ModelPolicy, Policy, VariantPolicy
+from controller.policy.model import ModelPolicy, Policy, VariantPolicy, profile_name
 from controller.policy.units import format_bytes, format_duration, format_percentage
 
 # A word, a path or a URL; or a quantity. YAML 1.1 readers take 12:30 and `on` for something else.
@@ -90,17 +90,30 @@ def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:
         "alias": model.alias.value,
         "client_max_batch": model.client_max_batch,
         "min_quality": model.min_quality,
-        "variants": {variant.name: _variant_to_dict(variant) for variant in model.variants},
+        "variants": {
+            variant.name: _variant_to_dict(variant, model)
+            for variant in model.variants
+            if variant.profile_of is None
+        },
     }
 
 
-def _variant_to_dict(variant: VariantPolicy) -> dict[str, Any]:
+def _variant_to_dict(variant: VariantPolicy, of: ModelPolicy) -> dict[str, Any]:
     declared = {"host": variant.host_memory_bytes, "gpu": variant.gpu_memory_bytes}
     memory = {where: format_bytes(size) for where, size in declared.items() if size is not None}
+    profiles = {
+        one.name.removeprefix(profile_name(variant.name, "")): {
+            "model": one.model,
+            "max_batch": one.max_batch,
+        }
+        for one in of.variants
+        if one.profile_of == variant.name
+    }
     return {
         "model": variant.model,
         "quality": variant.quality,
         **({"memory": memory} if memory else {}),
+        **({"profiles": profiles} if profiles else {}),
     }
 
 

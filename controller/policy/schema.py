@@ -7,6 +7,8 @@ Defaults are those of `controller.policy.model`: one source.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -109,6 +111,17 @@ class VariantMemorySection(Section):
     )
 
 
+class ProfileSection(Section):
+    """The same weights as another Triton model, with another largest batch."""
+
+    model: Name = Field(description="Triton's name of the model.")
+    max_batch: int = Field(
+        ge=1,
+        le=65_536,
+        description="Its max_batch_size; `governor profiles materialise` puts it there.",
+    )
+
+
 class VariantSection(Section):
     """One Triton model that can serve, and how good its answers are."""
 
@@ -119,6 +132,11 @@ class VariantSection(Section):
     memory: VariantMemorySection | None = Field(
         default=None,
         description="What loading it takes. It is not loaded where so much is not free.",
+    )
+    profiles: dict[Name, ProfileSection] | None = Field(
+        default=None,
+        description="Other Triton models over the same weights, each with another largest batch, "
+        "by a name of your choice. Everywhere else one is called VARIANT.PROFILE.",
     )
 
 
@@ -330,7 +348,9 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
         name=name,
         objective=policy.Objective(section.objective.latency, section.objective.percentile),
         variants=tuple(
-            _to_variant(variant_name, variant) for variant_name, variant in section.variants.items()
+            one
+            for variant_name, variant in section.variants.items()
+            for one in _to_variants(variant_name, variant)
         ),
         alias=policy.AliasKind(section.alias),
         client_max_batch=section.client_max_batch,
@@ -338,9 +358,19 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
     )
 
 
-def _to_variant(name: str, section: VariantSection) -> policy.VariantPolicy:
+def _to_variants(name: str, section: VariantSection) -> Iterator[policy.VariantPolicy]:
+    """Yield a variant and then its profiles."""
     memory = section.memory or VariantMemorySection()
-    return policy.VariantPolicy(name, section.model, section.quality, memory.host, memory.gpu)
+    variant = policy.VariantPolicy(name, section.model, section.quality, memory.host, memory.gpu)
+    yield variant
+    for profile, one in (section.profiles or {}).items():
+        yield replace(
+            variant,
+            name=policy.profile_name(name, profile),
+            model=one.model,
+            max_batch=one.max_batch,
+            profile_of=name,
+        )
 
 
 def section_at(path: Path) -> type[Section] | None:

@@ -51,19 +51,29 @@ class Outcomes:
     """Compares what was stated with what came, one calibration for each variant.
 
     How far a quantile is off on a fast variant says less of a slow one than its own outcomes do,
-    once there are enough of them.
+    once there are enough of them. Profiles of one variant share theirs: what was learned of one
+    at the price of late requests need not be learned of each.
+
+    `weights` tells for each of `models` what it is a profile of, itself where it is none.
     """
 
     def __init__(
-        self, alias: str, objective: Objective, models: Sequence[str], *, phase_s: float = 0.0
+        self,
+        alias: str,
+        objective: Objective,
+        models: Sequence[str],
+        *,
+        weights: Sequence[str] | None = None,
+        phase_s: float = 0.0,
     ) -> None:
         self._alias = alias
         self._objective = objective
-        self._calibrations = {
-            model: ConformalCalibration(
+        self._weights = dict(zip(models, weights or models, strict=True))
+        self._shared = {
+            of: ConformalCalibration(
                 objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s, phase_s=phase_s
             )
-            for model in models
+            for of in self._weights.values()
         }
         self._acquaint()
         self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
@@ -73,14 +83,16 @@ class Outcomes:
     def take_over(self, old: Outcomes) -> None:
         """Keep the calibrations of an earlier policy, if they are about the same objective."""
         if old._objective == self._objective:
-            kept = old._calibrations
-            self._calibrations.update({m: c for m, c in kept.items() if m in self._calibrations})
+            for model, calibration in old.calibrations.items():
+                if model in self._weights:
+                    self._shared[self._weights[model]] = calibration
             self._acquaint()
             self._promise = old._promise
 
     def _acquaint(self) -> None:
-        for calibration in self._calibrations.values():
-            calibration.borrow_from(self._calibrations.values())
+        for calibration in self._shared.values():
+            calibration.borrow_from(self._shared.values())
+        self._calibrations = {model: self._shared[of] for model, of in self._weights.items()}
 
     @property
     def calibrations(self) -> Mapping[str, ConformalCalibration]:
@@ -90,16 +102,14 @@ class Outcomes:
     @property
     def coverage(self) -> float | None:
         """Return the share of recent requests within what was stated; None: too few."""
-        shares = [
-            (c.coverage, c.observed) for c in self._calibrations.values() if c.coverage is not None
-        ]
+        shares = [(c.coverage, c.observed) for c in self._shared.values() if c.coverage is not None]
         total = sum(count for _, count in shares)
         return sum(share * count for share, count in shares) / total if total else None
 
     @property
     def observed(self) -> int:
         """Return how many recent requests the coverage counts."""
-        return sum(c.observed for c in self._calibrations.values())
+        return sum(c.observed for c in self._shared.values())
 
     @property
     def promise(self) -> Promise:
@@ -145,7 +155,7 @@ class Outcomes:
         for model, outcome in self._means(observation, known, probed_s):
             self._calibrations[model].observe((outcome,), observation.now_s)
             self._promise.averaged(outcome)
-        for calibration in self._calibrations.values():
+        for calibration in self._shared.values():
             calibration.relax(observation.now_s)
 
     def _caught(self, start_s: float, end_s: float) -> bool:

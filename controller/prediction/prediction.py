@@ -79,10 +79,8 @@ def predict(
         for at in range(0, len(predictors), _TOGETHER):
             some = slice(at, at + _TOGETHER)
             situations = [
-                p.situation(observation, work_s=work, elsewhere_s=all_s - total_s)
-                for p, work, total_s in zip(
-                    predictors[some], work_s[some], totals_s[some], strict=True
-                )
+                p.situation(observation, elsewhere_s=all_s - total_s)
+                for p, total_s in zip(predictors[some], totals_s[some], strict=True)
             ]
             rollout = roll_forward(situations, horizon_s=horizon_s, contention=contention)
             found += _conclude(predictors[some], observation, situations, rollout, totals_s[some])

@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 
 _PROBES: Final = 8
 _COMPLETION_MEMORY_S: Final = 0.25
+_SHORTEST_WINDOW_S: Final = 1e-6
 _LOST_S: Final = 10.0  # from a probe until its answer will not come any more
 
 
@@ -65,13 +66,24 @@ class ModelPredictor:
         self._counter = ArrivalCounter()
         self._deferred: tuple[float, float] | None = None  # arrivals of a stall, its seconds
         self._served: str | None = None  # at the last observation, by Triton's name
-        self._outcomes = Outcomes(policy.name, policy.objective, self.models, phase_s=phase_s)
+        self._outcomes = Outcomes(
+            policy.name,
+            policy.objective,
+            self.models,
+            weights=[v.profile_of or v.name for v in policy.variants],
+            phase_s=phase_s,
+        )
         self._probes: deque[_Sent] = deque(maxlen=_PROBES)
         self._probed_s: dict[str, float] = {}
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
         self._rows = np.array([service.models.index(m) for m in self.models])
-        self._limits = np.full(len(self.models), policy.client_max_batch, dtype=np.int64)
+        most = service.max_rows
+        declared = [v.max_batch for v in policy.variants]
+        self._most = np.array([min(rows or most, most) for rows in declared], dtype=np.int64)
+        usual = (rows or policy.client_max_batch for rows in declared)
+        self._usual = np.array([min(rows, most) for rows in usual], dtype=np.int64)
+        self._limits = self._usual.copy()
         self._lookup = self._rows[::-1] if shuffled else self._rows
 
     @property
@@ -99,7 +111,7 @@ class ModelPredictor:
         for i, model in enumerate(self.models):
             if model in old.models:
                 known = old._limits[old.models.index(model)]
-                self._limits[i] = max(self._limits[i], known)
+                self._limits[i] = min(max(self._limits[i], known), self._most[i])
 
     def learn(
         self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
@@ -127,7 +139,7 @@ class ModelPredictor:
         self._arrivals.observe_rows(completed, rows)
         if largest_rows:
             for i, model in enumerate(self.models):
-                seen = min(largest_rows.get(model, 0), self._service.max_rows)
+                seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
         self._outcomes.learn(observation, readings, self._probed_s, stalled=stalled)
 
@@ -204,25 +216,56 @@ class ModelPredictor:
         waiting = np.array([_pending(r) for r in readings], dtype=np.float64)
         return np.asarray(waiting * self._arrivals.rows_per_request)
 
-    def situation(
-        self, observation: Observation, *, work_s: Floats, elsewhere_s: float
-    ) -> Situation:
+    def situation(self, observation: Observation, *, elsewhere_s: float) -> Situation:
         """Return what waits and what is to come, by what was learned.
 
         Args:
             observation: what there is now, already learned from.
-            work_s: the seconds of work that wait on each variant. [variants].
             elsewhere_s: the seconds of work that wait for other models.
         """
         readings = self._readings(observation)
+        table_s = self._service.table_s()[self._lookup]
+        waiting_rows = self._waiting_rows(readings)
+        running_rows = np.array([_mean_batch(r) for r in readings])
+        executions = [0 if r is None else r.executions for r in readings]
+        left_s = self._unfinished_s(
+            table_s,
+            waiting_rows,
+            running_rows,
+            np.array(executions) / max(observation.window_s, _SHORTEST_WINDOW_S),
+        )
         return Situation(
-            table_s=self._service.table_s()[self._lookup],
+            table_s=table_s,
             limits=self._limits,
-            waiting_rows=self._waiting_rows(readings),
-            running_rows=np.array([_mean_batch(r) for r in readings]),
-            other_work_s=float(work_s.sum()) - work_s + elsewhere_s,
+            waiting_rows=waiting_rows,
+            running_rows=running_rows,
+            other_work_s=float(left_s.sum()) - left_s + elsewhere_s,
             forecast=self._arrivals.forecast(),
         )
+
+    def _unfinished_s(
+        self, table_s: Floats, waiting_rows: Floats, running_rows: Floats, batches_s: Floats
+    ) -> Floats:
+        """Return the seconds until each variant is done with what it has. [variants].
+
+        In whole batches, the one in execution included: what a switch leaves behind is done in
+        batches that nothing more joins, which is what splitting them costs.
+
+        Args:
+            table_s: service times. [variants, rows 1..max].
+            waiting_rows: that wait on each. [variants].
+            running_rows: of the batch in execution, as the last were; 0: none. [variants].
+            batches_s: batches a second that ended. [variants].
+        """
+        # With a column for no rows, which take no time.
+        flat_s = np.pad(table_s, ((0, 0), (1, 0))).ravel()
+        first = np.arange(0, flat_s.size, table_s.shape[1] + 1)
+        full, rest = np.divmod(waiting_rows, self._limits)
+        left_s = full * flat_s[first + self._limits] + flat_s[first + np.ceil(rest).astype(np.intp)]
+        ran = np.minimum(np.rint(np.maximum(running_rows, waiting_rows)), self._limits)
+        ran_s = flat_s[first + ran.astype(np.intp)]
+        busy = np.where(waiting_rows > 0.0, 1.0, np.minimum(batches_s * ran_s, 1.0))
+        return np.asarray(left_s + 0.5 * busy * ran_s)
 
     def calibrated(self, raw_s: list[float]) -> tuple[list[float], list[float]]:
         """Return (what to state, largest latency before calibration that is in time)."""
@@ -286,8 +329,8 @@ class ModelPredictor:
         """Return the variants' indices, fastest first; None while one of them is unknown."""
         if not self._service.known()[self._rows].all():
             return None
-        full_s = self._service.table_s()[self._rows, self._policy.client_max_batch - 1]
-        return np.argsort(full_s, kind="stable")
+        full_s = self._service.table_s()[self._rows, self._usual - 1]
+        return np.argsort(full_s / self._usual, kind="stable")
 
     def _readings(self, observation: Observation) -> list[VariantReading | None]:
         return [observation.variants.get(model) for model in self.models]
@@ -308,7 +351,7 @@ class ModelPredictor:
                 stored = int(limits[model])
                 if not 1 <= stored <= self._service.max_rows:
                     raise ValueError(f"{model}: batch limit {stored} out of range")
-                self._limits[i] = max(self._limits[i], stored)
+                self._limits[i] = min(max(self._limits[i], stored), self._most[i])
         self._arrivals.restore(state["arrivals"])
         self._outcomes.restore(state["calibration"])
 

@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.policy.model import ModelPolicy, Policy, ProbingPolicy
+from controller.policy.model import ModelPolicy, Policy, ProbingPolicy, VariantPolicy
 from controller.telemetry.observation import Observation
 
+MAX_PROBED: Final = 64  # rows
 _WANTED: Final = 3  # batches of a size
 _IDLE_AFTER_S: Final = 0.2  # without a queue
 _RETRY_S: Final = 2.0
@@ -113,7 +114,9 @@ class ProbePlan:
     ) -> list[Probe]:
         """Return what may be asked: what was measured least first, of that the smallest batches."""
         found: list[tuple[float, int, Probe]] = []
-        rows_asked = sorted({rows for m in policy.models for rows in self._batches(m)})
+        rows_asked = sorted(
+            {rows for m in policy.models for v in m.variants for rows in self._batches(m, v)}
+        )
         if not (samples[:, np.array(rows_asked, dtype=np.intp) - 1] < _WANTED).any():
             return []  # as at nearly every tick
         for model_policy in policy.models:
@@ -125,7 +128,7 @@ class ProbePlan:
                 if state is None or state.ready is not True or variant.model not in models:
                     continue
                 times = samples[models.index(variant.model)]
-                sizes = self._batches(model_policy)
+                sizes = self._batches(model_policy, variant)
                 # Larger ones only when the first is known.
                 for order, rows in enumerate(sizes if times.any() else sizes[:1]):
                     probe, seen = Probe(variant.model, rows), float(times[rows - 1])
@@ -139,8 +142,11 @@ class ProbePlan:
         count, last_s = self._asked.get(probe, (0, -np.inf))
         return count <= _WANTED or now_s - last_s >= _RETRY_S
 
-    def _batches(self, model: ModelPolicy) -> tuple[int, ...]:
+    def _batches(self, model: ModelPolicy, variant: VariantPolicy) -> tuple[int, ...]:
+        # Of a profile its own largest batch tells most: an engine that is compiled for one shape
+        # takes as long for a single row.
+        most = max(model.client_max_batch, MAX_PROBED)
+        full = min(variant.max_batch or model.client_max_batch, most)
         if self._policy.batches:
-            return tuple(b for b in self._policy.batches if 1 <= b <= model.client_max_batch)
-        full = model.client_max_batch
+            return tuple(b for b in self._policy.batches if 1 <= b <= full)
         return tuple(dict.fromkeys((1, round(full**0.5), full)))

@@ -20,7 +20,7 @@ _WIDTH: Final = 12  # states that are kept
 _SAME_S: Final = 0.002  # of work: states this close are one
 _AHEAD_S: Final = 0.5  # over which the rate to come is taken
 _LEAST_SPARE: Final = 0.05
-_OBJECTIVES: Final = 1.5  # for which the fastest serves, to tell what a state is worth
+_OBJECTIVES: Final = 1.0  # for which the fastest serves, to tell what a state is worth
 # Of what could at most be forgone while the queue is worked off: a mix of variants loses less.
 _PRICE: Final = 0.3
 

@@ -192,9 +192,20 @@ def drive_clairvoyant(
 
 def policy_for(server: SimulatedTriton, limit_s: float, percentile: float) -> Policy:
     """Return the policy that an operator would write for a simulated server."""
-    variants = tuple(VariantPolicy(v.name, v.name, v.quality) for v in server.variants)
-    largest = max(variant.max_batch for variant in server.variants)
-    model = ModelPolicy(MODEL, Objective(limit_s, percentile), variants, client_max_batch=largest)
+    limits = [variant.max_batch for variant in server.variants]
+    has_profiles = any(variant.profile_of is not None for variant in server.variants)
+    variants = tuple(
+        VariantPolicy(
+            v.name,
+            v.name,
+            v.quality,
+            max_batch=v.max_batch if has_profiles else None,
+            profile_of=v.profile_of,
+        )
+        for v in server.variants
+    )
+    promise = min(limits) if has_profiles else max(limits)
+    model = ModelPolicy(MODEL, Objective(limit_s, percentile), variants, client_max_batch=promise)
     return Policy(triton=TritonPolicy("127.0.0.1:8001", None, None), models=(model,))
 
 

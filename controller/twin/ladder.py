@@ -37,6 +37,7 @@ class TwinVariant:
     table_s: Floats  # [max_batch]
     memory_bytes: float = 0.0  # of a copy
     load_s: float | None = None  # None: as long as the simulated server says
+    profile_of: str | None = None  # the variant whose weights it serves under another limit
 
     @property
     def max_batch(self) -> int:

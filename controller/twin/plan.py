@@ -74,7 +74,7 @@ class Plan:
         if self.as_recorded:
             return self.trace
         capacities = [variant.capacity_rps(self.limit_s) for variant in variants]
-        best = max(range(len(variants)), key=lambda i: variants[i].quality)
+        best = max(range(len(variants)), key=lambda i: (variants[i].quality, capacities[i]))
         peak_rps, cap_rps = self.peak_load * capacities[best], self.cap * max(capacities)
         return self.trace.scaled(self.gpus * peak_rps, self.gpus * cap_rps)
 

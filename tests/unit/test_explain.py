@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -172,3 +173,36 @@ def test_a_machine_that_slows_down_is_mentioned() -> None:
 def test_percentiles_are_spelt_as_people_do(percentile: float, words: str) -> None:
     model = dataclasses.replace(MODEL, objective=Objective(0.060, percentile))
     assert f"its {words} percentile" in explain_decision(decision(), model)
+
+
+def test_why_the_chosen_profile_and_not_another_is_told() -> None:
+    model = replace(
+        MODEL,
+        variants=(
+            VariantPolicy("wide", "w", 0.927),
+            VariantPolicy("wide.b16", "w16", 0.927, max_batch=16, profile_of="wide"),
+            VariantPolicy("wide.b4", "w4", 0.927, max_batch=4, profile_of="wide"),
+            VariantPolicy("wide.b2", "w2", 0.927, max_batch=2, profile_of="wide"),
+            VariantPolicy("wide.b1", "w1", 0.927, max_batch=1, profile_of="wide"),
+            VariantPolicy("narrow", "n", 0.884),
+        ),
+    )
+    candidates = (
+        candidate("wide", 0.927, known=False, feasible=False),
+        candidate("wide.b16", 0.927, miss_ratio=0.12, feasible=False, value=0.81),
+        candidate("wide.b4", 0.927),
+        candidate("wide.b2", 0.927, value=0.8999),
+        candidate("wide.b1", 0.927, utilization_ratio=1.4, feasible=False),
+        candidate("narrow", 0.884),
+    )
+    text = explain_decision(
+        decision(candidates=candidates, serving="wide.b16", target="wide.b4"), model
+    )
+    assert (
+        "It serves wide in batches of up to 4; in batches as large as it takes has not been "
+        "measured yet; in batches of up to 16 would have 12 % of requests late; in batches of up "
+        "to 2 would be worth less with what waits or may come; request by request would not keep "
+        "up: what arrives is 140 % of what it can do."
+    ) in text
+    other = decision(candidates=candidates, serving="narrow", target="narrow")
+    assert "It serves" not in explain_decision(other, model)

@@ -1,5 +1,7 @@
 """Which synthetic requests are sent when."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,8 @@ TABLE_S = np.array([[0.001], [0.006]]) * np.arange(1.0, 9.0)
 class Bench:
     """A plan that is asked every 20 ms; what it asks for is measured at once."""
 
-    def __init__(self, *, enabled: bool = True) -> None:
+    def __init__(self, *, enabled: bool = True, policy: Policy = POLICY) -> None:
+        self.policy = policy
         self.plan = ProbePlan(ProbingPolicy(enabled=enabled))
         self.samples = np.zeros((2, 8))
         self.tick = 0
@@ -54,7 +57,7 @@ class Bench:
                 readings_age_s=0.001,
                 host=HostReading(cpu_count=2),
             )
-            asked = self.plan.next(observation, POLICY, self.samples, NAMES, TABLE_S, work_s)
+            asked = self.plan.next(observation, self.policy, self.samples, NAMES, TABLE_S, work_s)
             for probe in asked:
                 row = NAMES.index(probe.model)
                 self.samples[row, probe.rows - 1] += 1
@@ -104,3 +107,17 @@ def test_probes_keep_to_their_share_of_time():
 
 def test_none_are_sent_where_the_policy_wants_none():
     assert Bench(enabled=False).run(1000, pending=0, work_s=0.0) == []
+
+
+def test_a_profile_is_asked_at_its_own_largest_batch():
+    """An engine that is compiled for one shape takes as long for a single row."""
+    model = replace(
+        POLICY.models[0],
+        client_max_batch=1,
+        variants=(
+            VariantPolicy("fast", "fast", 0.9),
+            VariantPolicy("fast.b4", "slow", 0.9, max_batch=4, profile_of="fast"),
+        ),
+    )
+    asked = Bench(policy=replace(POLICY, models=(model,))).run(3000, pending=0, work_s=0.0)
+    assert set(asked) == {Probe("fast", 1), Probe("slow", 1), Probe("slow", 2), Probe("slow", 4)}

@@ -1,0 +1,71 @@
+"""`governor profiles`: the same weights under several largest batches, as Triton models on disk.
+
+Owns the command line and what is printed. It must not know how a folder is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from controller.cli import output
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `profiles` and its subcommand."""
+    parser = subparsers.add_parser(
+        "profiles",
+        help="put a policy's batch profiles into the model repository",
+        description="Batch profiles: the same weights under several largest batches.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    make = commands.add_parser(
+        "materialise",
+        help="make a folder of links for each profile of a policy",
+        description="Makes, for each profile of a policy, a folder in the model repository: links "
+        "to the variant's files, and its config.pbtxt with the profile's max_batch_size. What is "
+        "right already stays; a folder that this command did not make is never touched. Triton "
+        "loads them when the governor asks for them.",
+        allow_abbrev=False,
+    )
+    make.add_argument("policy", type=Path, metavar="POLICY", help="the policy that names them")
+    make.add_argument(
+        "--repository",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="Triton's model repository, as it is on this machine",
+    )
+    make.add_argument("--dry-run", action="store_true", help="say what would be done")
+    make.add_argument("--json", action="store_true", help="print it as JSON")
+    make.set_defaults(run=run_materialise)
+
+
+def run_materialise(args: argparse.Namespace) -> int:
+    """Make the folders; return 1 where one cannot be made."""
+    from controller.actuation.profiles import ProfileError, materialise
+    from controller.policy.load import PolicyError, load_policy
+
+    try:
+        policy = load_policy(args.policy)
+        # Relative, links between two folders would depend on where the command was started.
+        repository = args.repository.absolute()
+        found = list(materialise(policy.models, repository, dry_run=args.dry_run))
+    except PolicyError as error:
+        output.print_error(str(error))
+        return output.PROBLEM
+    except (ProfileError, OSError) as error:
+        output.print_error(str(error))
+        return output.PROBLEM
+    if args.json:
+        output.print_json(
+            {"profiles": [{**asdict(one), "folder": str(one.folder)} for one in found]}
+        )
+    for one in () if args.json else found:
+        would = "would be " if args.dry_run and one.made != "unchanged" else ""
+        print(f"{one.name}: {one.folder} {would}{one.made} (max_batch_size {one.max_batch})")
+    if not found and not args.json:
+        print(f"{args.policy}: no variant has profiles")
+    return output.OK
