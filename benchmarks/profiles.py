@@ -94,13 +94,12 @@ def _ladder(arm: str, plain: Ladder, profiled: Ladder, limit_s: float) -> Ladder
         return profiled
     if arm == PLAIN:
         return plain
-    kept = []
-    for variant in plain.variants:
-        engines = [v for v in profiled.variants if variant.name in (v.name, v.profile_of)]
-        fitting = [v for v in engines if v.table_s[-1] <= SHARES[arm] * limit_s]
-        if fitting:
-            kept.append(replace(max(fitting, key=lambda v: v.max_batch), profile_of=None))
-    return Ladder(plain.name, tuple(kept))
+    # Of all batch sizes, not of those that there are profiles for.
+    fitting = [(v, int((v.table_s <= SHARES[arm] * limit_s).sum())) for v in plain.variants]
+    engines = (
+        replace(v, table_s=np.full(rows, v.table_s[rows - 1])) for v, rows in fitting if rows > 0
+    )
+    return Ladder(plain.name, tuple(engines))
 
 
 def _print(cells: Sequence[Cell], arms: Sequence[str], found: Sequence[list[Score | None]]) -> None:

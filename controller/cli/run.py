@@ -16,7 +16,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "run",
         help="govern a Triton in the foreground",
         description="Observes a Triton Inference Server, predicts latency, switches variants."
-        " SIGHUP reads the policy again; SIGTERM and Ctrl-C stop in order, twice stops at once."
+        " A policy that is edited is read again within a second, and on SIGHUP."
+        " SIGTERM and Ctrl-C stop in order, twice stops at once."
         " Exit code 78: the policy is bad.",
     )
     parser.add_argument("--policy", required=True, metavar="FILE", help="what is wanted (YAML)")

@@ -23,6 +23,7 @@ from controller.actuation.memory import MemoryWatch
 from controller.daemon.control import DaemonControl
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.operator import OperatorWishes
+from controller.daemon.policy_file import PolicyFile
 from controller.daemon.prober import Prober
 from controller.daemon.rest import Rest
 from controller.daemon.status import bus_view, in_a_line
@@ -33,7 +34,6 @@ from controller.journal.journal import Journal
 from controller.journal.paths import default_journal
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
-from controller.policy.load import PolicyError, load_policy
 from controller.policy.model import Mode, Policy
 from controller.ports import ActionRecord, Outcome
 from controller.telemetry.host import read_memory
@@ -56,7 +56,6 @@ class Options:
     policy_file: Path
     socket: Path
     ablation: str | None = None
-    advice: str | None = None
 
 
 class Daemon:
@@ -66,8 +65,12 @@ class Daemon:
         self.version = __version__
         self.pid = os.getpid()
         self.policy = policy
-        self.policy_file = options.policy_file
-        self.policy_error: str | None = None
+        self.policy_file = PolicyFile(
+            options.policy_file,
+            in_force=lambda: self.policy.sha256,
+            take=self._take,
+            refuse=self._refuse,
+        )
         self._started_s = time.monotonic()
         journal_path = policy.journal.path
         self.journal = Journal(
@@ -101,6 +104,7 @@ class Daemon:
         self._prober = Prober(self.core)
         self._actions: list[ActionCost] = []
         self._acting: dict[str, asyncio.Task[None]] = {}
+        self._follows: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._sequence = 0
         self._saved_s = self._told_s = self._watched_s = self._started_s
@@ -149,36 +153,34 @@ class Daemon:
     def reload(self) -> None:
         """Read the policy file again; a bad one changes nothing but the status."""
         self._manager.reloading()
-        try:
-            policy = load_policy(self.policy_file)
-        except (PolicyError, OSError) as error:
-            self.policy_error = f"refused: {error}"
-            _LOG.error("the policy was not taken, the last good one stays: %s", error)
-            self.journal.event("policy", None, "a bad policy was refused", {"error": str(error)})
-        else:
-            self._take(policy)
+        self.policy_file.read()
         self._manager.ready()
 
-    def _take(self, policy: Policy) -> None:
+    def _refuse(self, error: str) -> None:
+        _LOG.error("the policy was not taken, the last good one stays: %s", error)
+        self.journal.event("policy", None, "a bad policy was refused", {"error": error})
+
+    def _take(self, policy: Policy) -> str | None:
+        """Put a policy in force; return what of it is not."""
         restart = [
             name
             for name in ("journal", "mqtt")  # another Triton is followed
             if getattr(policy, name) != getattr(self.policy, name)
         ]
-        self.policy_error = (
-            f"taken, but {', '.join(restart)} changed: restart the daemon for that"
-            if restart
-            else None
-        )
+        changed = f"taken, but {', '.join(restart)} changed: restart the daemon for that"
+        note = changed if restart else None
         self.policy = policy
         self.core.set_policy(policy)
         self._rest.set_policy(policy)
         self.telemetry.set_policy(policy)
-        self._followed = asyncio.create_task(self.actuator.set_policy(policy), name="new-policy")
+        following = asyncio.create_task(self.actuator.set_policy(policy), name="new-policy")
+        self._follows.add(following)  # the next edit may come before it is through
+        following.add_done_callback(self._follows.discard)
         names = {model.name for model in policy.models}
         self.decisions = {k: v for k, v in self.decisions.items() if k in names}
         self.journal.event("policy", None, "a new policy is in force", {"sha256": policy.sha256})
-        _LOG.info("a new policy is in force%s", f" ({self.policy_error})" if restart else "")
+        _LOG.info("a new policy is in force%s", f" ({note})" if restart else "")
+        return note
 
     def _start_bus(self) -> None:
         if self.policy.mqtt is not None:
@@ -224,10 +226,12 @@ class Daemon:
     async def _loop(self) -> None:
         # One task for all ticks: a timeout that runs out at each of them raises two exceptions.
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        following = asyncio.create_task(self.policy_file.follow(), name="policy-file")
         try:
             await self._tick_until(stopping)
         finally:
             stopping.cancel()
+            following.cancel()
 
     async def _tick_until(self, stopping: asyncio.Task[bool]) -> None:
         ready = False

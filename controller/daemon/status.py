@@ -67,9 +67,9 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         "uptime_s": round(daemon.uptime_s, 3),
         "mode": daemon.policy.mode.value,
         "tick_s": daemon.policy.tick_s,
-        "policy_file": str(daemon.policy_file),
+        "policy_file": str(daemon.policy_file.path),
         "policy_sha256": daemon.policy.sha256,
-        "policy_error": daemon.policy_error,
+        "policy_error": daemon.policy_file.error,
         "paused": None if everything is None else asdict(everything),
         "advice": daemon.advice,
     }

@@ -192,7 +192,7 @@ async def test_a_refused_policy_changes_no_decision(tmp_path: Path):
             refused += 1
             file.write_bytes(text)
             daemon.reload()
-            assert daemon.policy_error is not None
-            assert daemon.policy_error.startswith("refused: ")
+            assert daemon.policy_file.error is not None
+            assert daemon.policy_file.error.startswith("refused: ")
         assert daemon.core.step(observation) == alone.step(observation), number
     assert refused > COUNT / 10

@@ -52,10 +52,10 @@ async def test_profiles_are_switched_between_under_traffic_and_nothing_fails(ser
         limits = [int((await test.config(model))["max_batch_size"]) for model in MODELS]
         assert limits == [8, 2, 4]
         async with Traffic(server.grpc, ALIAS, rate=100.0) as traffic:
-            for turn in range(60):
+            for turn in range(30):
                 await test.switched(("whole.b2", "whole.b4", "whole")[turn % 3])
             await asyncio.sleep(0.2)
-        traffic.check(at_least=60)
+        traffic.check(at_least=30)
         assert await test.target() == "echo"
         assert int((await test.config())["max_batch_size"]) == 2  # as clients are promised
         switches = [r for r in test.of_kind("switch") if r.outcome is Outcome.DONE]

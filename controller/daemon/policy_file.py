@@ -1,0 +1,98 @@
+"""The policy's file: read again when it changes, and when somebody asks for it.
+
+Owns noticing that it changed. It must not put a policy in force, nor judge one.
+
+The file is looked at, not the folder's events: that sees what an editor renames into place, what is
+written over it, and what a link that is turned over (Kubernetes' mounted files) shows, on every
+kind of file system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from controller.policy.load import PolicyError, load_policy
+from controller.policy.model import Policy
+
+_LOG = logging.getLogger("governor")
+_LOOK_S: Final = 0.2
+
+_Mark = tuple[int, int, int, int]
+
+
+class PolicyFile:
+    """Reads one file and hands over what it says.
+
+    Args:
+        path: the file.
+        in_force: returns the SHA-256 of the text that the policy in force came from.
+        take: puts another policy in force; returns what there is to say of it, if anything.
+        refuse: is told why a text is no policy.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        in_force: Callable[[], str],
+        take: Callable[[Policy], str | None],
+        refuse: Callable[[str], None],
+    ) -> None:
+        self.path = path
+        self.error: str | None = None  # what is not as the file says, in a sentence
+        self._in_force = in_force
+        self._take = take
+        self._refuse = refuse
+        self._note: str | None = None  # what was said of the one in force
+        # What was read at the start may have changed since: the first look reads it once more.
+        self._known: _Mark | None = None
+
+    def read(self) -> None:
+        """Read it now, changed or not."""
+        self._known = _mark(self.path)
+        self._hand_over(_read(self.path), even_if_same=True)
+
+    async def follow(self) -> None:
+        """Read it whenever it changes, until cancelled; what is in the middle of a change waits."""
+        before: _Mark | None = None
+        while True:
+            # In a thread, as all of these may hang with their file system.
+            mark = await asyncio.to_thread(_mark, self.path)
+            if mark is not None and mark == before and mark != self._known:
+                self._known = mark
+                try:
+                    self._hand_over(await asyncio.to_thread(_read, self.path), even_if_same=False)
+                except Exception:  # noqa: BLE001 - the next edit must still be read
+                    _LOG.exception("a changed policy was not taken")
+            before = mark
+            await asyncio.sleep(_LOOK_S)
+
+    def _hand_over(self, found: Policy | str, *, even_if_same: bool) -> None:
+        if isinstance(found, str):
+            self.error = f"refused: {found}"
+            self._refuse(found)
+            return
+        if even_if_same or found.sha256 != self._in_force():
+            self._note = self._take(found)
+        self.error = self._note
+
+
+def _read(path: Path) -> Policy | str:
+    """Return the policy, or what is wrong with the file."""
+    try:
+        return load_policy(path)
+    except (PolicyError, OSError) as error:
+        return str(error)
+
+
+def _mark(path: Path) -> _Mark | None:
+    """Return what tells one content from another; None: there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,106 @@
+"""Profiles of one variant's weights: chosen between with reluctance, learned of together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from taught_core import POLICY, SERVERS, observation
+
+from controller.planning.choice import ModelMind
+from controller.planning.core import GovernorCore
+from controller.policy.model import Objective, VariantPolicy
+from controller.prediction.outcomes import Outcomes, Statement
+from controller.telemetry.observation import BatchSample, RequestSample, VariantReading
+
+MODEL = replace(
+    POLICY.models[0],
+    client_max_batch=1,
+    variants=(
+        VariantPolicy("big", "m_big", 0.93),
+        VariantPolicy("big.b4", "m_mid", 0.93, max_batch=4, profile_of="big"),
+        VariantPolicy("tiny", "m_tiny", 0.85),
+    ),
+)
+
+
+@pytest.fixture
+def mind() -> ModelMind:
+    core = GovernorCore(replace(POLICY, models=(MODEL,)))
+    return core._minds["m"]
+
+
+@pytest.mark.parametrize(
+    ("value", "serving", "kept"),
+    [
+        ([0.9, 0.9, 0.8], None, [0, 2]),  # as good: the faster one
+        ([0.9, 0.9, 0.8], 1, [1, 2]),  # as good: the one that serves
+        ([0.896, 0.9, 0.8], 0, [0, 2]),  # hardly better is not worth a switch
+        ([0.89, 0.9, 0.8], 0, [1, 2]),
+        ([0.89, 0.9, 0.8], 2, [1, 2]),
+    ],
+)
+def test_one_profile_of_each_variant_is_considered(mind, value, serving, kept) -> None:
+    speed = [300.0, 200.0, 900.0]
+    assert mind._one_of_each(value, [0, 1, 2], speed, serving, 0.005) == kept
+
+
+def test_a_profile_forms_no_larger_batch_than_it_says() -> None:
+    core = GovernorCore(replace(POLICY, models=(MODEL,)))
+    samples = tuple(
+        BatchSample(k, rows, 1, server.service_s(rows), 0.1)
+        for k, server in SERVERS.items()
+        for rows in (1, 4, 8)  # more than the profile takes: somebody else's, or a mistake
+    )
+    core.step(observation(0.0, batch_samples=samples))
+    predictor = core._minds["m"].predictor
+    assert dict(zip(predictor.models, predictor._limits.tolist(), strict=True)) == {
+        "m_big": 8,
+        "m_mid": 4,
+        "m_tiny": 8,
+    }
+    state = predictor.state()
+    state["limits"]["m_mid"] = 8
+    predictor.restore(state)
+    assert predictor._limits.tolist() == [8, 4, 8]
+
+
+def test_what_a_switch_leaves_behind_counts_in_whole_batches() -> None:
+    core = GovernorCore(replace(POLICY, models=(MODEL,)))
+    predictor = core._minds["m"].predictor
+    table_s = np.array([[1.0, 1.5, 2.0, 2.5], [10.0] * 4, [100.0] * 4])
+    predictor._limits = np.array([4, 4, 4])
+    left_s = predictor._unfinished_s(
+        table_s,
+        np.array([0.0, 5.0, 0.0]),  # a full batch and one of a single row
+        np.array([2.0, 4.0, 3.0]),
+        np.array([0.4, 0.1, 0.0]),  # 0.4 a second of 1.5 s each: it runs 60 % of the time
+    )
+    assert left_s == pytest.approx([0.6 * 0.75, 20.0 + 5.0, 0.0])
+
+
+def test_profiles_of_one_variant_share_what_late_requests_taught() -> None:
+    outcomes = Outcomes(
+        "m", Objective(0.06, 99.0), ["whole", "b4", "other"], weights=["whole", "whole", "other"]
+    )
+    said = Statement(0.01, 0.01, 0.01)
+    for tick in range(200):
+        now_s = 0.05 * tick
+        outcomes.state_for(now_s, {"whole": said})
+        late = RequestSample("m", "whole", now_s + 0.001, 0.05)
+        seen = observation(now_s + 0.1, request_samples=(late,), readings_age_s=0.0)
+        outcomes.learn(seen, [VariantReading("whole", True, 0)], {}, stalled=False)
+    calibrations = outcomes.calibrations
+    assert calibrations["whole"].factor > 1.5
+    assert calibrations["b4"].factor == calibrations["whole"].factor
+    assert outcomes.observed == calibrations["whole"].observed  # not counted twice
+
+    fresh = Outcomes(
+        "m", Objective(0.06, 99.0), ["b4", "other"], weights=["whole", "other"]
+    )  # the policy dropped the variant itself, or stored state knows other profiles
+    fresh.restore(outcomes.state())
+    assert fresh.calibrations["b4"].factor == pytest.approx(calibrations["whole"].factor)
+    kept = Outcomes("m", Objective(0.06, 99.0), ["b4", "other"], weights=["whole", "other"])
+    kept.take_over(outcomes)
+    assert kept.calibrations["b4"] is calibrations["b4"]
