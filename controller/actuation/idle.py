@@ -55,14 +55,15 @@ class IdleOperations:
         disk = before.disk if before is not None else variant.config
         sent = {**disk, **changes}
         variant.override, variant.reapply = Override(sent, {}, disk), True
+        # Before it is sent: whoever finds it on the server, after a death of ours or a lost answer,
+        # must know it for ours, or for what was to be there.
+        memory = self._server.memory
+        memory.override(variant.model, variant.override)
+        memory.save()
         record = await self._warmer.work(variant, reason="override")
         if record is not None and record.outcome is Outcome.REFUSED:
             variant.override, variant.reapply, variant.error = before, False, None
-        elif not changes:
-            self._warmer.drop_override(variant)
-        elif variant.override is not None:
-            self._server.memory.overrides[variant.model] = variant.override
-            self._server.memory.save()
+            memory.override(variant.model, before)
         return record or self._warmer.record(
             variant, "load", Outcome.NOTHING_TO_DO, started_s=now_s, reason="override"
         )

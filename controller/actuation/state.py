@@ -59,8 +59,12 @@ class Override:
     """A config that a variant is to have instead of the one in its folder."""
 
     sent: Mapping[str, Any]
-    expected: Mapping[str, Any]  # as the server tells it after the load
+    expected: Mapping[str, Any]  # as the server tells it after the load; {}: not seen yet
     disk: Mapping[str, Any]  # as the server told it before; seen again: the override was lost
+
+    def is_met_by(self, seen: Mapping[str, Any]) -> bool:
+        """Return whether a config is what was sent, with what Triton adds of its own."""
+        return _holds(self.sent, seen)
 
 
 @dataclass(slots=True)
@@ -138,6 +142,18 @@ class Alias:
         return self.policy.name
 
 
+def _holds(wanted: Any, found: Any) -> bool:
+    """Return whether a value of a config holds all of another; what is a default may be absent."""
+    if isinstance(wanted, Mapping):
+        given = found if isinstance(found, Mapping) else {}
+        return all(_holds(value, given.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, (list, tuple)):
+        listed = found if isinstance(found, (list, tuple)) else ()
+        return len(wanted) == len(listed) and all(map(_holds, wanted, listed))
+    # 64-bit numbers are text in protobuf's JSON.
+    return str(wanted) == str(found) or (found is None and wanted in (0, "", "0", False, None))
+
+
 class Memory:
     """The last good target of each alias and the overrides, in a small file; or nowhere."""
 
@@ -163,6 +179,16 @@ class Memory:
         if self.targets.get(alias) != target:
             self.targets[alias] = target
             self.unsaved = True
+
+    def override(self, model: str, override: Override | None) -> None:
+        """Note the config that a variant is to have; None: the one in its folder."""
+        if self.overrides.get(model) == override:
+            return
+        if override is None:
+            del self.overrides[model]
+        else:
+            self.overrides[model] = override
+        self.unsaved = True
 
     def save(self) -> None:
         """Replace the file as a whole, so that a death in between leaves the old one."""

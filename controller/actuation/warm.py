@@ -56,8 +56,11 @@ class Warmer:
             return
         override, known = variant.override, variant.config
         variant.config = seen
+        ours = override is not None and not override.expected
         if override is not None and seen != override.expected:
-            if seen == override.disk:
+            if ours and override.is_met_by(seen):
+                self.confirm_override(variant, seen)  # its load's answer was lost, or we died
+            elif ours or seen == override.disk:
                 variant.reapply = True
             else:
                 self.drop_override(variant)
@@ -66,14 +69,25 @@ class Warmer:
             variant.error = "; ".join(map(str, problems))
         if known is not None:
             variant.proven = variant.warm = False
-            if not variant.reapply and variant.operation is None:
+            if not ours and not variant.reapply and variant.operation is None:
                 self._report(variant, "foreign change: it was loaded with another config")
+
+    def confirm_override(self, variant: Variant, seen: dict[str, Any]) -> None:
+        """Take note that a variant has the config that it is to have, as the server tells it."""
+        override = variant.override
+        if override is None:
+            return
+        variant.reapply = False
+        if override.sent == override.disk:  # none is wanted any more
+            self.drop_override(variant)
+            return
+        variant.override = Override(override.sent, seen, override.disk)
+        self._server.memory.override(variant.model, variant.override)
 
     def drop_override(self, variant: Variant) -> None:
         """Want a variant as it stands in its folder."""
         variant.override, variant.reapply = None, False
-        if self._server.memory.overrides.pop(variant.model, None) is not None:
-            self._server.memory.save()
+        self._server.memory.override(variant.model, None)
 
     async def prove(self, variant: Variant) -> None:
         """Send a variant one request. Raises TritonError where it does not answer it."""
@@ -252,8 +266,7 @@ class Warmer:
             )
             variant.config, variant.ready, variant.reapply = seen, True, False
             variant.checked_s = server.clock()
-            if override is not None:
-                variant.override = Override(override.sent, seen, override.disk)
+            self.confirm_override(variant, seen)
         return took_s
 
     def _put_off(self, variant: Variant, error: str, started_s: float, reason: str) -> ActionRecord:

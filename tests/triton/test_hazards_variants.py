@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc.aio as triton
+from faults import Wire
 from governed import ALIAS, governed, make_policy, precompile, until
 from repository import alias_config, write_model
 from traffic import HttpTraffic, Traffic
@@ -361,3 +362,38 @@ async def test_a_stream_and_a_plain_model_do_not_stand_behind_one_alias(server, 
         record = await test.switch("stream_fast", urgent=True)
         assert record.outcome is Outcome.REFUSED
         assert "stream" in record.error
+
+
+async def test_h10_a_reload_whose_answer_is_lost_is_not_taken_for_somebody_elses(
+    server, outside, tmp_path
+):
+    """Nor by the next governor, though the first one dies before it knows."""
+    state = tmp_path / "alias.json"
+    async with Wire(server.grpc) as wire:
+        policy = make_policy(wire.address, *VARIANTS)
+        async with governed(policy, server=server.grpc, state_file=state) as test:
+            await test.ready()
+            loading = asyncio.create_task(
+                test.actuator.load("slow", override={"max_batch_size": 16})
+            )
+            await until(lambda: test.variant("slow").operation is not None)
+            await asyncio.sleep(0.02)
+            await wire.cut(0.5)
+            await loading
+            written = json.loads(state.read_text())["overrides"]["slow"]
+            await test.ready()
+            assert int((await test.config("slow"))["max_batch_size"]) == 16
+            assert test.variant("slow").override is not None
+            assert not [r for r in test.records if "foreign" in r.reason]
+    assert written["sent"]["max_batch_size"] == 16
+    # As it was written before the load: what a death in the middle leaves behind.
+    whole = json.loads(state.read_text())
+    whole["overrides"]["slow"] = {**written, "expected": {}}
+    state.write_text(json.dumps(whole))
+    async with governed(make_policy(server.grpc, *VARIANTS), state_file=state) as test:
+        await test.ready()
+        assert int((await test.config("slow"))["max_batch_size"]) == 16
+        assert not [r for r in test.records if "foreign" in r.reason]
+        assert (await test.actuator.load("slow", override={})).outcome is Outcome.DONE
+        assert int((await test.config("slow"))["max_batch_size"]) == 8
+        await until(lambda: "slow" not in json.loads(state.read_text())["overrides"])

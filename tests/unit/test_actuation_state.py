@@ -91,3 +91,20 @@ def test_the_lease_of_a_killed_process_is_free_and_of_a_live_one_names_it():
         assert lease.held
         lease.release()
         assert not lease.held
+
+
+@pytest.mark.parametrize(
+    ("seen", "met"),
+    [
+        ({"max_batch_size": 16, "instance_group": [{"name": "a_0", "count": 2}]}, True),
+        ({"max_batch_size": 16, "instance_group": [{"count": 2}], "version_policy": {}}, True),
+        ({"max_batch_size": 8, "instance_group": [{"count": 2}]}, False),
+        ({"max_batch_size": 16, "instance_group": [{"count": 3}]}, False),
+        ({"max_batch_size": 16, "instance_group": [{"count": 2}, {"count": 1}]}, False),
+        ({"max_batch_size": 16}, False),
+        ({"max_batch_size": "16", "instance_group": [{"count": 2}]}, True),
+    ],
+)
+def test_what_triton_adds_to_a_config_is_not_somebody_elses_change(seen, met):
+    sent = {"max_batch_size": 16, "instance_group": [{"count": 2}], "dynamic_batching": {}}
+    assert Override(sent, {}, {}).is_met_by(seen) is met
