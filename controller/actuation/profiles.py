@@ -18,7 +18,7 @@ from controller.policy.model import ModelPolicy, VariantPolicy
 
 _CONFIG: Final = "config.pbtxt"
 _MARK: Final = "# Made by `governor profiles materialise`: change the original, and run it again.\n"
-_LEFT_OUT: Final = frozenset({"__pycache__", _CONFIG})
+_COMPILED: Final = "__pycache__"  # of Python's own, beside what it imports
 
 
 class ProfileError(Exception):
@@ -31,6 +31,7 @@ class Made(enum.StrEnum):
     MADE = "made"
     RENEWED = "renewed"
     UNCHANGED = "unchanged"
+    THEIRS = "theirs"  # not made by this command: left as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def materialise(
 ) -> Iterator[Profile]:
     """Put the folders of all profiles into a model repository; those that are right stay.
 
+    What somebody else put there, such as an engine compiled for one batch size, stays, too.
+
     A folder of its own for each, since Triton reloads a model whose folder changes and Python
     writes beside what it imports; links in it, since the weights are large.
 
@@ -57,8 +60,8 @@ def materialise(
         dry_run: say what would be done, and do nothing.
 
     Raises:
-        ProfileError: the original is not there or cannot be read, or something else is in the
-            profile's place.
+        ProfileError: the original is not there or cannot be read, or a file of somebody else's
+            is in a folder that would have to be made anew.
         OSError: the repository cannot be written.
     """
     for model in models:
@@ -75,60 +78,83 @@ def _materialise(
 ) -> Profile:
     limit = profile.max_batch or 1
     source, target = repository / original.model, repository / profile.model
+    if target.is_symlink() or (target.exists() and not _is_ours(target)):
+        return Profile(name, target, limit, Made.THEIRS)
     if not source.is_dir():
         raise ProfileError(
             f"{name}: there is no folder {source}; --repository is Triton's --model-repository"
         )
-    wanted = {_CONFIG: _config(source / _CONFIG, profile.model, limit)}
-    links = dict(_links(source, target))
-    made = _state(name, target, wanted[_CONFIG], links)
+    config = _config(source / _CONFIG, profile.model, limit)
+    folders, links = _contents(source, target)
+    made = Made.MADE
+    if target.exists():
+        text = (target / _CONFIG).read_text(encoding="utf-8")
+        same = text == config and _links_in(name, target) == links
+        made = Made.UNCHANGED if same else Made.RENEWED
     if made is not Made.UNCHANGED and not dry_run:
-        _write(target, wanted[_CONFIG], links)
+        _write(target, config, folders, links)
     return Profile(name, target, limit, made)
 
 
-def _state(name: str, target: Path, config: str, links: dict[Path, str]) -> Made:
-    """Return what is to be done for a profile's folder. Raises ProfileError: nothing may be."""
-    if not target.exists() and not target.is_symlink():
-        return Made.MADE
-    there = target / _CONFIG
+def _is_ours(target: Path) -> bool:
+    """Return whether this command made a folder."""
     try:
-        text = there.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{name}: {there} cannot be read: {error}") from error
-    if not text.startswith(_MARK):
-        raise ProfileError(
-            f"{name}: {target} is there already, and was not made by this command; it stays as it "
-            "is. Give the profile another model, or move the folder away"
-        )
-    found = {path: str(path.readlink()) for path in sorted(target.rglob("*")) if path.is_symlink()}
-    return Made.UNCHANGED if text == config and found == links else Made.RENEWED
+        return (target / _CONFIG).read_text(encoding="utf-8").startswith(_MARK)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
-def _write(target: Path, config: str, links: dict[Path, str]) -> None:
-    """Put a folder in place as a whole: a server that polls must not see half of it."""
-    staging = target.with_name(f".{target.name}.new")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    for path, to in links.items():
-        link = staging / path.relative_to(target)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(to)
-    (staging / _CONFIG).write_text(config, encoding="utf-8")
-    if target.exists():
-        shutil.rmtree(target)
-    staging.rename(target)
+def _links_in(name: str, target: Path) -> dict[Path, str]:
+    """Return the links in a folder of ours. Raises ProfileError where there is anything else."""
+    found = {}
+    for path in sorted(target.rglob("*")):
+        if path.is_symlink():
+            found[path] = str(path.readlink())
+        elif path.is_file() and path != target / _CONFIG and _COMPILED not in path.parts:
+            raise ProfileError(
+                f"{name}: {path} is no link of this command's, and would be lost; move it away, or "
+                f"take the first line out of {target / _CONFIG} to keep the folder as it is"
+            )
+    return found
 
 
-def _links(source: Path, target: Path) -> Iterator[tuple[Path, str]]:
-    """Yield, for each file of a model, where its link stands and what that says."""
+def _write(target: Path, config: str, folders: list[Path], links: dict[Path, str]) -> None:
+    """Put a folder in place; what was there stays until all of the new one is written.
+
+    Beside it, under a name that no model has: a server in explicit mode looks at no such folder.
+    """
+    staging, old = (target.with_name(f".{target.name}.{what}") for what in ("new", "old"))
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        for folder in folders:
+            (staging / folder.relative_to(target)).mkdir(parents=True, exist_ok=True)
+        for path, to in links.items():
+            (staging / path.relative_to(target)).symlink_to(to)
+        (staging / _CONFIG).write_text(config, encoding="utf-8")
+        if target.exists():
+            target.rename(old)
+        staging.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for rest in (staging, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _contents(source: Path, target: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Return the folders of a profile, and for each file where its link stands and what it says."""
+    own, links = [], {}
     for folder, folders, files in os.walk(source, followlinks=True):
-        folders[:] = sorted(set(folders) - _LEFT_OUT)
-        for file in sorted(set(files) - _LEFT_OUT):
+        folders[:] = sorted(set(folders) - {_COMPILED})
+        here = target / Path(folder).relative_to(source)
+        own.append(here)
+        for file in sorted(files):
             path = Path(folder, file)
-            link = target / path.relative_to(source)
-            # Relative, as the server may see the repository elsewhere.
-            yield link, os.path.relpath(path, link.parent)
+            if path != source / _CONFIG:
+                # Relative, as the server may see the repository elsewhere.
+                links[here / file] = os.path.relpath(path, here)
+    return own, links
 
 
 def _config(original: Path, name: str, max_batch: int) -> str:
@@ -150,13 +176,15 @@ def _config(original: Path, name: str, max_batch: int) -> str:
     if original.exists() and config.max_batch_size == 0:
         raise ProfileError(f"{original}: the model does not batch (max_batch_size 0)")
     config.name, config.max_batch_size = name, max_batch
-    _limit_preferred(config, max_batch)
+    _limit(config, max_batch)
     return _MARK + str(text_format.MessageToString(config))
 
 
-def _limit_preferred(config: Any, max_batch: int) -> None:
-    """Keep of the preferred batch sizes those that may be: Triton refuses larger ones."""
+def _limit(config: Any, max_batch: int) -> None:
+    """Lower what of a config would be more than its largest batch: Triton refuses it."""
     if config.HasField("dynamic_batching"):
         preferred = config.dynamic_batching.preferred_batch_size
         kept = [rows for rows in preferred if rows <= max_batch]
         preferred[:] = kept
+    for warmup in config.model_warmup:
+        warmup.batch_size = min(warmup.batch_size, max_batch)

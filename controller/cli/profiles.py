@@ -8,8 +8,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from controller.cli import output
+
+if TYPE_CHECKING:
+    from controller.actuation.profiles import Profile
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,24 +52,28 @@ def run_materialise(args: argparse.Namespace) -> int:
     from controller.actuation.profiles import ProfileError, materialise
     from controller.policy.load import PolicyError, load_policy
 
+    found: list[dict[str, Any]] = []
+    failed = False
     try:
         policy = load_policy(args.policy)
         # Relative, links between two folders would depend on where the command was started.
         repository = args.repository.absolute()
-        found = list(materialise(policy.models, repository, dry_run=args.dry_run))
-    except PolicyError as error:
+        for one in materialise(policy.models, repository, dry_run=args.dry_run):
+            found.append({**asdict(one), "folder": str(one.folder)})
+            if not args.json:
+                print(_line(one, dry_run=args.dry_run))
+    except (PolicyError, ProfileError, OSError) as error:
         output.print_error(str(error))
-        return output.PROBLEM
-    except (ProfileError, OSError) as error:
-        output.print_error(str(error))
-        return output.PROBLEM
+        failed = True
     if args.json:
-        output.print_json(
-            {"profiles": [{**asdict(one), "folder": str(one.folder)} for one in found]}
-        )
-    for one in () if args.json else found:
-        would = "would be " if args.dry_run and one.made != "unchanged" else ""
-        print(f"{one.name}: {one.folder} {would}{one.made} (max_batch_size {one.max_batch})")
-    if not found and not args.json:
+        output.print_json({"dry_run": args.dry_run, "ok": not failed, "profiles": found})
+    elif not found and not failed:
         print(f"{args.policy}: no variant has profiles")
-    return output.OK
+    return output.PROBLEM if failed else output.OK
+
+
+def _line(one: Profile, *, dry_run: bool) -> str:
+    if one.made == "theirs":
+        return f"{one.name}: {one.folder} was not made by this command and stays as it is"
+    would = "would be " if dry_run and one.made != "unchanged" else ""
+    return f"{one.name}: {one.folder} {would}{one.made} (max_batch_size {one.max_batch})"

@@ -169,8 +169,8 @@ class Daemon:
         ]
         changed = f"taken, but {', '.join(restart)} changed: restart the daemon for that"
         note = changed if restart else None
-        self.policy = policy
         self.core.set_policy(policy)
+        self.policy = policy  # not before: what fails there is not in force
         self._rest.set_policy(policy)
         self.telemetry.set_policy(policy)
         following = asyncio.create_task(self.actuator.set_policy(policy), name="new-policy")

@@ -50,9 +50,11 @@ class PolicyFile:
         self._note: str | None = None  # what was said of the one in force
         # What was read at the start may have changed since: the first look reads it once more.
         self._known: _Mark | None = None
+        self._reads = 0  # on demand
 
     def read(self) -> None:
         """Read it now, changed or not."""
+        self._reads += 1
         self._known = _mark(self.path)
         self._hand_over(_read(self.path), even_if_same=True)
 
@@ -60,15 +62,18 @@ class PolicyFile:
         """Read it whenever it changes, until cancelled; what is in the middle of a change waits."""
         before: _Mark | None = None
         while True:
-            # In a thread, as all of these may hang with their file system.
-            mark = await asyncio.to_thread(_mark, self.path)
-            if mark is not None and mark == before and mark != self._known:
-                self._known = mark
-                try:
-                    self._hand_over(await asyncio.to_thread(_read, self.path), even_if_same=False)
-                except Exception:  # noqa: BLE001 - the next edit must still be read
-                    _LOG.exception("a changed policy was not taken")
-            before = mark
+            try:
+                # In a thread, as all of these may hang with their file system.
+                mark = await asyncio.to_thread(_mark, self.path)
+                if mark is not None and mark == before and mark != self._known:
+                    self._known, reads = mark, self._reads
+                    found = await asyncio.to_thread(_read, self.path)
+                    if reads == self._reads:  # else somebody asked meanwhile, and has a newer one
+                        self._hand_over(found, even_if_same=False)
+                before = mark
+            except Exception as error:  # noqa: BLE001 - the next edit must still be read
+                self.error = f"not taken: {error!r}; the log has more"
+                _LOG.exception("a changed policy was not taken")
             await asyncio.sleep(_LOOK_S)
 
     def _hand_over(self, found: Policy | str, *, even_if_same: bool) -> None:

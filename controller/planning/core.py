@@ -21,7 +21,8 @@ from controller.prediction.sharing import DeviceSharing
 from controller.prediction.stalls import StallWatch
 from controller.telemetry.observation import BatchSample, ModelReading, Observation
 
-MAX_ROWS: Final = 64  # of a batch that is modelled; larger ones are learned as this size
+MAX_ROWS: Final = 64  # of a batch that is modelled, where no more is declared
+MOST_ROWS: Final = 512  # of a batch that is modelled, whatever is declared
 _REACTION_S: Final = 0.010  # from an observation to the first request on the new variant
 STATE_FORMAT: Final = 1
 _HOST_IDLE: Final = 0.5  # share of the host's processors in use
@@ -50,11 +51,12 @@ class GovernorCore:
     def _new_service(self, policy: Policy) -> ServiceTimes:
         models = dict.fromkeys(v.model for model in policy.models for v in model.variants)
         most = max(model.client_max_batch for model in policy.models)
-        declared = (v.max_batch or 1 for model in policy.models for v in model.variants)
+        declared = max(v.max_batch or 1 for model in policy.models for v in model.variants)
+        usual = max(most, min(declared, MOST_ROWS))
         return ServiceTimes(
             tuple(models),
-            max(MAX_ROWS, most),
-            usual_rows=max(most, *declared),
+            max(MAX_ROWS, usual),
+            usual_rows=usual,
             frozen=self._ablation == "frozen",
         )
 

@@ -95,11 +95,11 @@ def _why_this_batch(decision: Decision, model: ModelPolicy) -> str:
     chosen = _candidate(decision, decision.target or decision.serving)
     same = {v.name: v for v in model.variants}
     own = None if chosen is None else same.get(chosen.variant)
-    if chosen is None or own is None:
+    if chosen is None or own is None or decision.reason is Reason.FALLBACK:
         return ""
     weights = own.profile_of or own.name
     others = [
-        f"{_batches(same[c.variant])} {_less_good(c, chosen, model)}"
+        f"{_batches(same[c.variant])} {_less_good(c, chosen, decision, model)}"
         for c in decision.candidates
         if c is not chosen
         and c.variant in same
@@ -118,18 +118,28 @@ def _batches(variant: VariantPolicy) -> str:
     return f"in batches of up to {variant.max_batch}"
 
 
-def _less_good(candidate: Candidate, chosen: Candidate, model: ModelPolicy) -> str:
+def _less_good(
+    candidate: Candidate, chosen: Candidate, decision: Decision, model: ModelPolicy
+) -> str:
     if candidate.excluded is not None:
         return _EXCLUDED[candidate.excluded]
     if not candidate.known:
         return "has not been measured yet"
+    if candidate.variant == decision.desired:
+        return "is wanted next"
     if candidate.utilization_ratio > 1.0:
         return (
             f"would not keep up: what arrives is {_percent(candidate.utilization_ratio)} of what it"
             " can do"
         )
     if candidate.miss_ratio > model.objective.allowed_miss_ratio:
-        return f"would have {_percent(candidate.miss_ratio)} of requests late"
+        fewer = ", not so many fewer as a switch costs"
+        return (
+            f"would have {_percent(candidate.miss_ratio)} of requests late"
+            f"{fewer if candidate.miss_ratio < chosen.miss_ratio else ''}"
+        )
+    if not candidate.feasible:
+        return "would gather a backlog if the load rose as it may"
     if candidate.value < chosen.value:
         return "would be worth less with what waits or may come"
     return "would be as good, but not by enough to be worth a switch"

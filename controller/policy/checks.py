@@ -84,24 +84,40 @@ def _served_by(path: Path, variants: Mapping[str, object]) -> Iterator[tuple[Pat
 def _check_profiles(
     path: Path, client_max_batch: object, variants: Mapping[str, object]
 ) -> Iterator[Finding]:
+    named: dict[str, str] = dict.fromkeys(variants, "another variant")
     for variant, content in variants.items():
-        for profile, one in _mapping(_mapping(content).get("profiles")).items():
-            where: Path = (*path, "variants", variant, "profiles", profile)
-            name, limit = profile_name(variant, profile), _mapping(one).get("max_batch")
-            if name in variants:
-                yield Finding(
-                    where,
-                    f"is called {quoted(name)} everywhere else, which is another variant's name",
-                    at_key=True,
-                )
-            if not isinstance(limit, int) or not isinstance(client_max_batch, int):
-                continue
-            if 1 <= limit < client_max_batch:
-                yield Finding(
-                    (*where, "max_batch"),
-                    f"is less than client_max_batch, {client_max_batch}: clients may send "
-                    "requests of so many rows, and Triton would refuse them",
-                )
+        here: Path = (*path, "variants", variant)
+        fields = _mapping(content)
+        profiles = _mapping(fields.get("profiles"))
+        yield from _check_limit(here, fields, client_max_batch)
+        if profiles and "max_batch" not in fields:
+            yield Finding(
+                (*here, "profiles"),
+                "need the variant's own max_batch beside them, to be compared with",
+                at_key=True,
+            )
+        for profile, one in profiles.items():
+            where = (*here, "profiles", profile)
+            name = profile_name(variant, profile)
+            if name in named:
+                text = f"is called {quoted(name)} everywhere else, as is {named[name]}"
+                yield Finding(where, text, at_key=True)
+            named[name] = f"a profile of {quoted(variant)}"
+            yield from _check_limit(where, _mapping(one), client_max_batch)
+
+
+def _check_limit(
+    path: Path, fields: Mapping[str, object], client_max_batch: object
+) -> Iterator[Finding]:
+    limit = fields.get("max_batch")
+    if not isinstance(limit, int) or not isinstance(client_max_batch, int):
+        return
+    if 1 <= limit < client_max_batch:
+        yield Finding(
+            (*path, "max_batch"),
+            f"is less than client_max_batch, {client_max_batch}: clients may send requests of so "
+            "many rows, and Triton would refuse them",
+        )
 
 
 def _check_min_quality(

@@ -115,10 +115,8 @@ class ProfileSection(Section):
     """The same weights as another Triton model, with another largest batch."""
 
     model: Name = Field(description="Triton's name of the model.")
-    max_batch: int = Field(
-        ge=1,
-        le=65_536,
-        description="Its max_batch_size; `governor profiles materialise` puts it there.",
+    max_batch: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        description="Its max_batch_size; `governor profiles materialise` puts it there."
     )
 
 
@@ -133,10 +131,13 @@ class VariantSection(Section):
         default=None,
         description="What loading it takes. It is not loaded where so much is not free.",
     )
+    max_batch: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        default=None, description="Its max_batch_size; required beside profiles."
+    )
     profiles: dict[Name, ProfileSection] | None = Field(
         default=None,
-        description="Other Triton models over the same weights, each with another largest batch, "
-        "by a name of your choice. Everywhere else one is called VARIANT.PROFILE.",
+        description="The same weights as other Triton models, each with another largest batch; "
+        "everywhere else one is called VARIANT.PROFILE.",
     )
 
 
@@ -361,7 +362,9 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
 def _to_variants(name: str, section: VariantSection) -> Iterator[policy.VariantPolicy]:
     """Yield a variant and then its profiles."""
     memory = section.memory or VariantMemorySection()
-    variant = policy.VariantPolicy(name, section.model, section.quality, memory.host, memory.gpu)
+    variant = policy.VariantPolicy(
+        name, section.model, section.quality, memory.host, memory.gpu, section.max_batch
+    )
     yield variant
     for profile, one in (section.profiles or {}).items():
         yield replace(

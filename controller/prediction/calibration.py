@@ -117,6 +117,11 @@ class ConformalCalibration:
         return self._hits / len(self._covered)
 
     @property
+    def support(self) -> float:
+        """Return how many outcomes are remembered, those of long ago for less."""
+        return self._support
+
+    @property
     def observed(self) -> int:
         """Return how many single requests the coverage counts."""
         return len(self._covered)

@@ -13,13 +13,14 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from controller.policy.model import Objective
 from controller.prediction.calibration import ConformalCalibration, Outcome
 from controller.prediction.promise import Promise
 from controller.telemetry.observation import Observation, RequestSample, VariantReading
 
+_Known = TypeVar("_Known")
 _STATEMENTS: Final = 2048  # at least so many are kept
 _STALLS: Final = 8
 PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
@@ -83,11 +84,24 @@ class Outcomes:
     def take_over(self, old: Outcomes) -> None:
         """Keep the calibrations of an earlier policy, if they are about the same objective."""
         if old._objective == self._objective:
-            for model, calibration in old.calibrations.items():
-                if model in self._weights:
-                    self._shared[self._weights[model]] = calibration
+            taken: set[int] = set()
+            for of, found in self._by_weights(old.calibrations).items():
+                known = max(found, key=lambda calibration: calibration.support)
+                if id(known) not in taken:
+                    self._shared[of] = known
+                else:  # what was one variant's profiles is two variants now
+                    self._shared[of].restore(known.state())
+                taken.add(id(known))
             self._acquaint()
             self._promise = old._promise
+
+    def _by_weights(self, of_models: Mapping[str, _Known]) -> dict[str, list[_Known]]:
+        """Return what there is of models, by what these are profiles of."""
+        found: dict[str, list[_Known]] = {}
+        for model, weights in self._weights.items():
+            if model in of_models:
+                found.setdefault(weights, []).append(of_models[model])
+        return found
 
     def _acquaint(self) -> None:
         for calibration in self._shared.values():
@@ -212,9 +226,9 @@ class Outcomes:
         # A governor that had no promise yet stored the variants alone.
         whole = state.keys() == {"variants", "promise"}
         variants = state["variants"] if whole else state
-        for model, calibration in self._calibrations.items():
-            if model in variants:
-                calibration.restore(variants[model])
+        for of, found in self._by_weights(variants).items():
+            # What are profiles of one variant now may have been variants.
+            self._shared[of].restore(max(found, key=lambda stored: sum(stored["scores"])))
         if whole:
             self._promise.restore(state["promise"])
 

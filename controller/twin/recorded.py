@@ -73,7 +73,7 @@ def from_journal(
     wanted = policy.model(model)
     tables = _tables(wanted, learned)
     simulated = {
-        v.name: TwinVariant(v.name, v.quality, tables[v.model])
+        v.name: TwinVariant(v.name, v.quality, tables[v.model], profile_of=v.profile_of)
         for v in wanted.variants
         if v.model in tables
     }
@@ -125,8 +125,9 @@ def _trace(model: str, loads: Sequence[RecordedLoad]) -> tuple[Trace, int]:
 def _tables(model: ModelPolicy, learned: Mapping[str, Any] | None) -> dict[str, Floats]:
     """Return the learned seconds of 1, 2, ... rows of each of Triton's models that was measured.
 
-    A table ends at the largest batch that the governor reckoned with.
+    A table ends at the largest batch that the policy says, or else that the governor reckoned with.
     """
+    declared = {variant.model: variant.max_batch for variant in model.variants}
     names = [variant.model for variant in model.variants]
     try:
         state = learned or {}
@@ -139,7 +140,9 @@ def _tables(model: ModelPolicy, learned: Mapping[str, Any] | None) -> dict[str, 
         raise RecordedError(f"the journal has no service times learned for {model.name}") from error
     table_s, known = service.table_s(), service.known()
     return {
-        name: table_s[i, : max(limits.get(name, 1), model.client_max_batch)].copy()
+        name: table_s[
+            i, : declared[name] or max(limits.get(name, 1), model.client_max_batch)
+        ].copy()
         for i, name in enumerate(names)
         if known[i]
     }

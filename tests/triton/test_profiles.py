@@ -1,6 +1,7 @@
 """Batch profiles on a real server: made on disk, loaded, switched between under traffic."""
 
 import asyncio
+import statistics
 
 import pytest
 from governed import ALIAS, governed
@@ -30,6 +31,7 @@ models:
       whole:
         model: echo
         quality: 0.9
+        max_batch: 8
         profiles:
           b2: {{model: echo_b2, max_batch: 2}}
           b4: {{model: echo_b4, max_batch: {b4}}}
@@ -61,7 +63,7 @@ async def test_profiles_are_switched_between_under_traffic_and_nothing_fails(ser
         switches = [r for r in test.of_kind("switch") if r.outcome is Outcome.DONE]
         assert {record.target for record in switches} == set(MODELS)
         # Two links to one folder would reload one model when the other is imported.
-        assert max(record.switch_s for record in switches) < 0.5
+        assert statistics.median(record.switch_s for record in switches) < 0.1
 
 
 async def test_a_profile_that_is_not_as_the_policy_says_is_found(server):

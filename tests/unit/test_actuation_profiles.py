@@ -22,6 +22,7 @@ models:
       wide:
         model: digits_wide
         quality: 0.927
+        max_batch: 8
         profiles:
           b1: {model: digits_wide_b1, max_batch: 1}
           b4: {model: digits_wide_b4, max_batch: 4}
@@ -32,6 +33,7 @@ name: "digits_wide"
 backend: "python"
 max_batch_size: 8
 dynamic_batching { preferred_batch_size: [ 2, 8 ] max_queue_delay_microseconds: 500 }
+model_warmup [ { name: "full" batch_size: 8 } ]
 instance_group [ { count: 2 kind: KIND_CPU } ]
 """
 
@@ -48,6 +50,8 @@ def repository(tmp_path: Path) -> Path:
     (version / "__pycache__").mkdir()
     (version / "__pycache__" / "model.pyc").write_text("")
     (version / "model.py").write_text("the code")
+    (version / "weights" / "config.pbtxt").write_text("not Triton's")
+    (folder / "digits_wide" / "2").mkdir()
     (version / "weights" / "w.bin").write_text("the weights")
     (folder / "digits_wide" / "config.pbtxt").write_text(CONFIG)
     return folder
@@ -72,11 +76,14 @@ def test_a_profile_has_the_originals_files_and_its_own_limit(repository: Path) -
     assert list(config.dynamic_batching.preferred_batch_size) == [2]  # Triton refuses an 8
     assert config.dynamic_batching.max_queue_delay_microseconds == 500
     assert config.instance_group[0].count == 2
+    assert config.model_warmup[0].batch_size == 4
     made = repository / "digits_wide_b4"
     assert (made / "1/weights/w.bin").read_text() == "the weights"
     assert (made / "1/weights/w.bin").is_symlink()
     assert not (made / "1").is_symlink()  # what Python writes there is the profile's own
     assert not (made / "1/__pycache__").exists()
+    assert (made / "1/weights/config.pbtxt").read_text() == "not Triton's"
+    assert (made / "2").is_dir()  # a version without files is one, too
 
 
 def test_links_hold_where_the_repository_is_seen_elsewhere(repository: Path) -> None:
@@ -107,10 +114,47 @@ def test_somebody_elses_folder_is_never_touched(repository: Path) -> None:
     theirs = repository / "digits_wide_b4"
     theirs.mkdir()
     (theirs / "config.pbtxt").write_text('name: "digits_wide_b4"')
-    with pytest.raises(ProfileError, match="was not made by this command"):
-        list(materialise(models(), repository))
+    (repository / "digits_wide/config.pbtxt").write_text(CONFIG.replace("size: 8", "size: 2"))
+    found = {one.name: one.made for one in materialise(models(), repository)}
+    assert found == {"digits/wide.b1": Made.MADE, "digits/wide.b4": Made.THEIRS}
     assert [path.name for path in theirs.iterdir()] == ["config.pbtxt"]
     assert (theirs / "config.pbtxt").read_text() == 'name: "digits_wide_b4"'
+
+
+def test_an_engine_put_in_the_place_of_a_link_is_not_lost(repository: Path) -> None:
+    list(materialise(models(), repository))
+    engine = repository / "digits_wide_b4/1/model.py"
+    engine.unlink()
+    engine.write_text("compiled for four rows")
+    with pytest.raises(ProfileError, match="would be lost"):
+        list(materialise(models(), repository))
+    assert engine.read_text() == "compiled for four rows"
+
+
+def test_a_link_to_a_folder_is_somebody_elses(repository: Path) -> None:
+    list(materialise(models(), repository))
+    made = repository / "digits_wide_b4"
+    made.rename(repository.with_name("elsewhere"))
+    made.symlink_to("../elsewhere")
+    (repository / "digits_wide/1/more.bin").write_text("")
+    found = {one.name: one.made for one in materialise(models(), repository)}
+    assert found == {"digits/wide.b1": Made.RENEWED, "digits/wide.b4": Made.THEIRS}
+    assert made.is_symlink()
+
+
+def test_a_renewal_that_fails_half_way_leaves_what_was_there(repository: Path, monkeypatch) -> None:
+    list(materialise(models(), repository))
+    (repository / "digits_wide/1/more.bin").write_text("")
+    monkeypatch.setattr(Path, "symlink_to", _fail)
+    with pytest.raises(OSError, match="no space"):
+        list(materialise(models(), repository))
+    assert (repository / "digits_wide_b1/1/model.py").read_text() == "the code"
+    names = {path.name for path in repository.iterdir()}
+    assert names == {"digits_wide", "digits_wide_b1", "digits_wide_b4"}
+
+
+def _fail(*_: object) -> None:
+    raise OSError("no space left")
 
 
 @pytest.mark.parametrize(
@@ -144,8 +188,9 @@ def test_the_command_tells_what_it_did(
     assert main([*arguments, "--dry-run"]) == 0
     assert "digits_wide_b1 would be made (max_batch_size 1)" in capsys.readouterr().out
     assert main([*arguments, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["profiles"]
-    assert [(one["name"], one["made"]) for one in told] == [
+    told = json.loads(capsys.readouterr().out)
+    assert (told["dry_run"], told["ok"]) == (False, True)
+    assert [(one["name"], one["made"]) for one in told["profiles"]] == [
         ("digits/wide.b1", "made"),
         ("digits/wide.b4", "made"),
     ]

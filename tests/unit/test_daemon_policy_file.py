@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -121,13 +122,37 @@ async def test_what_was_read_on_demand_is_not_read_again_for_having_changed(foll
     assert len(followed.refused) == 1
 
 
-async def test_an_accident_in_taking_one_does_not_end_the_following(followed) -> None:
+async def test_an_accident_in_taking_one_is_told_and_does_not_end_the_following(followed) -> None:
     followed.file._take = None
     followed.file.path.write_text(edited("70ms"))
-    await asyncio.sleep(0.15)
+    await followed.until(lambda: (followed.file.error or "").startswith("not taken: "))
     followed.file._take = followed._take
     followed.file.path.write_text(edited("80ms"))
     await followed.until(lambda: followed.taken == [0.08])
+
+
+async def test_what_was_read_before_somebody_asked_is_not_taken_after_it(
+    followed, monkeypatch
+) -> None:
+    """An edit, another one, and SIGHUP, while the first is still being read in a thread."""
+    path, reading, go_on = followed.file.path, threading.Event(), threading.Event()
+    read = policy_file._read
+
+    def slow(of: Path) -> Policy | str:
+        found = read(of)
+        reading.set()
+        go_on.wait(5.0)
+        return found
+
+    monkeypatch.setattr(policy_file, "_read", slow)
+    path.write_text(edited("70ms"))
+    await followed.until(reading.is_set)
+    monkeypatch.setattr(policy_file, "_read", read)
+    path.write_text(edited("80ms"))
+    followed.file.read()
+    go_on.set()
+    await asyncio.sleep(0.2)
+    assert followed.taken == [0.08]
 
 
 async def test_an_edit_between_the_start_and_the_first_look_is_not_lost(tmp_path: Path) -> None:

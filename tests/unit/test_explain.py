@@ -206,3 +206,39 @@ def test_why_the_chosen_profile_and_not_another_is_told() -> None:
     ) in text
     other = decision(candidates=candidates, serving="narrow", target="narrow")
     assert "It serves" not in explain_decision(other, model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "other", "words"),
+    [
+        ({"reason": Reason.DWELL, "desired": "wide.b4"}, {}, "up to 4 is wanted next"),
+        (
+            {"reason": Reason.RECOVERY},
+            {"miss_ratio": 0.30, "feasible": False},
+            "would have 30 % of requests late, not so many fewer as a switch costs",
+        ),
+        (
+            {"reason": Reason.STEADY},
+            {"feasible": False, "value": 0.95},
+            "would gather a backlog if the load rose as it may",
+        ),
+    ],
+)
+def test_what_is_told_of_another_profile_agrees_with_the_decision(changes, other, words) -> None:
+    model = replace(
+        MODEL,
+        variants=(
+            VariantPolicy("wide", "w", 0.927, max_batch=16),
+            VariantPolicy("wide.b4", "w4", 0.927, max_batch=4, profile_of="wide"),
+        ),
+    )
+    candidates = (
+        candidate("wide", 0.927, miss_ratio=0.39, feasible=False),
+        candidate("wide.b4", 0.927, **other),
+    )
+    settled = {"serving": "wide", "desired": "wide", "target": "wide", **changes}
+    text = explain_decision(decision(candidates=candidates, **settled), model)
+    assert words in text
+    fallback = {**settled, "reason": Reason.FALLBACK}
+    text = explain_decision(decision(candidates=candidates, **fallback), model)
+    assert "It serves" not in text

@@ -104,3 +104,38 @@ def test_profiles_of_one_variant_share_what_late_requests_taught() -> None:
     kept = Outcomes("m", Objective(0.06, 99.0), ["b4", "other"], weights=["whole", "other"])
     kept.take_over(outcomes)
     assert kept.calibrations["b4"] is calibrations["b4"]
+
+
+def test_what_was_learned_of_variants_is_kept_when_they_become_profiles_and_back() -> None:
+    def outcomes(*weights: str) -> Outcomes:
+        return Outcomes("m", Objective(0.06, 99.0), ["w", "b4"], weights=weights)
+
+    apart = outcomes("w", "b4")
+    said = Statement(0.01, 0.01, 0.01)
+    for tick in range(200):
+        apart.state_for(0.05 * tick, {"w": said})
+        late = RequestSample("m", "w", 0.05 * tick + 0.001, 0.05)
+        seen = observation(0.05 * tick + 0.1, request_samples=(late,), readings_age_s=0.0)
+        apart.learn(seen, [VariantReading("w", True, 0)], {}, stalled=False)
+    known = apart.calibrations["w"]
+    assert known.support > 100
+
+    together, restored = outcomes("w", "w"), outcomes("w", "w")
+    together.take_over(apart)
+    restored.restore(apart.state())
+    assert together.calibrations["b4"].support == pytest.approx(known.support)
+    assert restored.calibrations["b4"].support == pytest.approx(known.support)
+
+    again = outcomes("w", "b4")
+    again.take_over(together)
+    assert again.calibrations["w"] is not again.calibrations["b4"]
+    assert again.observed == together.observed  # not counted twice
+
+
+def test_a_variant_with_profiles_forms_the_batches_that_the_policy_says() -> None:
+    """Though a small profile serves, and nothing larger was ever seen: it bears the burst."""
+    model = replace(
+        MODEL, variants=(replace(MODEL.variants[0], max_batch=128), *MODEL.variants[1:])
+    )
+    predictor = GovernorCore(replace(POLICY, models=(model,)))._minds["m"].predictor
+    assert predictor._limits.tolist() == [128, 4, 1]
