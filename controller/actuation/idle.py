@@ -59,7 +59,7 @@ class IdleOperations:
         # must know it for ours, or for what was to be there.
         memory = self._server.memory
         memory.override(variant.model, variant.override)
-        memory.save()
+        await asyncio.to_thread(memory.save)
         record = await self._warmer.work(variant, reason="override")
         if record is not None and record.outcome is Outcome.REFUSED:
             variant.override, variant.reapply, variant.error = before, False, None
@@ -81,9 +81,13 @@ class IdleOperations:
         server = self._server
         started_s = server.clock()
         async with self._warmer.lock:
-            user = await self._user_of(variant.model)
-            if user is not None or variant.operation is not None:
-                why = f"{user} points at {variant.model}" if user else "another operation runs"
+            why = "another operation runs"
+            if variant.operation is None:
+                # Claimed before it is looked at, or a switch to it could begin meanwhile.
+                variant.operation = "unload"
+                user = await self._let_go_of(variant)
+                why = "" if user is None else f"{user} points at {variant.model}"
+            if why:
                 return self._warmer.record(
                     variant,
                     "unload",
@@ -92,7 +96,6 @@ class IdleOperations:
                     reason=reason,
                     error=why,
                 )
-            variant.operation = "unload"
             variant.ready = variant.proven = variant.warm = False
             variant.hold_until_s = float("inf")  # until somebody asks for it
             try:
@@ -117,11 +120,22 @@ class IdleOperations:
             variant, "unload", outcome, started_s=started_s, reason=reason, error=error
         )
 
+    async def _let_go_of(self, variant: Variant) -> str | None:
+        """Return who uses a claimed variant, which is then claimed no more; None: nobody does."""
+        user = "perhaps somebody"
+        try:
+            user = await self._user_of(variant.model) or ""
+        finally:
+            if user:
+                variant.operation = None
+        return user or None
+
     async def _user_of(self, model: str) -> str | None:
         """Ask the server which ensemble has a model among its steps."""
         server, answer_s = self._server, self._server.timing.answer_s
         for alias in server.aliases.values():
-            if alias.switching or alias.unsettled is not None:
+            # One that is being proven may be put back to where it was.
+            if alias.switching or alias.unsettled is not None or alias.proof is not None:
                 return f"an operation on {alias.name} that is under way"
         try:
             states = await server.control.index(deadline_s=answer_s)

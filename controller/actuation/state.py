@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -123,6 +124,7 @@ class Alias:
     known: bool = False  # looked at since the server was last reached
     writes: int = 0  # operations sent; a look that spans one is worthless
     switching: bool = False  # an operation on it is under way
+    aimed_at: str | None = None  # where that is to point it
     proof: asyncio.Task[None] | None = None
     unsettled: Unsettled | None = None
     held: str | None = None
@@ -162,6 +164,7 @@ class Memory:
         self.targets: dict[str, str] = {}
         self.overrides: dict[str, Override] = {}
         self.unsaved = False
+        self._writing = threading.Lock()  # two at once would take each other's unfinished file
         if path is None:
             return
         try:
@@ -191,12 +194,19 @@ class Memory:
         self.unsaved = True
 
     def save(self) -> None:
-        """Replace the file as a whole, so that a death in between leaves the old one."""
+        """Replace the file as a whole, so that a death in between leaves the old one.
+
+        From any thread; it may hang with its disk.
+        """
+        with self._writing:
+            self._save()
+
+    def _save(self) -> None:
         self.unsaved = False
         if self.path is None:
             return
-        overrides = {name: asdict(override) for name, override in self.overrides.items()}
-        text = json.dumps({"targets": self.targets, "overrides": overrides})
+        overrides = {name: asdict(override) for name, override in dict(self.overrides).items()}
+        text = json.dumps({"targets": dict(self.targets), "overrides": overrides})
         fresh = self.path.with_name(f".{self.path.name}.new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -263,7 +273,10 @@ class Server:
             for alias in self.aliases.values()
             if alias.unsettled is not None
         }
-        return frozenset(name for name in targets | lost if name is not None)
+        # Who is about to operate on a variant has claimed it (`operation`) before he looks here,
+        # and who switches has aimed before he sends: one of them sees the other.
+        aimed = {alias.aimed_at for alias in self.aliases.values()}
+        return frozenset(name for name in targets | lost | aimed if name is not None)
 
     def users(self, variant: str) -> Iterator[Alias]:
         """Yield the aliases that a variant could serve."""

@@ -97,7 +97,7 @@ class Transactions:
         if alias.proof is not None:
             alias.proof.cancel()
             alias.proof = None
-        alias.switching = True
+        alias.switching, alias.aimed_at = True, target
         task = self._spawn(self._run(action))
         # Shielded by `wait`: neither our patience nor a caller's end takes back what was sent.
         done, _ = await asyncio.wait({task}, timeout=server.timing.patience_s)
@@ -120,11 +120,11 @@ class Transactions:
         if alias.proof is not None:
             alias.proof.cancel()
             alias.proof = None
-        alias.switching = True
+        alias.switching, alias.aimed_at = True, target
         try:
             return await self._send(action, config, None)
         finally:
-            alias.switching = False
+            alias.switching, alias.aimed_at = False, None
 
     def _precheck(
         self, alias: Alias, target: str, *, urgent: bool
@@ -167,7 +167,7 @@ class Transactions:
                 action, shape.point(config, action.target, self._sign()), before
             )
         finally:
-            alias.switching = False
+            alias.switching, alias.aimed_at = False, None
 
     def _sign(self) -> shape.Marker:
         return self._server.next_marker()

@@ -397,3 +397,21 @@ async def test_h10_a_reload_whose_answer_is_lost_is_not_taken_for_somebody_elses
         assert (await test.actuator.load("slow", override={})).outcome is Outcome.DONE
         assert int((await test.config("slow"))["max_batch_size"]) == 8
         await until(lambda: "slow" not in json.loads(state.read_text())["overrides"])
+
+
+async def test_h5_a_switch_and_an_unload_of_its_target_exclude_each_other(server, outside):
+    """Also while the unload is still looking whether anybody uses it."""
+    async with governed(make_policy(server.grpc, *VARIANTS)) as test:
+        await test.ready()
+        idle = next(name for name in VARIANTS if name != test.reading.serving)
+        async with Traffic(server.grpc, ALIAS) as traffic:
+            unloading = asyncio.create_task(test.actuator.unload(idle))
+            await asyncio.sleep(0)  # it has begun to look
+            record = await test.switch(idle)
+            assert record.outcome in (Outcome.BUSY, Outcome.REFUSED), record
+            assert (await unloading).outcome is Outcome.DONE
+            await asyncio.sleep(0.2)
+        traffic.check()
+        assert test.reading.serving != idle
+        await test.actuator.load(idle)
+        await test.ready()

@@ -5,6 +5,7 @@ No client's request fails, and in the end every variant is as it was last wanted
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import sys
@@ -44,7 +45,8 @@ class Amount:
 
 
 SHORT = Amount(4, 4, 2, 30, 2, 1)
-FULL = Amount(200, 200, 100, 2000, 60, 20)
+SHARE = float(os.environ.get("TRITON_GOVERNOR_OPERATIONS", "1"))
+FULL = Amount(*(round(SHARE * count) for count in (200, 200, 100, 2000, 60, 20)))
 
 
 @pytest.fixture(scope="module")
