@@ -85,7 +85,7 @@ class IdleOperations:
             if variant.operation is None:
                 # Claimed before it is looked at, or a switch to it could begin meanwhile.
                 variant.operation = "unload"
-                user = await self._let_go_of(variant)
+                user = await self._who_uses_claimed(variant)
                 why = "" if user is None else f"{user} points at {variant.model}"
             if why:
                 return self._warmer.record(
@@ -120,8 +120,8 @@ class IdleOperations:
             variant, "unload", outcome, started_s=started_s, reason=reason, error=error
         )
 
-    async def _let_go_of(self, variant: Variant) -> str | None:
-        """Return who uses a claimed variant, which is then claimed no more; None: nobody does."""
+    async def _who_uses_claimed(self, variant: Variant) -> str | None:
+        """Return who uses a variant that we claimed, and give it up then; None: nobody does."""
         user = "perhaps somebody"
         try:
             user = await self._user_of(variant.model) or ""
