@@ -33,10 +33,11 @@ from controller.actuation.state import (
     unusable,
 )
 from controller.planning.decision import Decision
+from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy, TritonPolicy
 from controller.ports import ActionRecord, Outcome
 from controller.telemetry.channel import KeyFileError
-from controller.telemetry.observation import ModelReading
+from controller.telemetry.observation import MemoryReading, ModelReading, VariantMemory
 
 _LOG = logging.getLogger(__name__)
 _STOPPED = Capability(can_act=False, why="not running")
@@ -74,6 +75,9 @@ class Actuator:
         self._memory = Memory(state_file)
         self._timing = timing or Timing()
         self._free_memory = free_memory
+        if free_memory is not None:
+            free_memory.measured = self._memory.needs
+        self._moved_s = clock()  # when an operation on a variant was last under way
         self._counted = counted
         self._on_step = on_step
         self._keeper: Keeper | None = None
@@ -334,6 +338,38 @@ class Actuator:
         await keeper.server.control.probe(
             variant.config, deadline_s=self._timing.probe_s, rows=rows
         )
+
+    # -- the warm pool -------------------------------------------------------------------------
+
+    def memory(self) -> MemoryReading | None:
+        """Return the memory budget and what is under it; None: there is none, or no server yet."""
+        keeper, watch = self._keeper, self._free_memory
+        if keeper is None or watch is None or not watch.is_limited:
+            return None
+        held, now_s = set(keeper.server.held()), self._clock()
+        if any(v.operation is not None or v.leaving for v in keeper.server.variants.values()):
+            self._moved_s = now_s
+        elif now_s - self._moved_s > 2.0 * self._timing.reading_s:
+            watch.look(held)
+        budget = watch.budget()
+        found = {}
+        for name, variant in keeper.server.variants.items():
+            need = budget.need(name)
+            tired = variant.failures > 0 and variant.retry_s > now_s
+            found[name] = VariantMemory(
+                need.gpu_bytes,
+                need.host_bytes,
+                held=name in held,
+                guessed=watch.is_to_be_measured(name),
+                blocked=tired or (variant.hold_until_s > now_s and not variant.ready),
+            )
+        return MemoryReading(budget.limit.gpu_bytes, budget.limit.host_bytes, found)
+
+    def set_pool(self, plan: PoolPlan) -> None:
+        """Load what a plan allows, and unload what it says, when nothing else is under way."""
+        if self._keeper is not None and self._keeper.server.loadable is not None:
+            self._keeper.server.loadable = frozenset(plan.load)
+            self._keeper.server.surplus = plan.unload
 
     def _find(self, model: str) -> tuple[Keeper | None, Variant | None]:
         """Return what is needed to act on a variant. Raises KeyError if it is none."""

@@ -7,6 +7,7 @@ switch an alias away to make them possible: that is a decision.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,8 +77,13 @@ class IdleOperations:
                 return "; ".join(map(str, problems))
         return None
 
-    async def unload(self, variant: Variant, *, reason: str) -> ActionRecord:
-        """Unload a variant on which, looked at now, no ensemble stands; wait until it is gone."""
+    async def unload(
+        self, variant: Variant, *, reason: str, hold_until_s: float = math.inf
+    ) -> ActionRecord:
+        """Unload a variant on which, looked at now, no ensemble stands; wait until it is gone.
+
+        Until `hold_until_s` it is not loaded again, unless somebody asks for it.
+        """
         server = self._server
         started_s = server.clock()
         async with self._warmer.lock:
@@ -97,7 +103,8 @@ class IdleOperations:
                     error=why,
                 )
             variant.ready = variant.proven = variant.warm = False
-            variant.hold_until_s = float("inf")  # until somebody asks for it
+            variant.leaving = True
+            variant.hold_until_s = hold_until_s
             try:
                 watch = server.free_memory
                 free = {} if watch is None else watch.free_bytes(variant.model)
@@ -114,6 +121,7 @@ class IdleOperations:
                 )
             finally:
                 variant.operation, variant.config = None, None
+            variant.leaving = not gone
         error = None if gone else "it is still unloading: its memory is not free"
         outcome = Outcome.DONE if gone else Outcome.UNKNOWN
         return self._warmer.emit(

@@ -216,6 +216,18 @@ class Keeper:
         if self._tried is not None and not self._tried.can_act:
             self._tried = None  # it may have other flags now
 
+    async def _unload_surplus(self) -> None:
+        name, self.server.surplus = self.server.surplus, None
+        variant = None if name is None else self.server.variants.get(name)
+        if variant is None or not variant.ready or variant.model in self.server.serving():
+            return
+        try:
+            await self.idle.unload(
+                variant, reason="others are worth more of the memory budget", hold_until_s=0.0
+            )
+        except Exception:  # noqa: BLE001 - the next plan asks again
+            _LOG.exception("%s could not be unloaded", name)
+
     # -- the variants, one after the other, beside the loop ----------------------------------
 
     def _start_chores(self) -> None:
@@ -225,6 +237,7 @@ class Keeper:
 
     async def _do_chores(self) -> None:
         while self._may_touch and self.server.reachable:
+            await self._unload_surplus()
             variant = self.warmer.next_chore()
             if variant is None:
                 return

@@ -1,27 +1,31 @@
-"""Is there memory for a load, and has an unload given back what it held?
+"""Is there memory for a load, what does a variant hold, and has an unload given it back?
 
-Owns the comparison of what variants are declared to need with what is free. A load that runs out
-of memory fails late and leaks; so it is refused beforehand. What nobody declared or nobody can
-read refuses nothing.
+Owns the comparison of what variants need with what is free and with the policy's budget. A load
+that runs out of memory fails late and leaks; so it is refused beforehand. What a variant needs is
+what the policy declares or what its last loads took, whichever is more. What nobody declared or
+nobody can read refuses nothing, unless there is a budget: then a variant is taken for as large as
+the largest that is known, and the first one of all is loaded alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
+from controller.planning.budget import NO_LIMIT, Budget, Room
 from controller.policy.model import Policy, VariantPolicy
 from controller.policy.units import format_bytes
 from controller.telemetry.observation import GpuReading, HostReading
 
-_RETURNED: Final = 0.5  # of what is declared: other programs take and give meanwhile
+_RETURNED: Final = 0.5  # of what is needed: other programs take and give meanwhile
+_FADES: Final = 0.9  # of what a variant took at its loads before, where it takes less now
 
 
 class MemoryWatch:
-    """Compares declared needs with free memory.
+    """Compares needs with free memory and with the budget.
 
     Args:
-        policy: what variants need, and how much stays free.
+        policy: what variants need, how much stays free, and the budget.
         host: returns the newest reading of the host; None: there is none.
         gpus: returns the newest reading of every GPU that is watched.
     """
@@ -34,21 +38,80 @@ class MemoryWatch:
     ) -> None:
         self._host = host
         self._gpus = gpus
+        self.measured: Mapping[str, int] = {}  # bytes of a GPU, by Triton's name
+        self._beyond = 0  # bytes of a GPU that are no variant's
+        self._found: dict[str, int] = {}  # that variants seem to hold of which nothing is known
         self.set_policy(policy)
 
     def set_policy(self, policy: Policy) -> None:
         """Follow a new policy."""
+        self._memory = policy.memory
         self._reserve_bytes = policy.memory.reserve_bytes
         self._variants: dict[str, list[VariantPolicy]] = {}
         for model in policy.models:
             for variant in model.variants:
                 self._variants.setdefault(variant.model, []).append(variant)
 
-    def why_not(self, model: str) -> str | None:
+    # -- the budget ------------------------------------------------------------------------
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether there is a budget, so that not every variant may be loaded."""
+        return self._memory.is_limited
+
+    def look(self, held: Collection[str]) -> None:
+        """Take note of what Triton's processes hold beyond their variants, while nothing moves.
+
+        Contexts and caches do, and what failed loads left behind. Where nothing is known of
+        variants that are loaded, it is taken for theirs.
+
+        Args:
+            held: what is loaded, for long enough that GPUs have been read since.
+        """
+        known = {model: self._known(model)[0] for model in held}
+        seen = [gpu.triton_memory_bytes or 0 for gpu in self._gpus()]
+        beyond = max([0, *(own - sum(known.values()) for own in seen)])
+        unknown = [model for model, need in known.items() if not need]
+        self._found = dict.fromkeys(unknown, beyond // len(unknown)) if unknown else {}
+        self._beyond = 0 if unknown else beyond
+
+    def budget(self) -> Budget:
+        """Return what may be held in all."""
+        memory, limit = self._memory, NO_LIMIT
+        if memory.host_budget_bytes is not None:
+            limit = limit._replace(host_bytes=float(memory.host_budget_bytes))
+        needs = {model: Room(*map(float, self._known(model))) for model in self._variants}
+        if memory.gpu_budget_bytes is not None:
+            left = float(max(memory.gpu_budget_bytes - self._beyond, 0))
+            limit = limit._replace(gpu_bytes=left)
+            largest = max(need.gpu_bytes for need in needs.values()) or left
+            for model in self._variants:
+                if self.is_to_be_measured(model):
+                    guess = float(self._found.get(model, 0)) or largest
+                    needs[model] = needs[model]._replace(gpu_bytes=guess)
+        return Budget(limit, needs)
+
+    def _known(self, model: str) -> tuple[int, int]:
+        """Return what a model is known to need (of each GPU, of the host); 0: nothing is."""
+        host, gpu = self._declared(model)
+        return max(gpu, self.measured.get(model, 0)), host
+
+    def _declared(self, model: str) -> tuple[int, int]:
+        listed = self._variants.get(model, [])  # by one model or by several: the most counts
+        host = max((v.host_memory_bytes or 0 for v in listed), default=0)
+        return host, max((v.gpu_memory_bytes or 0 for v in listed), default=0)
+
+    # -- before a load, and after --------------------------------------------------------------
+
+    def why_not(self, model: str, held: Collection[str] = ()) -> str | None:
         """Return why a Triton model must not be loaded now; None: nothing speaks against it.
 
         A variant that is loaded already needs its memory once more: Triton keeps the old instances
         until the new ones are ready.
+
+        Args:
+            model: Triton's name.
+            held: what is loaded, or may be.
         """
         for where, need, free in self._needs(model):
             if free - need < self._reserve_bytes:
@@ -57,10 +120,50 @@ class MemoryWatch:
                     f"{format_bytes(self._reserve_bytes)} must stay free (memory.reserve), and "
                     f"there are {_rounded(free)}"
                 )
-        return None
+        if not self.is_limited:
+            return None
+        budget = self.budget()
+        if budget.admits(model, held):
+            return None
+        wants, total, limit = budget.need(model), budget.total(held), budget.limit
+        again = " once more while it is reloaded" if model in held else ""
+        short_of_gpu = total.gpu_bytes + wants.gpu_bytes > limit.gpu_bytes
+        key = "memory.gpu_budget" if short_of_gpu else "memory.host_budget"
+        asked, taken, left = (room[0 if short_of_gpu else 1] for room in (wants, total, limit))
+        return (
+            f"the memory budget is full: it needs {_rounded(asked)}{again}, and of {_rounded(left)}"
+            f" ({key}, less what Triton holds besides) {_rounded(taken)} are held"
+        )
+
+    def is_to_be_measured(self, model: str) -> bool:
+        """Return whether there is a budget of GPU memory, and nothing is known of a model."""
+        return self._memory.gpu_budget_bytes is not None and not self._known(model)[0]
+
+    def used_bytes(self) -> dict[int, int]:
+        """Return what is used of each GPU, by Triton alone where that can be told."""
+        found = {}
+        for gpu in self._gpus():
+            used = gpu.triton_memory_bytes
+            used = gpu.memory_used_bytes if used is None else used
+            if used is not None:
+                found[gpu.index] = used
+        return found
+
+    def took_bytes(self, model: str, before: Mapping[int, int]) -> int | None:
+        """Return what a model is now known to hold; None: that cannot be told.
+
+        Args:
+            model: Triton's name; it was just loaded, and has answered a request.
+            before: what `used_bytes` said before that.
+        """
+        now = self.used_bytes()
+        took = max((now[gpu] - used for gpu, used in before.items() if gpu in now), default=0)
+        if took <= 0:
+            return None
+        return max(took, round(_FADES * self.measured.get(model, 0)))
 
     def free_bytes(self, model: str) -> dict[str, int]:
-        """Return what is free now where a model is declared to need something."""
+        """Return what is free now where a model is known to need something."""
         return {where: free for where, _, free in self._needs(model)}
 
     def is_back(self, model: str, before: Mapping[str, int]) -> bool:
@@ -78,18 +181,16 @@ class MemoryWatch:
 
     def _needs(self, model: str) -> Iterator[tuple[str, int, int]]:
         """Yield (where, bytes needed, bytes free) for what can be compared."""
-        listed = self._variants.get(model, [])  # by one model or by several: the most counts
-        host = max((v.host_memory_bytes or 0 for v in listed), default=0)
-        gpus = max((v.gpu_memory_bytes or 0 for v in listed), default=0)
+        gpu, host = self._known(model)
         if host:
             free = _free(self._host())
             if free is not None:
                 yield "the host", host, free
-        if gpus:
-            for gpu in self._gpus():
-                free = _free(gpu)
+        if gpu:
+            for reading in self._gpus():
+                free = _free(reading)
                 if free is not None:
-                    yield f"GPU {gpu.index}", gpus, free
+                    yield f"GPU {reading.index}", gpu, free
 
 
 def _free(reading: HostReading | GpuReading | None) -> int | None:
@@ -98,6 +199,6 @@ def _free(reading: HostReading | GpuReading | None) -> int | None:
     return reading.memory_total_bytes - reading.memory_used_bytes
 
 
-def _rounded(count: int) -> str:
+def _rounded(count: float) -> str:
     """Return a number of bytes as people say it."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(count, 0) / 2**20:.0f} MiB"

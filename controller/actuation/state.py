@@ -50,6 +50,7 @@ class Timing:
     lost_s: float = 2.0  # one whose connection broke, which Triton has or has not got
     refresh_s: float = 15.0  # between checks that loading an idle variant reloads nothing
     warm_load_s: float = 0.05  # a load that takes longer has reloaded something
+    reading_s: float = 0.5  # until GPUs have been read anew
     backoff_s: float = 1.0  # after a failed load; doubles
     backoff_max_s: float = 60.0
     stop_s: float = 3.0  # an action in flight is given this long when the daemon stops
@@ -84,6 +85,7 @@ class Variant:
     outlasted: ActionRecord | None = None  # that operation went out of sight
     error: str | None = None
     failures: int = 0
+    leaving: bool = False  # it was unloaded, but was not seen to be gone
     short: bool = False  # its load was refused for want of memory, and nothing else
     retry_s: float = 0.0  # not before
     hold_until_s: float = 0.0  # somebody else unloaded it: not ours to load until then
@@ -95,7 +97,7 @@ class Variant:
         self.ready = self.proven = self.warm = self.reapply = False
         self.config = self.error = self.outlasted = self.operation = None
         self.failures, self.retry_s, self.hold_until_s = 0, 0.0, 0.0
-        self.short = False
+        self.short = self.leaving = False
         self.checked_s = self.refreshed_s = float("-inf")
 
 
@@ -157,12 +159,13 @@ def _holds(wanted: Any, found: Any) -> bool:
 
 
 class Memory:
-    """The last good target of each alias and the overrides, in a small file; or nowhere."""
+    """The last good targets, the overrides and what variants hold, in a small file; or nowhere."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.targets: dict[str, str] = {}
         self.overrides: dict[str, Override] = {}
+        self.needs: dict[str, int] = {}  # bytes of a GPU that a variant was seen to hold
         self.unsaved = False
         self._writing = threading.Lock()  # two at once would take each other's unfinished file
         if path is None:
@@ -172,6 +175,8 @@ class Memory:
             targets, overrides = found["targets"], found["overrides"]
             self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
             self.overrides = {k: Override(**v) for k, v in overrides.items()}
+            needs = found.get("needs", {})  # files before this have none
+            self.needs = {k: v for k, v in needs.items() if isinstance(v, int) and v > 0}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -181,6 +186,12 @@ class Memory:
         """Note the last good target of an alias; `save` writes it, off the loop."""
         if self.targets.get(alias) != target:
             self.targets[alias] = target
+            self.unsaved = True
+
+    def need(self, model: str, gpu_bytes: int) -> None:
+        """Note what a variant holds of a GPU while it is loaded."""
+        if self.needs.get(model) != gpu_bytes:
+            self.needs[model] = gpu_bytes
             self.unsaved = True
 
     def override(self, model: str, override: Override | None) -> None:
@@ -206,7 +217,9 @@ class Memory:
         if self.path is None:
             return
         overrides = {name: asdict(override) for name, override in dict(self.overrides).items()}
-        text = json.dumps({"targets": dict(self.targets), "overrides": overrides})
+        text = json.dumps(
+            {"targets": dict(self.targets), "overrides": overrides, "needs": dict(self.needs)}
+        )
         fresh = self.path.with_name(f".{self.path.name}.new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +245,8 @@ class Server:
     counted: Counted | None = None  # what the watch on Triton knows, so that it is asked once
     aliases: dict[str, Alias] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
+    loadable: frozenset[str] | None = None  # what may be loaded now; None: everything
+    surplus: str | None = None  # what is to be unloaded next
     serial: int = 0
     reachable: bool | None = None
     refused: str | None = None  # what Triton said when it refused model control
@@ -242,6 +257,9 @@ class Server:
     def set_policy(self, policy: Policy) -> None:
         """Look after what a policy names, and no longer after what it does not."""
         self.policy = policy
+        # Under a budget nothing is loaded before somebody chose what.
+        self.loadable = frozenset() if policy.memory.is_limited else None
+        self.surplus = None
         kept, self.aliases = self.aliases, {}
         for model in policy.models:
             alias = kept.get(model.name) or Alias(model)
@@ -277,6 +295,14 @@ class Server:
         # and who switches has aimed before he sends: one of them sees the other.
         aimed = {alias.aimed_at for alias in self.aliases.values()}
         return frozenset(name for name in targets | lost | aimed if name is not None)
+
+    def held(self) -> list[str]:
+        """Return the variants that hold memory, or may: operations under way count."""
+        return [
+            name
+            for name, variant in self.variants.items()
+            if variant.ready or variant.operation is not None or variant.leaving
+        ]
 
     def users(self, variant: str) -> Iterator[Alias]:
         """Yield the aliases that a variant could serve."""

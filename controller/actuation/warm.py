@@ -16,11 +16,13 @@ from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import Fault, TritonError
+from controller.actuation.room import short_of, used_bytes, weigh
 from controller.actuation.state import Override, Server, Variant
 from controller.ports import ActionRecord, Outcome
 
 _LOG = logging.getLogger(__name__)
 _SETTLING_LOADS = 3
+_POLL_S = 0.1
 
 
 class _ShortOfMemoryError(Exception):
@@ -115,6 +117,7 @@ class Warmer:
         """Take over the states of the repository index; notice what others loaded or unloaded."""
         for variant in self._server.variants.values():
             state, reason = states.get(variant.model, ("", ""))
+            variant.leaving = variant.leaving and state not in ("", "UNAVAILABLE")
             if variant.outlasted is not None:
                 self._settle_outlasted(variant, state, reason)
             if variant.operation is not None:
@@ -170,6 +173,9 @@ class Warmer:
             hold_s = 0.0 if ranks[name][0] == 0 else variant.hold_until_s
             if variant.operation is not None or now_s < max(variant.retry_s, hold_s):
                 continue
+            kept_out = server.loadable is not None and name not in server.loadable
+            if kept_out and not variant.ready and name not in serving:
+                continue
             if self._needs_work(variant, now_s, serving=name in serving):
                 return variant
         return None
@@ -210,26 +216,45 @@ class Warmer:
 
     async def _work(self, variant: Variant) -> bool:
         """Return whether anything was loaded."""
-        server, changed = self._server, False
+        server = self._server
         if not variant.ready:
             # Somebody may have loaded it already: then it is looked at and left as it is.
             await self.verify(variant, deadline_s=server.timing.answer_s)
-        serving = variant.model in server.serving()
-        if not variant.ready or (variant.reapply and not serving):
-            watch = server.free_memory
-            why = None if watch is None else watch.why_not(variant.model)
+        serving, fresh = variant.model in server.serving(), not variant.ready
+        changed = fresh or (variant.reapply and not serving)
+        used: Mapping[int, int] = {}
+        if changed:
+            why = short_of(server, variant)
             if why is not None:
                 raise _ShortOfMemoryError(f"{variant.model} is not loaded: {why}")
+            if fresh:
+                used = await used_bytes(server, variant)
             await self._load(variant)
-            changed = True
         if variant.config is None or server.clock() - variant.checked_s > server.timing.fresh_s:
             await self.verify(variant, deadline_s=server.timing.answer_s)
         self._check_suitable(variant)
         if not variant.proven:
             await self.prove(variant)
+        await weigh(server, variant, used)
+        return await self._settle(variant, fresh=fresh) or changed
+
+    async def _settle(self, variant: Variant, *, fresh: bool) -> bool:
+        """Load again until that reloads nothing; return whether anything was reloaded.
+
+        `fresh`: nobody can use it yet but us.
+        """
+        server, changed = self._server, False
         for _ in range(_SETTLING_LOADS):
             if variant.model in server.serving():
                 return changed  # never reload what serves
+            if not variant.warm and short_of(server, variant) is not None:
+                # The next load may reload it, and there is no room for two of it.
+                if not fresh:
+                    break
+                fresh = False
+                await self._empty(variant)
+                await self._load(variant)
+                await self.prove(variant)
             took_s = await self._load(variant)
             if took_s < server.timing.warm_load_s:
                 variant.warm = True
@@ -237,9 +262,21 @@ class Warmer:
                 return changed
             changed = True
             await self.prove(variant)
-        # Something changes its folder at every load: it can serve, and is not reloaded for ever.
+        # It can serve. Where its folder changes at every load, it is not reloaded for ever.
         variant.retry_s = server.clock() + server.timing.refresh_s
         return changed
+
+    async def _empty(self, variant: Variant) -> None:
+        """Unload a variant that is to be loaded again at once, and that nobody uses."""
+        server = self._server
+        variant.ready = variant.proven = False
+        await server.control.unload(variant.model, deadline_s=server.timing.answer_s)
+        ends_s = server.clock() + server.timing.unload_s
+        while server.clock() < ends_s:
+            states = await server.control.index(deadline_s=server.timing.answer_s)
+            if states.get(variant.model, ("UNAVAILABLE", ""))[0] in ("UNAVAILABLE", ""):
+                return
+            await asyncio.sleep(_POLL_S)
 
     @staticmethod
     def _check_suitable(variant: Variant) -> None:

@@ -11,8 +11,8 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from controller.cli.head import fitted, head
 from controller.cli.table import (
-    GAP,
     NONE,
     Column,
     Json,
@@ -27,14 +27,11 @@ from controller.cli.table import (
     table,
 )
 
-_GIB: Final = 2**30
-_UNBREAKABLE: Final = "\N{NO-BREAK SPACE}"
-
 
 def render_status(status: Json, paper: Paper) -> str:
     """Return the daemon, its sources and a table of its models."""
-    lines = _head(status, paper)
-    lines += [_fitted(paper, "!", note, "warn") for note in _notes(status)]
+    lines = head(status, paper)
+    lines += [fitted(paper, "!", note, "warn") for note in _notes(status)]
     lines.append("")
     now_unix_s = number_of(status, "time_unix_s")
     lines += table(
@@ -85,61 +82,6 @@ def local_time(time_unix_s: float) -> str:
     return time.strftime("%m-%d %H:%M:%S", time.localtime(time_unix_s))
 
 
-def _head(status: Json, paper: Paper) -> list[str]:
-    daemon, triton, host = (
-        part_of(status, "daemon"),
-        part_of(status, "triton"),
-        part_of(status, "host"),
-    )
-    process, tick = part_of(status, "process"), part_of(status, "tick_ms")
-    switch = part_of(part_of(status, "actions"), "switch_ms")
-    tick_s = number_of(daemon, "tick_s")
-    tick_text = None if tick_s is None else f"tick {milliseconds(tick_s * 1e3)} ms"
-    if tick_text and number_of(tick, "p99") is not None:
-        tick_text += f" (takes {milliseconds(number_of(tick, 'p99'))})"
-    mode = clean(daemon.get("mode") or "")
-    lines = [
-        _fitted(
-            paper,
-            "governor",
-            _joined(
-                clean(daemon.get("version") or ""),
-                "paused" if daemon.get("paused") else mode,
-                f"up {duration(number_of(daemon, 'uptime_s'))}",
-                tick_text,
-                _percent_of(number_of(process, "cpu_ratio"), "of a core"),
-                _bytes(number_of(process, "rss_bytes")),
-            ),
-        ),
-        _fitted(
-            paper,
-            "triton",
-            _joined(
-                clean(triton.get("version") or ""),
-                "up" if triton.get("up") else "does not answer",
-                clean(triton.get("grpc") or ""),
-                _switches(switch),
-            ),
-            "" if triton.get("up") else "bad",
-        ),
-    ]
-    gpus, load = list_of(status, "gpu"), number_of(host, "load_1m")
-    lines += [_fitted(paper, f"gpu {g.get('index', '')}", _gpu(g)) for g in gpus]
-    lines.append(
-        _fitted(
-            paper,
-            "host",
-            _joined(
-                _percent_of(number_of(host, "cpu_ratio"), "busy"),
-                None if load is None else f"load {load:.1f}",
-                _of(number_of(host, "memory_used_bytes"), number_of(host, "memory_total_bytes")),
-                None if gpus else "gpu: none",
-            ),
-        )
-    )
-    return lines
-
-
 def _notes(status: Json) -> list[str]:
     """Return a sentence for everything that is not as it should be."""
     daemon, triton = part_of(status, "daemon"), part_of(status, "triton")
@@ -161,7 +103,7 @@ def _notes(status: Json) -> list[str]:
         for gpu in list_of(status, "gpu")
         if gpu.get("error")
     ]
-    for name in ("journal", "mqtt"):
+    for name in ("journal", "mqtt", "prometheus"):
         part = part_of(status, name)
         if part and not part.get("up"):
             notes.append(f"{name} is down: {clean(part.get('error') or 'no reason')}")
@@ -197,61 +139,6 @@ def _by_whom(what: str, entry: Any, now_unix_s: float | None) -> str:
     if until is not None and now_unix_s is not None:
         text += f" for another {duration(until - now_unix_s)}"
     return text + (f": {clean(entry['why'])}" if entry.get("why") else "")
-
-
-def _fitted(paper: Paper, label: str, text: str, style: str = "") -> str:
-    """Return a label and its text, the text wrapped beside the label."""
-    body = textwrap.wrap(text, max(paper.width - 10, 20)) or [""]
-    first, *rest = (piece.replace(_UNBREAKABLE, " ") for piece in body)
-    lines = [f"{paper.ink(f'{label:<8}', style or 'dim')}{GAP}{paper.ink(first, style)}"]
-    return "\n".join([*lines, *(" " * 10 + paper.ink(piece, style) for piece in rest)])
-
-
-def _joined(*parts: str | None) -> str:
-    """Join phrases so that a line breaks between them, never inside one."""
-    return "   ".join(part.replace(" ", _UNBREAKABLE) for part in parts if part)
-
-
-def _percent_of(value: float | None, of_what: str) -> str | None:
-    return None if value is None else f"{percent(value)} % {of_what}"
-
-
-def _switches(switch: Json) -> str | None:
-    if not switch.get("count"):
-        return None
-    return (
-        f"{switch['count']} switches, {milliseconds(number_of(switch, 'p50'))} ms median,"
-        f" {milliseconds(number_of(switch, 'p99'))} ms p99"
-    )
-
-
-def _bytes(value: float | None) -> str | None:
-    if value is None:
-        return None
-    return f"{value / _GIB:.1f} GiB" if value >= _GIB else f"{value / 2**20:.0f} MiB"
-
-
-def _of(used: float | None, total: float | None) -> str | None:
-    if used is None:
-        return None
-    return f"{used / _GIB:.1f} of {total / _GIB:.1f} GiB" if total else _bytes(used)
-
-
-def _gpu(gpu: Json) -> str:
-    reasons = gpu.get("throttle_reasons")
-    throttle = reasons if isinstance(reasons, list) else []
-    return _joined(
-        clean(gpu.get("name") or ""),
-        _percent_of(number_of(gpu, "utilization_ratio"), "busy"),
-        _of(number_of(gpu, "memory_used_bytes"), number_of(gpu, "memory_total_bytes")),
-        _whole(number_of(gpu, "temperature_celsius"), "C"),
-        _whole(number_of(gpu, "power_watts"), "W"),
-        f"throttled: {clean(', '.join(map(str, throttle)))}" if throttle else None,
-    )
-
-
-def _whole(value: float | None, unit: str) -> str | None:
-    return None if value is None else f"{value:.0f} {unit}"
 
 
 def _name(key: str, style: str = "") -> Callable[[Json], tuple[str, str]]:

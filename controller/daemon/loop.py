@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,14 +21,17 @@ from controller import __version__
 from controller.actuation.actuator import Actuator
 from controller.actuation.memory import MemoryWatch
 from controller.daemon.control import DaemonControl
+from controller.daemon.learned import Learned
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.operator import OperatorWishes
 from controller.daemon.policy_file import PolicyFile
+from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
 from controller.daemon.rest import Rest
-from controller.daemon.status import bus_view, in_a_line
+from controller.daemon.status import bus_view, in_a_line, measured
 from controller.interfaces.admin import AdminServer
 from controller.interfaces.mqtt import MqttBus
+from controller.interfaces.prometheus import MetricsServer
 from controller.interfaces.sdnotify import ServiceManager
 from controller.journal.journal import Journal
 from controller.journal.paths import default_journal
@@ -97,11 +100,16 @@ class Daemon:
         self.triton_up = False
         self.switches, self.transactions, self.ticks = Durations(), Durations(), Durations()
         self.switch_counts: Counter[str] = Counter()
+        self.decision_counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.failure_counts: Counter[str] = Counter()
         self.process = ProcessMeter(time.monotonic)
         self._manager = ServiceManager()
         self._admin = AdminServer(self.control, options.socket)
         self._prober = Prober(self.core)
+        self.metrics = MetricsServer(lambda: measured(self))
+        self.pool = WarmPool(self.core, self.actuator, self.journal)
+        self._learned = Learned(self.core, self.wishes, self.journal)
+        self._started = {"version": self.version, "pid": self.pid}
         self._actions: list[ActionCost] = []
         self._acting: dict[str, asyncio.Task[None]] = {}
         self._follows: set[asyncio.Task[None]] = set()
@@ -110,7 +118,6 @@ class Daemon:
         self._saved_s = self._told_s = self._watched_s = self._started_s
         self._advised: dict[str, str | None] = {}
         self._failed_ticks = 0
-        self._restored = False
         self._refused: str | None = None  # the last refusal that was logged
 
     @property
@@ -136,9 +143,10 @@ class Daemon:
         await self._admin.start()
         try:
             await asyncio.to_thread(self.journal.open)
-            self._restore()
+            self._learned.restore(self.policy, self._started)
             await self.telemetry.start()
             await self.actuator.start()
+            await self.metrics.follow(_scraped_at(self.policy))
             self._start_bus()
             gc.collect()
             gc.freeze()  # what is imported by now stays: collections in a tick become short
@@ -172,10 +180,14 @@ class Daemon:
         self.core.set_policy(policy)
         self.policy = policy  # not before: what fails there is not in force
         self._rest.set_policy(policy)
+        self.pool.renew()
         self.telemetry.set_policy(policy)
-        following = asyncio.create_task(self.actuator.set_policy(policy), name="new-policy")
-        self._follows.add(following)  # the next edit may come before it is through
-        following.add_done_callback(self._follows.discard)
+        for following in (
+            asyncio.create_task(self.actuator.set_policy(policy), name="new-policy"),
+            asyncio.create_task(self.metrics.follow(_scraped_at(policy)), name="new-metrics"),
+        ):
+            self._follows.add(following)  # the next edit may come before it is through
+            following.add_done_callback(self._follows.discard)
         names = {model.name for model in policy.models}
         self.decisions = {k: v for k, v in self.decisions.items() if k in names}
         self.journal.event("policy", None, "a new policy is in force", {"sha256": policy.sha256})
@@ -207,7 +219,8 @@ class Daemon:
         self._manager.stopping()
         await self._bounded("telemetry", self.telemetry.stop())
         await self._bounded("probing", self._prober.stop())
-        self._save()
+        await self._bounded("prometheus", self.metrics.stop())
+        self._learned.save(self.policy, self._started, everything=True)
         await self._bounded("the journal", asyncio.to_thread(self.journal.close))
         self._manager.close()
 
@@ -272,6 +285,7 @@ class Daemon:
         decisions = self.core.step(observation)
         for decision in decisions:
             self.decisions[decision.model] = decision
+            self.decision_counts[decision.model][decision.reason.value] += 1
             self._carry_out(decision)
         self.ticks.add(time.monotonic() - began_s)
         for decision in decisions:
@@ -303,6 +317,7 @@ class Daemon:
             request_samples=reading.request_samples,
             actions=actions,
             probes=self._prober.take(),
+            memory=self.actuator.memory(),
             sources=reading.sources,
         )
 
@@ -360,13 +375,14 @@ class Daemon:
 
     def _after_tick(self) -> None:
         now_s = time.monotonic()
+        self.pool.after_tick(self.observation, self.policy)
         interval_s = self._manager.watchdog_interval_s
         if interval_s is not None and now_s - self._watched_s >= interval_s / 2:
             self._watched_s = now_s
             self._manager.watchdog()
         if now_s - self._saved_s >= _SAVE_EVERY_S:
             self._saved_s = now_s
-            self._save()
+            self._learned.save(self.policy, self._started)
         if now_s - self._told_s >= _TELL_EVERY_S:
             self._told_s = now_s
             self.process.view()
@@ -376,24 +392,6 @@ class Daemon:
             if self.bus is not None:
                 self.bus.publish_state(bus_view(self.control.status()["models"]))
 
-    # -- memory ---------------------------------------------------------------------------------
 
-    def _save(self) -> None:
-        if not self._restored:
-            # Nothing may replace what is stored before it was read.
-            self._restore()
-            return
-        self.journal.save_learned("core", self.core.state())
-        self.journal.save_learned("operator", self.wishes.state())
-
-    def _restore(self) -> None:
-        if not self.journal.health()["up"]:
-            return
-        self._restored = True
-        learned = self.journal.load_learned("core")
-        if isinstance(learned, dict):
-            for problem in self.core.restore(learned):
-                _LOG.warning("learned data: %s", problem)
-                self.journal.event("learned", None, problem)
-        self.wishes.restore(self.journal.load_learned("operator"), self.policy)
-        self.journal.event("start", None, f"governor {self.version} started", {"pid": self.pid})
+def _scraped_at(policy: Policy) -> str | None:
+    return None if policy.prometheus is None else policy.prometheus.listen

@@ -5,12 +5,19 @@ Owns small rolling windows. It must not judge.
 
 from __future__ import annotations
 
+import itertools
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 _WINDOW: Final = 4096
+# Seconds: from the shortest ticks to the slowest of actions.
+_BUCKETS: Final = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
+)
 _CPU_EVERY_S: Final = 2.0
 
 
@@ -20,11 +27,21 @@ class Durations:
     def __init__(self) -> None:
         self._newest: deque[float] = deque(maxlen=_WINDOW)
         self._count = 0
+        self._sum_s = 0.0
+        self._buckets = [0] * (len(_BUCKETS) + 1)
 
     def add(self, seconds: float) -> None:
         """Take in one duration in seconds."""
         self._newest.append(seconds)
         self._count += 1
+        self._sum_s += seconds
+        self._buckets[bisect_left(_BUCKETS, seconds)] += 1
+
+    def histogram(self) -> dict[str, Any]:
+        """Return how many were no longer than so many seconds, ever, as Prometheus counts them."""
+        counts = itertools.accumulate(self._buckets)
+        limits = [*(f"{limit:g}" for limit in _BUCKETS), "+Inf"]
+        return {"buckets": list(zip(limits, counts, strict=True)), "sum": self._sum_s}
 
     def view(self) -> dict[str, Any]:
         """Return count, p50 and p99 in milliseconds; None while there is none."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from controller.daemon.loop import Daemon
 
 STATUS_VERSION = 1
-_NOT_ON_THE_BUS = frozenset({"candidates", "serving_for_s"})
+_NOT_ON_THE_BUS = frozenset({"candidates", "serving_for_s", "decisions"})
 
 
 def status(daemon: Daemon) -> dict[str, Any]:
@@ -42,14 +42,31 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "host": json_ready(observation.host) if observation else {},
         "sources": [source_view(s) for s in observation.sources] if observation else [],
         "models": [_model(daemon, model) for model in daemon.policy.models],
+        "memory": daemon.pool.view(),
         "actions": {
             "switch_ms": daemon.switches.view(),
             "transaction_ms": daemon.transactions.view(),
+            "learned_s": daemon.core.costs.view(),
         },
         "tick_ms": daemon.ticks.view(),
         "process": daemon.process.view(),
         "journal": daemon.journal.health(),
+        "prometheus": None
+        if daemon.policy.prometheus is None
+        else {"up": daemon.metrics.listening, "error": daemon.metrics.error},
         "mqtt": None if daemon.bus is None else daemon.bus.health(),
+    }
+
+
+def measured(daemon: Daemon) -> dict[str, Any]:
+    """Return the status with what Prometheus wants besides."""
+    return {
+        **status(daemon),
+        "histograms": {
+            "tick_duration_seconds": daemon.ticks.histogram(),
+            "switch_duration_seconds": daemon.switches.histogram(),
+            "transaction_duration_seconds": daemon.transactions.histogram(),
+        },
     }
 
 
@@ -110,6 +127,7 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "effective_quality": score.effective_quality,
         "switches": daemon.switch_counts.get(policy.name, 0),
         "failed_actions": daemon.failure_counts.get(policy.name, 0),
+        "decisions": dict(daemon.decision_counts.get(policy.name, ())),
         "calibration": {
             "coverage": coverage,
             "factor": factors.get(reading.serving or "", 1.0),

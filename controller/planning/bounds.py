@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from controller.planning.decision import Excluded
 from controller.policy.model import ModelPolicy, VariantPolicy
-from controller.telemetry.observation import ModelReading, VariantReading
+from controller.telemetry.observation import MemoryReading, ModelReading, VariantReading
 
 
 def exclusion(
@@ -15,6 +15,7 @@ def exclusion(
     variant: VariantPolicy,
     reading: VariantReading | None,
     model: ModelReading | None,
+    memory: MemoryReading | None,
     *,
     serves: bool,
 ) -> Excluded | None:
@@ -24,6 +25,9 @@ def exclusion(
     """
     if variant.quality < policy.min_quality:
         return Excluded.MIN_QUALITY
+    own = None if memory is None else memory.variants.get(variant.model)
+    if own is not None and not own.held:
+        return Excluded.NOT_LOADED
     if not serves and model is not None and variant.model in model.unusable:
         return Excluded.UNUSABLE
     if reading is not None and reading.ready is False:

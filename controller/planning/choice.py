@@ -18,8 +18,9 @@ from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.scorekeeper import Score, Scorekeeper
 from controller.planning.stability import Damper
-from controller.planning.value import value_per_request
+from controller.planning.value import value_per_request, worth_if_loaded
 from controller.policy.model import ModelPolicy, StabilityPolicy
+from controller.prediction.demand import Demand
 from controller.prediction.outcomes import Statement
 from controller.prediction.prediction import Prediction
 from controller.prediction.predictor import ModelPredictor
@@ -69,6 +70,7 @@ class ModelMind:
         )
         self._damper = Damper(stability)
         self._scores = Scorekeeper()
+        self.demand = Demand(len(policy.variants))
         self._now_s = 0.0
         self._stalled = False
         self._quality = [v.quality for v in policy.variants]
@@ -82,6 +84,9 @@ class ModelMind:
         self._damper = old._damper
         self._damper.set_policy(self._stability)
         self._now_s = old._now_s
+        before = old.predictor.models
+        at = [before.index(m) if m in before else None for m in self.predictor.models]
+        self.demand.take_over(old.demand, at)
 
     def learn(
         self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
@@ -119,6 +124,7 @@ class ModelMind:
                 variant,
                 observation.variants.get(variant.model),
                 reading,
+                observation.memory,
                 serves=i == serving,
             )
             for i, variant in enumerate(self._policy.variants)
@@ -131,15 +137,21 @@ class ModelMind:
         rate_rps, high_rps = prediction.forecast.quantiles(0.5, _HIGH)
         high = high_rps / max(prediction.forecast.mean_rps, 1e-9)
         budget = self._policy.objective.allowed_miss_ratio
-        feasible = [
-            is_known and miss <= budget and late_s <= self._policy.objective.latency_s
-            for is_known, miss, late_s in zip(
-                known,
-                prediction.miss_ratio,
-                _if_it_rises(prediction, high, horizon_s, serving),
-                strict=True,
-            )
+        late_s = _if_it_rises(prediction, high, horizon_s, serving)
+        in_time = [
+            miss <= budget and late <= self._policy.objective.latency_s
+            for miss, late in zip(prediction.miss_ratio, late_s, strict=True)
         ]
+        feasible = [k and timely for k, timely in zip(known, in_time, strict=True)]
+        if self.demand.is_due(self._now_s):
+            worth = worth_if_loaded(
+                prediction,
+                quality=self._quality,
+                value=value,
+                in_time=in_time,
+                min_quality=self._policy.min_quality,
+            )
+            self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
         desired, reason = self._desire(prediction, value, feasible, known, allowed, serving)
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.throughput_rows_s

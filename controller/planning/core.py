@@ -12,8 +12,10 @@ from typing import Any, Final
 
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision
+from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.scorekeeper import Score
 from controller.policy.model import ModelPolicy, Policy
+from controller.prediction.costs import ActionCosts
 from controller.prediction.prediction import predict
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
@@ -46,6 +48,7 @@ class GovernorCore:
         self._probes = ProbePlan(policy.probing)
         self._sharing = DeviceSharing()
         self._stalls = StallWatch()
+        self.costs = ActionCosts()
         self._work_s = 0.0  # that waited at the last step
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
@@ -91,6 +94,7 @@ class GovernorCore:
         """Learn from an observation and return a decision for every model."""
         contention = 1.0 if observation.gpus else self._host_contention(observation)
         self._sharing.observe(observation)
+        self.costs.observe(observation.actions)
         samples: Iterable[BatchSample] = observation.batch_samples
         if observation.gpus:  # on a host idle cores take what runs beside
             samples = self._sharing.alone(samples, observation.now_s)
@@ -123,6 +127,14 @@ class GovernorCore:
             pending: requests that wait now, by Triton's name.
         """
         return any(m.is_pressing(models.get(name), pending) for name, m in self._minds.items())
+
+    def wishes(self, now_s: float) -> list[Wish]:
+        """Return what each model wants to be loaded, from what it met so far."""
+        wishes = []
+        for mind in self._minds.values():
+            rate_rps, worth = mind.demand.expected(now_s, lead_s=HORIZON_S)
+            wishes.append(Wish(mind.predictor.models, rate_rps, worth))
+        return wishes
 
     def probes(self, observation: Observation) -> tuple[Probe, ...]:
         """Return synthetic requests that would teach something, if there is time for them."""
@@ -173,7 +185,25 @@ class GovernorCore:
             "format": STATE_FORMAT,
             "service": self._service.state(),
             "models": {name: mind.state() for name, mind in self._minds.items()},
+            "costs": self.costs.state(),
         }
+
+    def demand_state(self, now_s: float) -> dict[str, Any]:
+        """Return what every model met in the last day. JSON-ready."""
+        return {
+            name: {"models": mind.predictor.models, **mind.demand.state(now_s)}
+            for name, mind in self._minds.items()
+        }
+
+    def restore_demand(self, state: Mapping[str, Any], now_s: float) -> None:
+        """Take back what `demand_state` returned, of models whose variants are the same.
+
+        Raises ValueError, KeyError, TypeError.
+        """
+        for name, mind in self._minds.items():
+            stored = state.get(name)
+            if stored is not None and tuple(stored["models"]) == mind.predictor.models:
+                mind.demand.restore(stored, now_s)
 
     def restore(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Take back what was learned; return a sentence for each part that could not be used."""
@@ -184,6 +214,10 @@ class GovernorCore:
             self._service.restore(state["service"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"service times could not be restored: {error!r}")
+        try:
+            self.costs.restore(state.get("costs", ()))
+        except (TypeError, ValueError) as error:
+            problems.append(f"costs of actions could not be restored: {error!r}")
         stored = state.get("models")
         for name, mind in self._minds.items():
             if not isinstance(stored, Mapping) or name not in stored:

@@ -34,6 +34,7 @@ class Excluded(enum.StrEnum):
     MIN_QUALITY = "min_quality"
     NOT_READY = "not_ready"
     UNUSABLE = "unusable"
+    NOT_LOADED = "not_loaded"  # the memory budget does not hold every variant
 
 
 class Candidate(NamedTuple):

@@ -6,6 +6,7 @@ Owns the objective function. It must not damp or forbid.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -41,6 +42,36 @@ def value_per_request(
             quality, prediction.miss_ratio, prediction.leftover_s, strict=True
         )
     ]
+
+
+def worth_if_loaded(
+    prediction: Prediction,
+    *,
+    quality: Sequence[float],
+    value: Sequence[float],
+    in_time: Sequence[bool],
+    min_quality: float,
+) -> list[float]:
+    """Return the effective quality of a request now on each variant, if it were loaded.
+
+    The fastest serves whatever the load. A variant that nobody measured is taken at its word: only
+    what was loaded can be measured.
+
+    Args:
+        prediction: what is predicted of them.
+        quality: of each.
+        value: what `value_per_request` returns.
+        in_time: whether each would meet the objective.
+        min_quality: under which none may serve.
+    """
+    speed = prediction.throughput_rows_s
+    fastest = max(range(len(speed)), key=speed.__getitem__)
+    found = []
+    for i, known in enumerate(prediction.known):
+        worth = min(max(value[i], 0.0), 1.0) if in_time[i] or i == fastest else 0.0
+        worth = worth if known else quality[i]
+        found.append(worth if quality[i] >= min_quality and math.isfinite(worth) else 0.0)
+    return found
 
 
 def shadow_price(quality: Sequence[float], utilization_ratio: Sequence[float]) -> float:

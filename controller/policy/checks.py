@@ -32,6 +32,8 @@ def cross_check(data: object) -> Iterator[Finding]:
     yield from _check_stale_after(root)
     yield from _check_mqtt(_mapping(root.get("mqtt")))
     yield from _check_gpu(_mapping(root.get("gpu")))
+    for place in ("gpu", "host"):
+        yield from _check_budget(root, place)
 
 
 def _check_model(
@@ -160,6 +162,40 @@ def _check_gpu(gpu: Mapping[str, object]) -> Iterator[Finding]:
     if gpu.get("source") == "none" and isinstance(gpu.get("devices"), list):
         yield Finding(
             ("gpu", "devices"), "names devices while `source: none` watches none", at_key=True
+        )
+
+
+def _check_budget(root: Mapping[str, object], place: str) -> Iterator[Finding]:
+    """Find a budget in which not even the smallest variant of each model has room."""
+    memory = _mapping(root.get("memory"))
+    key = f"{place}_budget"
+    if key not in memory:
+        return
+    if place == "gpu" and _mapping(root.get("gpu")).get("source") == "none":
+        yield Finding(("memory", key), "is a budget of GPUs, and `source: none` watches none")
+    try:
+        budget = units.parse_bytes(memory[key])
+    except ValueError:  # said elsewhere
+        return
+    smallest: dict[object, int] = {}  # by Triton's name: two models may share one
+    for section in _mapping(root.get("models")).values():
+        variants = [_mapping(one) for one in _mapping(_mapping(section).get("variants")).values()]
+        try:
+            sizes = {
+                str(one.get("model")): units.parse_bytes(_mapping(one.get("memory")).get(place))
+                for one in variants
+            }
+        except ValueError:  # not declared: measured; or wrong
+            continue
+        if sizes:
+            least = min(sizes, key=sizes.__getitem__)
+            smallest[least] = sizes[least]
+    needed = sum(smallest.values())
+    if needed > budget:
+        yield Finding(
+            ("memory", key),
+            f"is too small: one variant of each model, the smallest, needs "
+            f"{units.format_bytes(needed)}",
         )
 
 

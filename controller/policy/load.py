@@ -20,7 +20,8 @@ from controller.policy.checks import cross_check
 from controller.policy.model import Policy
 from controller.policy.positions import MAX_BYTES, Document, position_at, read_yaml
 from controller.policy.problems import Path, PolicyError, Problem, format_path, quoted
-from controller.policy.schema import PolicySchema, Section, section_at, to_policy
+from controller.policy.schema import PolicySchema, section_at, to_policy
+from controller.policy.sections import Section
 
 __all__ = ["Policy", "PolicyError", "Problem", "load_policy", "parse_policy", "parse_raw"]
 

@@ -113,9 +113,16 @@ class GpuPolicy:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPolicy:
-    """How much memory loads must leave free."""
+    """How much memory the variants may hold, and how much loads must leave free."""
 
     reserve_bytes: int = 256 * 1024 * 1024  # of the host, and of each GPU that is watched
+    gpu_budget_bytes: int | None = None  # for all variants, on each GPU; None: no limit
+    host_budget_bytes: int | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether not every variant may stay loaded."""
+        return self.gpu_budget_bytes is not None or self.host_budget_bytes is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,13 @@ class MqttPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class PrometheusPolicy:
+    """Where Prometheus scrapes. Nothing listens unless the policy says where."""
+
+    listen: str  # host:port
+
+
+@dataclass(frozen=True, slots=True)
 class JournalPolicy:
     """What is kept of what was done."""
 
@@ -170,6 +184,7 @@ class Policy:
     stability: StabilityPolicy = StabilityPolicy()
     probing: ProbingPolicy = ProbingPolicy()
     journal: JournalPolicy = JournalPolicy()
+    prometheus: PrometheusPolicy | None = None
     mqtt: MqttPolicy | None = None
     mode: Mode = Mode.ACT
     on_stop: OnStop = OnStop.KEEP

@@ -11,7 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from controller.policy.model import ModelPolicy, Policy, VariantPolicy, profile_name
+from controller.policy.model import (
+    MemoryPolicy,
+    ModelPolicy,
+    Policy,
+    VariantPolicy,
+    profile_name,
+)
 from controller.policy.units import format_bytes, format_duration, format_percentage
 
 # A word, a path or a URL; or a quantity. YAML 1.1 readers take 12:30 and `on` for something else.
@@ -37,7 +43,7 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
             "source": policy.gpu.source.value,
             "devices": "all" if policy.gpu.devices is None else list(policy.gpu.devices),
         },
-        "memory": {"reserve": format_bytes(policy.memory.reserve_bytes)},
+        "memory": _memory_to_dict(policy.memory),
         "interval": "auto" if interval_s is None else format_duration(interval_s),
         "models": {model.name: _model_to_dict(model) for model in policy.models},
         "stability": {
@@ -55,6 +61,7 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
             "path": policy.journal.path,
             "max_size": format_bytes(policy.journal.max_bytes),
         },
+        "prometheus": None if policy.prometheus is None else {"listen": policy.prometheus.listen},
         "mqtt": _mqtt_to_dict(policy),
         "mode": policy.mode.value,
         "on_stop": policy.on_stop.value,
@@ -74,11 +81,18 @@ def policy_to_yaml(policy: Policy) -> str:
         ("triton", "traces"): "statistics only",
         ("triton", "restricted_key_file"): "no key is sent",
         ("journal", "path"): "the state folder",
+        ("prometheus",): "off",
         ("mqtt",): "off",
         ("mqtt", "node"): "the machine's name",
         ("mqtt", "tls_ca_file"): "no TLS",
     }
     return "\n".join(_lines(policy_to_dict(policy), (), notes, absent)) + "\n"
+
+
+def _memory_to_dict(memory: MemoryPolicy) -> dict[str, Any]:
+    budgets = {"gpu_budget": memory.gpu_budget_bytes, "host_budget": memory.host_budget_bytes}
+    said = {key: format_bytes(size) for key, size in budgets.items() if size is not None}
+    return {"reserve": format_bytes(memory.reserve_bytes), **said}
 
 
 def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:

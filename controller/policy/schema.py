@@ -1,8 +1,8 @@
-"""The policy as it is written: keys, units, bounds, defaults, and a sentence for each.
+"""The policy as it is written, and what becomes of it.
 
-Owns what a single value may be; the JSON Schema, the checks and the messages come from here. It
-must not read files, and what concerns several values at once belongs to `controller.policy.checks`.
-Defaults are those of `controller.policy.model`: one source.
+Owns the top of the schema, from which the JSON Schema, the checks and the messages come, and the
+translation into `controller.policy.model`. It must not read files; the sections are those of
+`controller.policy.sections`.
 """
 
 from __future__ import annotations
@@ -12,262 +12,27 @@ from dataclasses import replace
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from controller.policy import model as policy
-from controller.policy import units, values
+from controller.policy import values
 from controller.policy.problems import Path
-
-_STABILITY = policy.StabilityPolicy()
-_PROBING = policy.ProbingPolicy()
-_MQTT = policy.MqttPolicy(host="localhost")
-_JOURNAL = policy.JournalPolicy()
-_MEMORY = policy.MemoryPolicy()
-
-Name = Annotated[str, values.NAME]
-HostPort = Annotated[str, values.HOST_PORT]
-AbsolutePath = Annotated[str, values.ABSOLUTE_PATH]
-Latency = Annotated[float, values.duration("100us", "1h")]
-Interval = Annotated[float | None, values.INTERVAL]
-Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """What all parts of a policy share: unknown keys are errors, and nothing is guessed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class TracesSection(Section):
-    """Where the governor receives Triton's traces."""
-
-    listen: HostPort = Field(
-        description="host:port of the governor's OTLP/HTTP receiver, the address that Triton's "
-        "`--trace-config opentelemetry,url=http://HOST:PORT/v1/traces` names."
-    )
-
-
-class TritonSection(Section):
-    """Where the server is and how to talk to it."""
-
-    grpc: HostPort = Field(
-        description="host:port of Triton's gRPC endpoint: model control, statistics, probes."
-    )
-    metrics: Annotated[str, values.HTTP_URL] | None = Field(
-        default=None,
-        description="URL of Triton's metrics page. Without it nothing tells what waits.",
-    )
-    traces: TracesSection | None = Field(
-        default=None,
-        description="Receiver of Triton's traces. Without it there are only mean latencies: "
-        "attainment is unknown and margins are wider.",
-    )
-    restricted_key_file: AbsolutePath | None = Field(
-        default=None,
-        description="File that holds the secret of Triton's --grpc-restricted-protocol.",
-    )
-    restricted_key_name: Name = Field(
-        default="admin-key",
-        description="Name of the key in Triton's --grpc-restricted-protocol=...:NAME=SECRET.",
-    )
-
-
-class GpuSection(Section):
-    """Which GPUs are watched."""
-
-    source: Literal["nvml", "none"] = Field(
-        default="nvml",
-        description="nvml: read through the driver, absent where there is none. none: do not look.",
-    )
-    devices: Annotated[tuple[int, ...] | None, values.DEVICES] = Field(
-        default=None,
-        description="`all`, or a list of NVML indices such as [0, 1].",
-        json_schema_extra={"default": "all"},
-    )
-
-
-class ObjectiveSection(Section):
-    """A latency and the share of requests that must meet it."""
-
-    latency: Latency = Field(
-        description="Longest acceptable latency of a request, queueing included, as in 60ms."
-    )
-    percentile: float = Field(
-        gt=0,
-        lt=100,
-        allow_inf_nan=False,
-        description="Percentage of requests that must meet the latency, as a number: 99, 99.9.",
-    )
-
-
-class VariantMemorySection(Section):
-    """What loading a variant takes, as seen on the server."""
-
-    host: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
-        default=None, description="Of the host's memory. Omitted: not known."
-    )
-    gpu: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
-        default=None, description="Of each watched GPU's memory (see gpu.devices)."
-    )
-
-
-class ProfileSection(Section):
-    """The same weights as another Triton model, with another largest batch."""
-
-    model: Name = Field(description="Triton's name of the model.")
-    max_batch: Annotated[int, Field(ge=1, le=65_536)] = Field(
-        description="Its max_batch_size; `governor profiles materialise` puts it there."
-    )
-
-
-class VariantSection(Section):
-    """One Triton model that can serve, and how good its answers are."""
-
-    model: Name = Field(description="Triton's name of the model.")
-    quality: Ratio = Field(
-        description="How good its answers are, measured on data as the service sees it, 0 to 1."
-    )
-    memory: VariantMemorySection | None = Field(
-        default=None,
-        description="What loading it takes. It is not loaded where so much is not free.",
-    )
-    max_batch: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
-        default=None, description="Its max_batch_size; required beside profiles."
-    )
-    profiles: dict[Name, ProfileSection] | None = Field(
-        default=None,
-        description="The same weights as other Triton models, each with another largest batch; "
-        "everywhere else one is called VARIANT.PROFILE.",
-    )
-
-
-class ModelSection(Section):
-    """What is wanted for one name that clients call."""
-
-    objective: ObjectiveSection = Field(description="What clients are promised.")
-    alias: Literal["virtual", "repository"] = Field(
-        default="virtual",
-        description="virtual: created over the API, gone when Triton restarts until the governor "
-        "puts it back. repository: a folder in the model repository, served even without the "
-        "governor; recommended for production.",
-    )
-    client_max_batch: int = Field(
-        default=1,
-        ge=1,
-        le=65_536,
-        description="Most rows a single request may have. Every variant must accept as many.",
-    )
-    min_quality: Ratio = Field(
-        default=0.0,
-        description="Variants under this quality are never chosen, whatever the load.",
-    )
-    variants: dict[Name, VariantSection] = Field(
-        min_length=1,
-        description="The Triton models that can serve, by a name of your choice. Their order has "
-        "no meaning.",
-    )
-
-
-class MemorySection(Section):
-    """How much memory loads must leave free."""
-
-    reserve: Annotated[int, values.size("0B", "1TiB")] = Field(
-        default=_MEMORY.reserve_bytes,
-        description="What must stay free after a load, of the host and of each watched GPU.",
-        json_schema_extra={"default": units.format_bytes(_MEMORY.reserve_bytes)},
-    )
-
-
-class StabilitySection(Section):
-    """Damping. No damping ever delays an escape from a variant that fails its objective."""
-
-    min_dwell: Annotated[float, values.duration("0s", "1h")] = Field(
-        default=_STABILITY.min_dwell_s,
-        description="Shortest time between a switch and the next one towards better quality.",
-        json_schema_extra={"default": units.format_duration(_STABILITY.min_dwell_s)},
-    )
-    max_switches_per_minute: int = Field(
-        default=_STABILITY.max_switches_per_minute,
-        ge=1,
-        le=60_000,
-        description="Most switches towards better quality in a minute.",
-    )
-    foreign_hold: Annotated[float, values.duration("0s", "30d")] = Field(
-        default=_STABILITY.foreign_hold_s,
-        description="How long a model is left alone after somebody else changed it on the server; "
-        "`governor resume` ends it earlier.",
-        json_schema_extra={"default": units.format_duration(_STABILITY.foreign_hold_s)},
-    )
-    stale_after: Annotated[float, values.duration("100ms", "1h")] = Field(
-        default=_STABILITY.stale_after_s,
-        description="Readings older than this count as absent; without readings what serves stays.",
-        json_schema_extra={"default": units.format_duration(_STABILITY.stale_after_s)},
-    )
-
-
-class ProbingSection(Section):
-    """How variants that nobody has measured are measured: synthetic requests."""
-
-    enabled: bool = Field(
-        default=_PROBING.enabled,
-        description="false: a variant is known only after real requests have run on it.",
-    )
-    max_busy: Annotated[float, values.percentage("0.1%", "100%")] = Field(
-        default=_PROBING.max_busy_ratio,
-        description="Largest share of a second that probes may keep a device busy.",
-        json_schema_extra={"default": units.format_percentage(_PROBING.max_busy_ratio)},
-    )
-    batches: Annotated[tuple[int, ...], values.BATCHES] = Field(
-        default=_PROBING.batches,
-        description="Batch sizes to probe, such as [1, 4, 8]. Empty: 1, the full batch and its "
-        "square root.",
-        json_schema_extra={"default": []},
-    )
-
-
-class JournalSection(Section):
-    """What is kept of what was done."""
-
-    path: AbsolutePath | None = Field(
-        default=_JOURNAL.path,
-        description="The journal's file. Omitted: journal.sqlite3 in the state folder.",
-    )
-    max_size: Annotated[int, values.size("1MiB", "1TiB")] = Field(
-        default=_JOURNAL.max_bytes,
-        description="Size on disk at which the oldest entries are dropped.",
-        json_schema_extra={"default": units.format_bytes(_JOURNAL.max_bytes)},
-    )
-
-
-class MqttSection(Section):
-    """The bus for fleets. There is none unless this names a broker."""
-
-    host: Annotated[str, values.HOST] = Field(description="The broker's host name or address.")
-    port: int = Field(
-        default=_MQTT.port,
-        ge=1,
-        le=65_535,
-        description="The broker's port; brokers with TLS usually listen on 8883.",
-    )
-    node: Annotated[str, values.NAME] | None = Field(
-        default=None,
-        description="This machine's name in topics. Omitted: its host name.",
-    )
-    topic_prefix: Annotated[str, values.TOPIC_PREFIX] = Field(
-        default=_MQTT.topic_prefix,
-        description="What all topics start with.",
-    )
-    username: Annotated[str, values.TEXT] | None = Field(
-        default=None, description="User name at the broker."
-    )
-    password_file: AbsolutePath | None = Field(
-        default=None,
-        description="File that holds the password at the broker.",
-    )
-    tls_ca_file: AbsolutePath | None = Field(
-        default=None,
-        description="Certificate authority of the broker, PEM. Omitted: no TLS.",
-    )
+from controller.policy.sections import (
+    GpuSection,
+    Interval,
+    JournalSection,
+    MemorySection,
+    ModelSection,
+    MqttSection,
+    Name,
+    ProbingSection,
+    PrometheusSection,
+    Section,
+    StabilitySection,
+    TritonSection,
+    VariantMemorySection,
+    VariantSection,
+)
 
 
 class PolicySchema(Section):
@@ -277,7 +42,8 @@ class PolicySchema(Section):
     triton: TritonSection = Field(description="The server that is governed.")
     gpu: GpuSection | None = Field(default=None, description="Which GPUs are watched.")
     memory: MemorySection | None = Field(
-        default=None, description="How much memory loads must leave free."
+        default=None,
+        description="How much memory the variants may hold, and how much loads must leave free.",
     )
     interval: Interval = Field(
         default=None,
@@ -296,6 +62,9 @@ class PolicySchema(Section):
     )
     journal: JournalSection | None = Field(
         default=None, description="What is kept of what was done."
+    )
+    prometheus: PrometheusSection | None = Field(
+        default=None, description="The metrics page; off unless this says where."
     )
     mqtt: MqttSection | None = Field(
         default=None, description="The bus for fleets; off unless this names a broker."
@@ -317,6 +86,7 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
     stability = schema.stability or StabilitySection()
     probing = schema.probing or ProbingSection()
     journal = schema.journal or JournalSection()
+    memory = schema.memory or MemorySection()
     return policy.Policy(
         triton=policy.TritonPolicy(
             grpc=triton.grpc,
@@ -327,7 +97,7 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         ),
         models=tuple(_to_model(name, section) for name, section in schema.models.items()),
         gpu=policy.GpuPolicy(policy.GpuSource(gpu.source), gpu.devices),
-        memory=policy.MemoryPolicy((schema.memory or MemorySection()).reserve),
+        memory=policy.MemoryPolicy(memory.reserve, memory.gpu_budget, memory.host_budget),
         interval_s=schema.interval,
         stability=policy.StabilityPolicy(
             min_dwell_s=stability.min_dwell,
@@ -337,6 +107,9 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         ),
         probing=policy.ProbingPolicy(probing.enabled, probing.max_busy, probing.batches),
         journal=policy.JournalPolicy(journal.path, journal.max_size),
+        prometheus=None
+        if schema.prometheus is None
+        else policy.PrometheusPolicy(schema.prometheus.listen),
         mqtt=policy.MqttPolicy(**schema.mqtt.model_dump()) if schema.mqtt is not None else None,
         mode=policy.Mode(schema.mode),
         on_stop=policy.OnStop(schema.on_stop),

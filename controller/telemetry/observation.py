@@ -116,6 +116,26 @@ class ModelReading:
 
 
 @dataclass(frozen=True, slots=True)
+class VariantMemory:
+    """What a variant holds while it is loaded, under a memory budget."""
+
+    gpu_bytes: float  # of each GPU; declared or measured
+    host_bytes: float
+    held: bool  # it is loaded, or may be: an operation on it is under way
+    guessed: bool = False  # of a GPU, neither: it is to be measured
+    blocked: bool = False  # it cannot be loaded now
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """The memory budget and what is under it."""
+
+    gpu_limit_bytes: float  # infinite: no limit; less what Triton holds beside its variants
+    host_limit_bytes: float
+    variants: Mapping[str, VariantMemory]  # by Triton's name
+
+
+@dataclass(frozen=True, slots=True)
 class ActionCost:
     """What an action took, fed back so that costs are learned."""
 
@@ -151,4 +171,5 @@ class Observation:
     request_samples: tuple[RequestSample, ...] = ()
     actions: tuple[ActionCost, ...] = ()
     probes: tuple[ProbeDone, ...] = ()
+    memory: MemoryReading | None = None  # None: no budget, everything stays loaded
     sources: tuple[SourceHealth, ...] = field(default=())

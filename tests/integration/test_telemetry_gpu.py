@@ -6,7 +6,6 @@ bindings' own way of loading it is what is tested.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-FAKE = Path(__file__).with_name("fake_nvml")
+from fake_nvml import FAKE, compile_fake
 
 NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED = 3, 4, 9
 FUNCTION_NOT_FOUND, GPU_IS_LOST, MISMATCH, UNKNOWN = 13, 15, 18, 999
@@ -23,19 +21,7 @@ FUNCTION_NOT_FOUND, GPU_IS_LOST, MISMATCH, UNKNOWN = 13, 15, 18, 999
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = next((path for path in map(shutil.which, ("cc", "gcc", "clang")) if path), None)
-    if compiler is None:
-        pytest.skip("no C compiler to build the fake NVML with")
-    folder = tmp_path_factory.mktemp("nvml")
-    target = folder / "libnvidia-ml.so.1"
-    subprocess.run(
-        [
-            *(compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror"),
-            *("-Wl,-soname,libnvidia-ml.so.1", "-o", str(target), str(FAKE / "fake.c")),
-        ],
-        check=True,
-    )
-    return folder
+    return compile_fake(tmp_path_factory.mktemp("nvml"))
 
 
 class Gpu:

@@ -28,6 +28,10 @@ class TritonPythonModel:
         self.decoupled = value("decoupled") == "1"
         self.responses = int(value("responses"))
         self.fail_execute = value("fail_execute") == "1"
+        self.gpu_bytes = int(value("gpu_mib")) << 20
+        self.gpu_folder = value("gpu_folder")
+        self.held = os.path.join(self.gpu_folder, f"{args['model_name']}.{os.getpid()}")
+        self.hold(self.gpu_bytes)
         self.ballast = bytearray(b"x") * (int(value("ballast_mib")) << 20)
         if value("restless") == "1":  # its folder changes at every load
             folder = os.path.join(args["model_repository"], args["model_version"])
@@ -36,7 +40,24 @@ class TritonPythonModel:
         self.names = [item["name"] for item in self.config["input"]]
         time.sleep(float(value("init_s")))
         if value("fail_load") == "1":
+            self.hold(-self.gpu_bytes)
             raise pb_utils.TritonModelException("told to fail its load")
+
+    def hold(self, size):
+        if not self.gpu_folder:
+            return
+        if size > 0:  # as a whole: it is read meanwhile
+            fresh = os.path.join(self.gpu_folder, "." + os.path.basename(self.held))
+            with open(fresh, "w") as file:
+                file.write(str(size))
+            os.replace(fresh, self.held)
+        elif os.path.exists(self.held):
+            os.remove(self.held)
+        with open(os.path.join(self.gpu_folder, ".log"), "a") as log:
+            log.write(f"{size} {self.tag}\\n")
+
+    def finalize(self):
+        self.hold(-self.gpu_bytes)
 
     def answer(self, request, rows):
         first = pb_utils.get_input_tensor_by_name(request, self.names[0]).as_numpy()
@@ -93,6 +114,8 @@ def model_config(
     inputs: Sequence[Tensor] = DEFAULT_INPUTS,
     outputs: Sequence[Tensor] | None = None,
     ballast_mib: int = 0,
+    gpu_mib: int = 0,
+    gpu_folder: Path | None = None,
     restless: bool = False,
     fail_load: bool = False,
     fail_execute: bool = False,
@@ -105,7 +128,8 @@ def model_config(
     """Return a model's config as JSON for files and overrides alike.
 
     `delay_s` is the time of a batch of one; a batch of n takes `delay_s * n ** exponent`
-    (exponent 0: a constant). A decoupled model sends `responses` answers, `delay_s` apart.
+    (exponent 0: a constant). A decoupled model sends `responses` answers, `delay_s` apart. It
+    pretends to hold `gpu_mib` of a GPU: a file says so in `gpu_folder`, as its `.log` does.
     """
     behaviour = {
         "delay_s": delay_s,
@@ -113,6 +137,8 @@ def model_config(
         "init_s": init_s,
         "tag": tag,
         "ballast_mib": ballast_mib,
+        "gpu_mib": gpu_mib,
+        "gpu_folder": gpu_folder or "",
         "restless": int(restless),
         "fail_load": int(fail_load),
         "fail_execute": int(fail_execute),

@@ -5,10 +5,12 @@ import itertools
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from governor_process import GovernorProcess, echo_policy, free_port
 from repository import fill_repository
 from supervised import SupervisedTriton
@@ -31,10 +33,20 @@ def server(start_triton, tmp_path_factory, otlp_port) -> RunningServer:
 @pytest.fixture
 def governor(server: RunningServer, otlp_port: int, tmp_path: Path) -> Iterator[GovernorProcess]:
     policy = echo_policy(server.grpc, server.metrics_url, otlp_port)
+    policy["prometheus"] = {"listen": f"127.0.0.1:{free_port()}"}
     daemon = GovernorProcess(tmp_path / "governor", policy)
     daemon.start()
     yield daemon
     daemon.stop()
+
+
+def scraped(governor: GovernorProcess) -> dict[str, float]:
+    """Return the samples of the metrics page by name and labels."""
+    listen = yaml.safe_load(governor.policy_file.read_text())["prometheus"]["listen"]
+    with urllib.request.urlopen(f"http://{listen}/metrics", timeout=5.0) as page:
+        lines = page.read().decode().splitlines()
+    samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(number) for name, _, number in samples}
 
 
 def _everything_is_known(model) -> bool:
@@ -59,6 +71,7 @@ async def test_a_burst_is_escaped_and_no_request_fails(governor, server):
             async with Traffic(server.grpc, "chat", rate=150.0) as more:
                 await asyncio.sleep(1.5)
         fast = governor.model()["serving"]
+        told = await asyncio.to_thread(scraped, governor)
         # Back towards quality. Where the burst made many late, that counts against the variants
         # they ran on until these have not been used for a minute.
         await governor.until(lambda m: m["serving"] != "fast", timeout_s=75.0, what=f"from {fast}")
@@ -66,6 +79,13 @@ async def test_a_burst_is_escaped_and_no_request_fails(governor, server):
     burst.check(at_least=100)
     more.check(at_least=150)
     assert {1, 2} & set(burst.tags())
+    # What Prometheus was told meanwhile.
+    assert told['governor_model_switches_total{model="chat"}'] >= 1.0
+    assert told['governor_model_forecast_requests_per_second{model="chat"}'] > 100.0
+    assert told["governor_switch_duration_seconds_count"] >= 1.0
+    decisions = [n for name, n in told.items() if name.startswith("governor_model_decisions_total")]
+    assert sum(decisions) >= 50.0
+    assert told['governor_source_up{source="metrics"}'] == 1.0
 
 
 async def test_h21_a_load_that_flaps_moves_it_up_no_more_than_the_policy_allows(

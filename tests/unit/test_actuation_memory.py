@@ -95,3 +95,97 @@ def test_memory_is_back_when_most_of_what_was_declared_is_free_again():
     assert before == {"the host": 10 * GIB}
     assert not watch(host=4 * GIB, free_host=11 * GIB).is_back("big", before)
     assert watch(host=4 * GIB, free_host=13 * GIB).is_back("big", before)
+
+
+# -- the budget --------------------------------------------------------------------------------
+
+
+def limited(budget, *, triton=0, used=None, **declared):
+    """Return a watch with a GPU budget, of variants that declare so much, and set what is seen."""
+    variants = tuple(VariantPolicy(k, k, 0.9, None, v) for k, v in declared.items())
+    policy = Policy(
+        triton=TritonPolicy("127.0.0.1:1", None, None),
+        models=(ModelPolicy("chat", Objective(0.06, 99.0), variants),),
+        memory=MemoryPolicy(0, gpu_budget_bytes=budget),
+    )
+    now = {"triton": triton}
+
+    def gpus():
+        held = now["triton"]
+        if held is None:
+            return ()
+        total = 1 << 43
+        return (
+            GpuReading(
+                0,
+                None,
+                None,
+                memory_used_bytes=held,
+                memory_total_bytes=total,
+                triton_memory_bytes=held,
+            ),
+        )
+
+    found = MemoryWatch(policy, lambda: None, gpus)
+    return found, now
+
+
+def test_a_load_is_refused_where_the_budget_is_full():
+    watch, _ = limited(10 * GIB, a=4 * GIB, b=5 * GIB, c=2 * GIB)
+    assert watch.why_not("b", ["a"]) is None
+    assert watch.why_not("c", ["a", "b"]) == (
+        "the memory budget is full: it needs 2.0 GiB, and of 10.0 GiB (memory.gpu_budget, less "
+        "what Triton holds besides) 9.0 GiB are held"
+    )
+    again = watch.why_not("a", ["a", "b"])
+    assert again is not None
+    assert "once more while it is reloaded" in again
+
+
+def test_what_a_variant_was_seen_to_take_counts_if_it_is_more():
+    watch, now = limited(10 * GIB, a=4 * GIB, b=None)
+    measured = watch.measured = {}
+    before = watch.used_bytes()
+    now["triton"] = 6 * GIB
+    measured["a"] = watch.took_bytes("a", before)
+    assert measured == {"a": 6 * GIB}
+    assert watch.budget().need("a").gpu_bytes == 6 * GIB
+    # Less the next time is believed slowly: the most it holds is what matters.
+    before = {0: 0}
+    now["triton"] = 1 * GIB
+    assert watch.took_bytes("a", before) == round(0.9 * 6 * GIB)
+
+
+def test_what_nobody_measured_is_taken_for_the_largest_that_is_known_or_is_loaded_alone():
+    watch, _ = limited(10 * GIB, a=None, b=None)
+    assert watch.why_not("a", []) is None
+    assert watch.why_not("b", ["a"]) is not None
+    watch.measured = {"a": 3 * GIB}
+    assert watch.why_not("b", ["a"]) is None
+    assert watch.is_to_be_measured("b")
+    assert not watch.is_to_be_measured("a")
+
+
+def test_what_triton_holds_beside_its_variants_is_not_there_for_them():
+    watch, now = limited(10 * GIB, a=4 * GIB, b=5 * GIB)
+    now["triton"] = 6 * GIB  # 2 GiB of contexts, or of what failed loads left
+    watch.look(["a"])
+    assert watch.budget().limit.gpu_bytes == 8 * GIB
+    assert watch.why_not("b", ["a"]) is not None
+
+
+def test_what_was_loaded_before_us_is_taken_for_what_triton_holds():
+    watch, now = limited(10 * GIB, a=None, b=None, c=1 * GIB)
+    now["triton"] = 7 * GIB
+    watch.look(["a", "b", "c"])
+    budget = watch.budget()
+    assert budget.need("a").gpu_bytes == budget.need("b").gpu_bytes == 3 * GIB
+    assert budget.limit.gpu_bytes == 10 * GIB
+
+
+def test_without_a_gpu_nothing_is_measured_and_the_budget_still_holds():
+    watch, now = limited(10 * GIB, a=4 * GIB, b=8 * GIB)
+    now["triton"] = None
+    assert watch.used_bytes() == {}
+    assert watch.took_bytes("a", {}) is None
+    assert watch.why_not("b", ["a"]) is not None

@@ -168,6 +168,21 @@ def test_a_gpu_is_shown_with_what_it_can_tell() -> None:
     assert "gpu: none" not in text
 
 
+def test_the_warm_pool_is_shown_where_there_is_a_budget() -> None:
+    pool = {
+        "gpu": {"limit_bytes": 20 * 2**30, "held_bytes": 12 * 2**30},
+        "host": None,
+        "held": ["fast", "good"],
+        "loading": ["best"],
+        "unloading": None,
+        "variants": {"fast": {}, "good": {}, "best": {}},
+    }
+    assert "pool" not in render_status(STATUS, Paper())
+    text = render_status({**STATUS, "memory": pool}, Paper(width=100))
+    told = "gpu 12.0 of 20.0 GiB   2 of 3 variants loaded   loads best"
+    assert [line for line in text.splitlines() if line.startswith("pool")] == [f"pool      {told}"]
+
+
 def test_colours_only_where_wanted_and_they_change_no_letter() -> None:
     late = model(measured_p99_ms=80.0, attainment=0.9)
     coloured = render_status(late, Paper(80, colour=True))

@@ -273,6 +273,44 @@ def test_values_that_contradict_each_other_are_refused(old, new, message):
     assert message in problem
 
 
+BUDGET = """\
+version: 1
+triton: {grpc: 127.0.0.1:8001}
+memory: {gpu_budget: 6GiB}
+models:
+  chat:
+    objective: {latency: 60ms, percentile: 99}
+    variants:
+      big: {model: big, quality: 0.9, memory: {gpu: 5GiB}}
+      small: {model: small, quality: 0.8, memory: {gpu: 2GiB}}
+  other:
+    objective: {latency: 60ms, percentile: 99}
+    variants:
+      tiny: {model: tiny, quality: 0.9, memory: {gpu: 4GiB}}
+      small: {model: small, quality: 0.8, memory: {gpu: 2GiB}}
+"""
+
+
+def test_a_memory_budget_is_read_and_shown():
+    memory = parse_policy(BUDGET, "p.yaml").memory
+    assert (memory.gpu_budget_bytes, memory.host_budget_bytes) == (6 << 30, None)
+    assert memory.is_limited
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # One Triton model is loaded once, for both.
+        ("6GiB", "1GiB", "p.yaml:3:22: memory.gpu_budget: is too small: one variant of each model"),
+        ("models:\n", "gpu: {source: none}\nmodels:\n", "is a budget of GPUs, and `source: none`"),
+        ("6GiB", "6G", "did you mean"),
+    ],
+)  # fmt: skip
+def test_a_memory_budget_in_which_nothing_fits_is_refused(old, new, message):
+    (problem,) = changed(old, new, BUDGET)
+    assert message in problem
+
+
 def test_two_models_may_share_a_variant():
     users = [
         policy_model.name

@@ -2,8 +2,11 @@
  *
  * FAKE_NVML_FILE is read at each call. Lines: "devices N", "mig 0|1", "throttle BITS",
  * "process PID BYTES" (bytes "na": not available), and "FUNCTION CODE" or "FUNCTION hang",
- * optionally "FUNCTION CODE DEVICE" for one device alone.
+ * optionally "FUNCTION CODE DEVICE" for one device alone. With "held FOLDER" what is used is the
+ * sum of the numbers in that folder's files, of the device as of every process that says
+ * "process PID held": test models put there what they hold.
  */
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +20,12 @@ static struct device devices[16];
 static int setting(const char *name, long device, char *value, size_t size) {
   const char *path = getenv("FAKE_NVML_FILE");
   FILE *file = path ? fopen(path, "r") : NULL;
-  char line[256], key[128], text[64];
+  char line[384], key[128], text[256];
   int found = 0;
   if (!file) return 0;
   while (fgets(line, sizeof line, file)) {
     long only = -1;
-    int fields = sscanf(line, "%127s %63s %ld", key, text, &only);
+    int fields = sscanf(line, "%127s %255s %ld", key, text, &only);
     if (fields >= 2 && !strcmp(key, name) && (fields < 3 || device < 0 || only == device)) {
       snprintf(value, size, "%s", text);
       found = 1;
@@ -45,6 +48,24 @@ static int code(const char *function, long device) {
     if (strcmp(value, "hang")) return atoi(value);
     usleep(10000);
   }
+}
+
+static unsigned long long held(unsigned long long otherwise) {
+  char folder[256], path[512];
+  unsigned long long sum = 0, one;
+  struct dirent *entry;
+  DIR *files;
+  if (!setting("held", -1, folder, sizeof folder)) return otherwise;
+  files = opendir(folder);
+  while (files && (entry = readdir(files))) {
+    FILE *file;
+    snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+    file = entry->d_name[0] == '.' ? NULL : fopen(path, "r");
+    if (file && fscanf(file, "%llu", &one) == 1) sum += one;
+    if (file) fclose(file);
+  }
+  if (files) closedir(files);
+  return sum;
 }
 
 #define TRY(function, device)                    \
@@ -94,8 +115,8 @@ EXPORT int nvmlDeviceGetUtilizationRates(struct device *d, unsigned *rates) {
 EXPORT int nvmlDeviceGetMemoryInfo(struct device *d, unsigned long long *memory) {
   TRY("nvmlDeviceGetMemoryInfo", d->index);
   memory[0] = 80ull << 30;
-  memory[1] = 60ull << 30;
-  memory[2] = 20ull << 30;
+  memory[2] = held(20ull << 30);
+  memory[1] = memory[0] - memory[2];
   return 0;
 }
 
@@ -155,6 +176,7 @@ EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(struct device *d, unsigned *c
     if (processes && found < room) {
       processes[found].pid = pid;
       processes[found].used = strcmp(bytes, "na") ? strtoull(bytes, NULL, 0) : ~0ull;
+      if (!strcmp(bytes, "held")) processes[found].used = held(0);
       processes[found].gpu_instance = processes[found].compute_instance = ~0u;
     }
     found++;

@@ -1,0 +1,51 @@
+"""Memory about one load: is there room for it, and what did it take?
+
+Owns the questions that a load asks the memory watch of one server. It must not load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from controller.actuation.state import Server, Variant
+
+
+def short_of(server: Server, variant: Variant) -> str | None:
+    """Return why there is no memory to load a variant, or to reload one that is loaded."""
+    watch, held = server.free_memory, server.held()
+    if not variant.ready:
+        held.remove(variant.model)  # it is there for its operation alone
+    return None if watch is None else watch.why_not(variant.model, held)
+
+
+async def used_bytes(server: Server, variant: Variant) -> Mapping[int, int]:
+    """Return what is used of each GPU before a load.
+
+    Waits for a first reading where much depends on it.
+    """
+    watch = server.free_memory
+    if watch is None:
+        return {}
+    used = watch.used_bytes()
+    if not used and watch.is_to_be_measured(variant.model):
+        await asyncio.sleep(server.timing.reading_s)
+        used = watch.used_bytes()
+    return used
+
+
+async def weigh(server: Server, variant: Variant, before: Mapping[int, int]) -> None:
+    """Note what a variant took that was just loaded and has answered.
+
+    Args:
+        server: where.
+        variant: that was loaded.
+        before: what `used_bytes` returned; {}: nothing can be told.
+    """
+    watch = server.free_memory
+    if watch is None or not before:
+        return
+    await asyncio.sleep(server.timing.reading_s)
+    took = watch.took_bytes(variant.model, before)
+    if took is not None:
+        server.memory.need(variant.model, took)

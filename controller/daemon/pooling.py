@@ -1,0 +1,194 @@
+"""The warm pool in the daemon: planned beside the ticks, handed to the actuator.
+
+Owns when a plan is made and where. It must not choose what is loaded: `controller.planning.pool`
+does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from controller.planning.budget import Budget, Room
+from controller.planning.pool import Pool, PoolPlan, Wish
+from controller.policy.model import Policy
+from controller.telemetry.observation import MemoryReading, ModelReading, Observation
+
+if TYPE_CHECKING:
+    from controller.actuation.actuator import Actuator
+    from controller.journal.journal import Journal
+    from controller.planning.core import GovernorCore
+
+_LOG = logging.getLogger("governor")
+
+_EVERY_S: Final = 5.0  # a plan, while nothing of the last one is left to do
+_SOON_S: Final = 1.0  # while there is
+
+
+class WarmPool:
+    """Keeps what is loaded as it is worth the most.
+
+    Args:
+        core: knows what variants are worth.
+        actuator: loads and unloads.
+        journal: is told of every change.
+    """
+
+    def __init__(self, core: GovernorCore, actuator: Actuator, journal: Journal) -> None:
+        self._core = core
+        self._actuator = actuator
+        self._journal = journal
+        self._planning: asyncio.Task[None] | None = None
+        self._due_s = 0.0
+        self._told: frozenset[str] | None = None
+        self.plan: PoolPlan | None = None
+        self.memory: MemoryReading | None = None
+
+    def renew(self) -> None:
+        """Plan at the next tick: the policy is another."""
+        self._due_s = 0.0
+
+    def after_tick(self, observation: Observation | None, policy: Policy) -> None:
+        """Plan anew when that is due."""
+        if observation is None or observation.memory is None:
+            self.plan = self.memory = None
+            return
+        self.memory = observation.memory
+        busy = self._planning is not None and not self._planning.done()
+        if busy or observation.now_s < self._due_s:
+            return
+        # Read here, as the ticks go on while it is planned.
+        wishes = self._core.wishes(observation.now_s)
+        load_s = self._core.costs.load_s(self.memory.variants)
+        keep = self._kept(observation, self.memory, policy, wishes)
+        work = _search(wishes, load_s, self.memory, _in_use(observation, policy), keep)
+        self._planning = asyncio.create_task(self._plan(work, observation.now_s))
+
+    def _kept(
+        self,
+        observation: Observation,
+        memory: MemoryReading,
+        policy: Policy,
+        wishes: list[Wish],
+    ) -> list[str]:
+        """Return what is pinned and each model's fastest, those of the busiest model first."""
+        found: list[tuple[float, list[str]]] = []
+        blocked = {name for name, one in memory.variants.items() if one.blocked and not one.held}
+        for model, wish in zip(policy.models, wishes, strict=True):
+            rate_rps = float(wish.rate_rps.sum())
+            order = self._core.speed_order(model.name)
+            able = [
+                name
+                for name in order
+                if model.variant(name).quality >= model.min_quality
+                and model.variant(name).model not in blocked
+            ]
+            reading = observation.models.get(model.name)
+            pinned = None if reading is None else reading.pinned
+            names = [v.name for v in model.variants]
+            first = [pinned] if pinned in names else []
+            found.append((rate_rps, [model.variant(name).model for name in [*first, *able[:1]]]))
+        busiest = sorted(found, key=lambda one: -one[0])
+        return [name for _, names in busiest for name in names]
+
+    async def _plan(self, work: Callable[[], PoolPlan], now_s: float) -> None:
+        try:
+            plan = await asyncio.to_thread(work)
+        except Exception:  # noqa: BLE001 - a plan that fails leaves everything loaded as it is
+            _LOG.exception("the pool could not be planned")
+            self._due_s = now_s + _EVERY_S
+            return
+        self.plan = plan
+        left = plan.load or plan.unload is not None
+        self._due_s = now_s + (_SOON_S if left else _EVERY_S)
+        if plan.wanted != self._told:
+            self._told = plan.wanted
+            details = {"wanted": sorted(plan.wanted), "gain": round(plan.gain, 5)}
+            self._journal.event("pool", None, "what is to stay loaded changed", details)
+            _LOG.info("to stay loaded: %s", ", ".join(sorted(plan.wanted)))
+        self._actuator.set_pool(plan)  # which does nothing where it may only advise
+
+    def view(self) -> dict[str, Any] | None:
+        """Return the budget and what is under it, JSON-ready; None: there is no budget."""
+        memory, plan = self.memory, self.plan
+        if memory is None:
+            return None
+        held = {name: one for name, one in memory.variants.items() if one.held}
+        return {
+            "gpu": _place(memory.gpu_limit_bytes, sum(one.gpu_bytes for one in held.values())),
+            "host": _place(memory.host_limit_bytes, sum(one.host_bytes for one in held.values())),
+            "held": sorted(held),
+            "wanted": [] if plan is None else sorted(plan.wanted),
+            "loading": [] if plan is None else list(plan.load),
+            "unloading": None if plan is None else plan.unload,
+            "variants": {
+                name: {
+                    "gpu_bytes": one.gpu_bytes,
+                    "host_bytes": one.host_bytes,
+                    "guessed": one.guessed,
+                }
+                for name, one in memory.variants.items()
+            },
+        }
+
+
+def _place(limit: float, held: float) -> dict[str, float] | None:
+    return None if limit == float("inf") else {"limit_bytes": limit, "held_bytes": held}
+
+
+def _in_use(observation: Observation, policy: Policy) -> frozenset[str]:
+    """Return what must not be unloaded: what serves, and all of a model that is left alone."""
+    found = set()
+    for model in policy.models:
+        reading = observation.models.get(model.name) or ModelReading(model.name, None)
+        if reading.serving is not None:
+            found.add(reading.serving)
+        if reading.held or reading.paused:
+            found |= _held(observation) & {variant.model for variant in model.variants}
+    return frozenset(found)
+
+
+def _held(observation: Observation) -> frozenset[str]:
+    memory = observation.memory
+    if memory is None:
+        return frozenset()
+    return frozenset(name for name, one in memory.variants.items() if one.held)
+
+
+def _needs(memory: MemoryReading, keep: list[str]) -> dict[str, Room]:
+    """Return what each variant needs.
+
+    One that was never measured is taken for as large as can be: it is loaded beside the fastest
+    alone, and measured then.
+    """
+    known = sum(memory.variants[name].gpu_bytes for name in keep)
+    needs = {}
+    for name, one in memory.variants.items():
+        gpu_bytes = one.gpu_bytes
+        if one.guessed and name not in keep:
+            gpu_bytes = max(gpu_bytes, memory.gpu_limit_bytes - known)
+        needs[name] = Room(gpu_bytes, one.host_bytes)
+    return needs
+
+
+def _search(
+    wishes: list[Wish],
+    load_s: dict[str, float],
+    memory: MemoryReading,
+    serving: frozenset[str],
+    keep: list[str],
+) -> Callable[[], PoolPlan]:
+    """Return the search, to be run anywhere."""
+
+    def search() -> PoolPlan:
+        budget = Budget(Room(memory.gpu_limit_bytes, memory.host_limit_bytes), _needs(memory, keep))
+        return Pool(wishes, budget, load_s).plan(
+            held=[name for name, one in memory.variants.items() if one.held],
+            serving=serving,
+            keep=keep,
+            blocked=[name for name, one in memory.variants.items() if one.blocked],
+        )
+
+    return search

@@ -1,0 +1,108 @@
+"""The warm pool on a real server: a GPU's memory as the models hold it is never over the budget.
+
+The GPU is a fake `libnvidia-ml.so.1` behind the real bindings. What it tells is what the models of
+the test repository hold, from the begin of a load to the end of an unload, two of a reload
+included; what is checked is their own log, which misses no moment.
+"""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from fake_nvml import compile_fake
+from governor_process import GovernorProcess, echo_policy, free_port
+from repository import write_model
+from traffic import Traffic
+
+MIB = 1 << 20
+CONTEXT_MIB = 50  # that Triton's processes hold beside models
+BUDGET_MIB = 1000
+# Seconds of a row, MiB, quality; Triton's name is the same. Together they hold 1,450 MiB.
+VARIANTS = {
+    "best": (0.030, 500, 0.95),
+    "good": (0.012, 450, 0.90),
+    "fair": (0.004, 300, 0.85),
+    "fast": (0.001, 200, 0.80),
+}
+
+
+def held_mib(folder: Path) -> list[int]:
+    """Return what the models held together after each change, in its order."""
+    held, after = CONTEXT_MIB, []
+    for line in (folder / ".log").read_text().splitlines():
+        held += int(line.split()[0]) // MIB
+        after.append(held)
+    return after
+
+
+@pytest.fixture
+def gpu(tmp_path, monkeypatch):
+    """The folder in which models say what they hold, with a fake NVML that reads it."""
+    folder = tmp_path / "gpu"
+    folder.mkdir()
+    (folder / "context").write_text(str(CONTEXT_MIB * MIB))
+    library = tmp_path / "library"
+    library.mkdir()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(compile_fake(library)))
+    monkeypatch.setenv("FAKE_NVML_FILE", str(tmp_path / "behaviour"))
+    return folder
+
+
+# Requests a second, and the best variant that bears them: where it is not loaded, it comes.
+SHORT, FULL = ((8.0, "best"),), ((8.0, "best"), (40.0, "good"), (120.0, "fair"))
+
+
+@pytest.mark.parametrize(
+    ("phases", "seconds"),
+    [
+        (SHORT, 14.0),
+        pytest.param(FULL, 100.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    ],
+)
+async def test_what_is_loaded_follows_the_load_within_the_budget(
+    start_triton, tmp_path, monkeypatch, gpu, phases, seconds
+):
+    root = tmp_path / "repository"
+    for tag, (name, (delay_s, mib, _)) in enumerate(VARIANTS.items(), start=1):
+        # Not compiled: their first import changes their folders, and the next load reloads them.
+        write_model(root, name, tag=tag, delay_s=delay_s, init_s=0.2, gpu_mib=mib, gpu_folder=gpu)
+    with monkeypatch.context() as server_env:
+        server_env.delenv("LD_LIBRARY_PATH")
+        server = start_triton(root)
+    (tmp_path / "behaviour").write_text(f"held {gpu}\nprocess {server.pid} held\n")
+    policy = echo_policy(server.grpc, server.metrics_url, free_port())
+    policy["memory"] = {"gpu_budget": f"{BUDGET_MIB}MiB"}
+    policy["models"]["chat"]["objective"]["latency"] = "200ms"
+    policy["models"]["chat"]["variants"] = {
+        name: {"model": name, "quality": quality} for name, (_, _, quality) in VARIANTS.items()
+    }
+    daemon = GovernorProcess(tmp_path / "governor", policy)
+    daemon.start()
+    served: list[str] = []
+    try:
+        await daemon.until(lambda m: m["serving"] is not None, timeout_s=40.0)
+        answers = failures = 0
+        for rate, bears in phases:
+            async with Traffic(server.grpc, "chat", rate=rate) as traffic:
+                await asyncio.sleep(seconds)
+                status = await asyncio.to_thread(daemon.status)
+            answers, failures = answers + len(traffic.answers), failures + len(traffic.failures)
+            assert status is not None
+            served.append(f"{rate:g}/s: {' '.join(status['memory']['held'])}")
+            assert {"fast", bears} <= set(status["memory"]["held"]), (
+                served,
+                daemon.log.read_text(),
+            )
+            for name, one in status["memory"]["variants"].items():
+                if not one["guessed"]:
+                    assert one["gpu_bytes"] == VARIANTS[name][1] * MIB, name
+    finally:
+        daemon.stop()
+    assert failures == 0
+    assert answers > 5 * seconds * len(phases)
+    most = max(held_mib(gpu))
+    print(f"{len(held_mib(gpu))} loads and unloads, at most {most} of {BUDGET_MIB} MiB; {served}")  # noqa: T201 - for the docs
+    assert most <= BUDGET_MIB
+    measured = status["memory"]["variants"]
+    assert not measured["best"]["guessed"]
+    assert status["actions"]["learned_s"]["load"].keys() >= {"best", "fast"}
