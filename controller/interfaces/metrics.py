@@ -133,8 +133,8 @@ def _costs(document: Json) -> Iterator[Metric]:
     expected = _Gauges(
         "action_expected_seconds", "What an action is learned to take.", ["action", "target"]
     )
-    for action, targets in costs.items():
-        for target, seconds in targets.items():
+    for action in costs:
+        for target, seconds in _part(costs, action).items():
             expected.add(seconds, action, target)
     yield expected.family
 

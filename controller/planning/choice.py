@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from controller.planning.bounds import exclusion
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
+from controller.planning.profiles import Profiles
 from controller.planning.scorekeeper import Score, Scorekeeper
 from controller.planning.stability import Damper
-from controller.planning.value import value_per_request, worth_if_loaded
+from controller.planning.value import (
+    late_if_it_rises,
+    need_per_s,
+    priced,
+    value_per_request,
+    worth_if_loaded,
+)
 from controller.policy.model import ModelPolicy, StabilityPolicy
 from controller.prediction.demand import Demand
 from controller.prediction.outcomes import Statement
@@ -33,10 +40,6 @@ _TIE: Final = 1e-4  # values closer than this are the same: the faster one
 _SAME_PROFILE: Final = 0.005  # the same, of profiles of one variant: the one that serves
 _SAME_IN_RECOVERY: Final = 0.1  # the same, where nothing is in time: a share of the requests
 _UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality may use
-# Windows that pass until a rise in load is noticed, a switch away took effect, and what waits on
-# the variant that was left is worked off beside the other: a variant that cannot keep up gathers
-# a backlog meanwhile.
-_NOTICED_AFTER: Final = 2.0
 _QUEUED: Final = 0.15  # of the objective: with more work waiting, no move to a slower variant
 _PRESSING: Final = 0.1  # of the objective: with more work waiting, a tick comes early
 _HIGH: Final = 0.95  # quantile of the forecast of the rate
@@ -73,9 +76,9 @@ class ModelMind:
         self.demand = Demand(len(policy.variants))
         self._now_s = 0.0
         self._stalled = False
+        self.need_per_s = 0.0  # at the last decision
         self._quality = [v.quality for v in policy.variants]
-        self._weights = [v.profile_of or v.name for v in policy.variants]
-        self._has_profiles = len(set(self._weights)) < len(self._weights)
+        self._profiles = Profiles(policy)
 
     def take_over(self, old: ModelMind) -> None:
         """Keep what an earlier policy's mind knows of the same model."""
@@ -113,9 +116,17 @@ class ModelMind:
         return self.predictor.work_s(observation)
 
     def decide(
-        self, observation: Observation, prediction: Prediction, *, horizon_s: float
+        self,
+        observation: Observation,
+        prediction: Prediction,
+        *,
+        horizon_s: float,
+        price_per_s: float = 0.0,
     ) -> Decision:
-        """Return what to do about this model now, of which that is predicted."""
+        """Return what to do about this model now, of which that is predicted.
+
+        `price_per_s`: of a second of the device that others need, in weighted quality.
+        """
         reading = observation.models.get(self._policy.name)
         serving = self._serving(reading)
         excluded = [
@@ -137,7 +148,7 @@ class ModelMind:
         rate_rps, high_rps = prediction.forecast.quantiles(0.5, _HIGH)
         high = high_rps / max(prediction.forecast.mean_rps, 1e-9)
         budget = self._policy.objective.allowed_miss_ratio
-        late_s = _if_it_rises(prediction, high, horizon_s, serving)
+        late_s = late_if_it_rises(prediction, high, horizon_s, serving)
         in_time = [
             miss <= budget and late <= self._policy.objective.latency_s
             for miss, late in zip(prediction.miss_ratio, late_s, strict=True)
@@ -152,7 +163,14 @@ class ModelMind:
                 min_quality=self._policy.min_quality,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
+        self.need_per_s = self._policy.weight * need_per_s(
+            prediction, quality=self._quality, known=known, feasible=feasible
+        )
+        alone, value = value, priced(value, prediction, price_per_s / self._policy.weight)
         desired, reason = self._desire(prediction, value, feasible, known, allowed, serving)
+        gives_way = price_per_s > 0.0 and _is_worse(alone, desired, serving)
+        if reason is Reason.BEST_FEASIBLE and gives_way:
+            reason = Reason.YIELDS
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.throughput_rows_s
         target, reason = self._damp(serving, target, reason, speed)
@@ -255,37 +273,14 @@ class ModelMind:
             if not stable:
                 return max(among, key=speed.__getitem__), Reason.RECOVERY
             kept = [-miss for miss in prediction.miss_ratio]
-            stable = self._one_of_each(kept, stable, speed, serving, _SAME_IN_RECOVERY)
+            stable = self._profiles.choose(kept, stable, speed, serving, same=_SAME_IN_RECOVERY)
             return _best(kept, stable, speed), Reason.RECOVERY
-        choosable = self._one_of_each(value, choosable, speed, serving, _SAME_PROFILE)
+        choosable = self._profiles.choose(value, choosable, speed, serving, same=_SAME_PROFILE)
         best = _best(value, choosable, speed)
         if best == serving:
             return best, Reason.STEADY
         escapes = serving is not None and not feasible[serving] and speed[best] > speed[serving]
         return best, Reason.ESCAPE if escapes else Reason.BEST_FEASIBLE
-
-    def _one_of_each(
-        self,
-        value: list[float],
-        choosable: list[int],
-        speed: list[float],
-        serving: int | None,
-        same: float,
-    ) -> list[int]:
-        """Return one profile of each variant: the one that serves, or else the fastest.
-
-        Unless another is clearly worth more: what a switch between them leaves on either is done
-        in smaller batches, which is not predicted.
-        """
-        if not self._has_profiles:
-            return choosable
-        found = []
-        for of in dict.fromkeys(self._weights[i] for i in choosable):
-            profiles = [i for i in choosable if self._weights[i] == of]
-            top = max(value[i] for i in profiles)
-            good = [i for i in profiles if value[i] >= top - same]
-            found.append(serving if serving in good else max(good, key=speed.__getitem__))
-        return found
 
     def _distrusted(self) -> bool:
         coverage = self.predictor.coverage
@@ -377,6 +372,10 @@ class ModelMind:
         self.predictor.restore(state)
 
 
+def _is_worse(value: list[float], one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and value[one] < value[other]
+
+
 def _where(chosen: list[bool]) -> list[int]:
     return [i for i, is_chosen in enumerate(chosen) if is_chosen]
 
@@ -385,15 +384,3 @@ def _best(value: list[float], among: list[int], speed: list[float]) -> int:
     """Return the candidate of the highest value; ties go to the fastest."""
     top = max(value[i] for i in among)
     return max((i for i in among if value[i] >= top - _TIE), key=speed.__getitem__)
-
-
-def _if_it_rises(
-    prediction: Prediction, high: float, horizon_s: float, serving: int | None
-) -> list[float]:
-    """Return how late each variant would be if the load were `high` times as high for a while."""
-    found = []
-    for i, load in enumerate(prediction.utilization_ratio):
-        # From what will not do, a switch takes a window to help.
-        while_s = horizon_s if i == serving else _NOTICED_AFTER * horizon_s
-        found.append(prediction.stated_s[i] + max((load * high - 1.0) * while_s, 0.0))
-    return found

@@ -13,6 +13,7 @@ from typing import Any, Final
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision
 from controller.planning.pool import HORIZON_S, Wish
+from controller.planning.price import DevicePrice
 from controller.planning.scorekeeper import Score
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
@@ -49,6 +50,7 @@ class GovernorCore:
         self._sharing = DeviceSharing()
         self._stalls = StallWatch()
         self.costs = ActionCosts()
+        self._price = DevicePrice()
         self._work_s = 0.0  # that waited at the last step
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
@@ -113,11 +115,16 @@ class GovernorCore:
             work_s=work_s,
             horizon_s=horizon_s,
             contention=contention,
+            busy_ratio=self._sharing.busy_ratio() if len(self._minds) > 1 else {},
         )
-        return tuple(
-            mind.decide(observation, prediction, horizon_s=horizon_s)
+        price_per_s = self._price.per_s if contention > 0.0 else 0.0
+        decisions = tuple(
+            mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=price_per_s)
             for mind, prediction in zip(minds, predictions, strict=True)
         )
+        if len(minds) > 1:
+            self._price.learn((mind.need_per_s for mind in minds), observation.window_s)
+        return decisions
 
     def is_pressing(self, models: Mapping[str, ModelReading], pending: Mapping[str, int]) -> bool:
         """Return whether the next step should not wait for its tick.

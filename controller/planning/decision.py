@@ -26,6 +26,7 @@ class Reason(enum.StrEnum):
     HELD = "held"  # somebody else changed the server: hands off
     NO_CHOICE = "no_choice"  # the bounds leave no candidate
     STEADY = "steady"  # the serving variant is still the best choice
+    YIELDS = "yields"  # others that share the device need its time more
 
 
 class Excluded(enum.StrEnum):

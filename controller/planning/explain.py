@@ -203,6 +203,13 @@ def _escape(d: Decision) -> str:
     return f"{_go(d)} at once: {d.serving or 'what serves'} would {soon}miss the objective{late}."
 
 
+def _yields(d: Decision) -> str:
+    return (
+        f"{_go(d)}: another model cannot meet its objective, and the device's time is worth more to"
+        " it."
+    )
+
+
 def _recovery(d: Decision) -> str:
     return (
         f"Nothing meets the objective, so {_go(d, start=False)}: the fewest late requests of those"
@@ -261,6 +268,7 @@ def _steady(d: Decision) -> str:
 _SENTENCES: Mapping[Reason, Callable[[Decision], str]] = {
     Reason.BEST_FEASIBLE: _best_feasible,
     Reason.ESCAPE: _escape,
+    Reason.YIELDS: _yields,
     Reason.RECOVERY: _recovery,
     Reason.IGNORANCE: _ignorance,
     Reason.FALLBACK: _fallback,

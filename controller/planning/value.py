@@ -12,8 +12,14 @@ from typing import Final
 
 from controller.prediction.prediction import Prediction
 
+# Windows that pass until a rise in load is noticed, a switch away took effect, and what waits on
+# the variant that was left is worked off beside the other: a variant that cannot keep up gathers
+# a backlog meanwhile.
+_NOTICED_AFTER: Final = 2.0
 _LEAST_SPARE: Final = 0.05
 _SAME_LOAD: Final = 1e-9
+_TINY: Final = 1e-9
+_IDLE_RPS: Final = 0.1  # who gets fewer requests needs nobody to give way
 
 
 def value_per_request(
@@ -110,3 +116,57 @@ def _is_under(hull: list[tuple[float, float]], end: tuple[float, float]) -> bool
         return False
     before, before_worth = hull[-2]
     return (worth - before_worth) * (end[0] - load) <= (end[1] - worth) * (load - before)
+
+
+def device_s(prediction: Prediction) -> list[float]:
+    """Return how long a request keeps the device busy, on each variant."""
+    rows = prediction.forecast.rows_per_request
+    return [rows / max(speed, _TINY) for speed in prediction.throughput_rows_s]
+
+
+def priced(value: Sequence[float], prediction: Prediction, price_per_s: float) -> list[float]:
+    """Return values less what others would have of the device's time.
+
+    Args:
+        value: of a request, on each variant.
+        prediction: of the model.
+        price_per_s: of a second of the device, in this model's quality.
+    """
+    if price_per_s <= 0.0:
+        return list(value)
+    return [
+        worth - price_per_s * busy_s
+        for worth, busy_s in zip(value, device_s(prediction), strict=True)
+    ]
+
+
+def need_per_s(
+    prediction: Prediction,
+    *,
+    quality: Sequence[float],
+    known: Sequence[bool],
+    feasible: Sequence[bool],
+) -> float:
+    """Return what a second of the device more would be worth to a model that is in need; else 0.
+
+    It is where none of its variants meets the objective: what those requests would be worth that
+    are late on the fastest.
+    """
+    among = [i for i, is_known in enumerate(known) if is_known]
+    if any(feasible) or not among or prediction.forecast.mean_rps < _IDLE_RPS:
+        return 0.0
+    fastest = max(among, key=prediction.throughput_rows_s.__getitem__)
+    lost = quality[fastest] * min(prediction.miss_ratio[fastest], 1.0)
+    return lost / device_s(prediction)[fastest]
+
+
+def late_if_it_rises(
+    prediction: Prediction, high: float, horizon_s: float, serving: int | None
+) -> list[float]:
+    """Return how late each variant would be if the load were `high` times as high for a while."""
+    found = []
+    for i, load in enumerate(prediction.utilization_ratio):
+        # From what will not do, a switch takes a window to help.
+        while_s = horizon_s if i == serving else _NOTICED_AFTER * horizon_s
+        found.append(prediction.stated_s[i] + max((load * high - 1.0) * while_s, 0.0))
+    return found

@@ -83,6 +83,7 @@ class ModelPolicy:
     alias: AliasKind = AliasKind.VIRTUAL
     client_max_batch: int = 1  # rows a single request may have; the alias's promise
     min_quality: float = 0.0
+    weight: float = 1.0  # of a request, beside those of other models on the same devices
 
     def variant(self, name: str) -> VariantPolicy:
         """Return a variant by the operator's name. Raises KeyError."""

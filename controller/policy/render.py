@@ -104,6 +104,7 @@ def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:
         "alias": model.alias.value,
         "client_max_batch": model.client_max_batch,
         "min_quality": model.min_quality,
+        "weight": model.weight,
         "variants": {
             variant.name: _variant_to_dict(variant, model)
             for variant in model.variants

@@ -129,6 +129,7 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
         alias=policy.AliasKind(section.alias),
         client_max_batch=section.client_max_batch,
         min_quality=section.min_quality,
+        weight=section.weight,
     )
 
 

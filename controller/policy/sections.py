@@ -156,6 +156,14 @@ class ModelSection(Section):
         default=0.0,
         description="Variants under this quality are never chosen, whatever the load.",
     )
+    weight: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1000.0,
+        allow_inf_nan=False,
+        description="What one of its requests is worth beside those of other models, where they "
+        "share devices that do not suffice for all.",
+    )
     variants: dict[Name, VariantSection] = Field(
         min_length=1,
         description="The Triton models that can serve, by a name of your choice. Their order has "

@@ -6,7 +6,7 @@ Owns how rollouts and calibrations make predictions. It must not learn or choose
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +59,7 @@ def predict(
     work_s: Sequence[Floats],
     horizon_s: float,
     contention: float,
+    busy_ratio: Mapping[str, float],
 ) -> list[Prediction]:
     """Return what the next window looks like for models of one pool. Never raises on odd numbers.
 
@@ -68,6 +69,7 @@ def predict(
         work_s: of each model, the seconds of work that wait on each variant. [variants].
         horizon_s: until the next decision takes effect.
         contention: how much work elsewhere slows a variant, 0 to 1.
+        busy_ratio: the share of the time in which each variant's batches are in execution.
     """
     totals_s = [float(work.sum()) for work in work_s]
     all_s = sum(totals_s)
@@ -79,12 +81,21 @@ def predict(
         for at in range(0, len(predictors), _TOGETHER):
             some = slice(at, at + _TOGETHER)
             situations = [
-                p.situation(observation, elsewhere_s=all_s - total_s)
+                p.situation(
+                    observation,
+                    elsewhere_s=all_s - total_s,
+                    slowdown=1.0 + contention * _others(busy_ratio, p),
+                )
                 for p, total_s in zip(predictors[some], totals_s[some], strict=True)
             ]
             rollout = roll_forward(situations, horizon_s=horizon_s, contention=contention)
             found += _conclude(predictors[some], observation, situations, rollout, totals_s[some])
     return found
+
+
+def _others(busy_ratio: Mapping[str, float], predictor: ModelPredictor) -> float:
+    """Return how many batches of other models are in execution on average."""
+    return sum(ratio for model, ratio in busy_ratio.items() if model not in predictor.models)
 
 
 def _conclude(

@@ -216,15 +216,20 @@ class ModelPredictor:
         waiting = np.array([_pending(r) for r in readings], dtype=np.float64)
         return np.asarray(waiting * self._arrivals.rows_per_request)
 
-    def situation(self, observation: Observation, *, elsewhere_s: float) -> Situation:
+    def situation(
+        self, observation: Observation, *, elsewhere_s: float, slowdown: float = 1.0
+    ) -> Situation:
         """Return what waits and what is to come, by what was learned.
 
         Args:
             observation: what there is now, already learned from.
             elsewhere_s: the seconds of work that wait for other models.
+            slowdown: by batches of other models that run beside each of this one.
         """
         readings = self._readings(observation)
         table_s = self._service.table_s()[self._lookup]
+        if slowdown > 1.0:
+            table_s = table_s * slowdown
         waiting_rows = self._waiting_rows(readings)
         running_rows = np.array([_mean_batch(r) for r in readings])
         executions = [0 if r is None else r.executions for r in readings]

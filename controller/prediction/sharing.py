@@ -20,6 +20,7 @@ from typing import Final
 from controller.telemetry.observation import BatchSample, Observation, VariantReading
 
 _KEPT_S: Final = 3.0
+_BUSY_OVER_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,20 @@ class DeviceSharing:
                 if here_s > 0.0:
                     tick.busy_s[reading.model] = before_s + here_s
                     left_s -= here_s
+
+    def busy_ratio(self) -> dict[str, float]:
+        """Return the share of the last second in which each model's batches were in execution.
+
+        By Triton's name; those that were not are missing.
+        """
+        total_s, busy_s = 0.0, dict[str, float]()
+        for tick in reversed(self._ticks):
+            total_s += tick.took_s
+            for model, seconds in tick.busy_s.items():
+                busy_s[model] = busy_s.get(model, 0.0) + seconds
+            if total_s >= _BUSY_OVER_S:
+                break
+        return {model: min(seconds / total_s, 1.0) for model, seconds in busy_s.items()}
 
     def alone(self, samples: Iterable[BatchSample], now_s: float) -> Iterator[BatchSample]:
         """Yield the samples with the times that their batches would have taken alone."""

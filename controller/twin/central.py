@@ -6,7 +6,6 @@ here is marked idealised. It shares requests, noise and slow-down with the simul
 
 from __future__ import annotations
 
-import math
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -63,7 +62,7 @@ def drive_dispatcher(
     tables = [variant.table_s.tolist() for variant in variants]
     done_s = np.full(len(arrivals), np.inf)
     served_by = np.full(len(arrivals), -1, dtype=np.int64)
-    given = physics.given(math.inf)
+    given = physics.given()
     took_real_s: list[float] = []
     now_s, first, serving, switches, batches = 0.0, 0, -1, 0, 0
     while first < len(arrivals):

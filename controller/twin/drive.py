@@ -130,7 +130,7 @@ def drive_governor(
     core = GovernorCore(policy)
     if profiled:
         core.restore(_profile(server, policy.models[0]))
-    port = TwinPort(server, policy.models[0])
+    port = TwinPort(server, *policy.models)
     took_s: list[float] = []
     looked_s: list[float] = []
     stated: list[list[float]] = []

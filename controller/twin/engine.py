@@ -22,11 +22,16 @@ LOG_FULL: Final = 1
 QUEUE_FULL: Final = 2
 
 # Places in `State.given`.
-LIMIT_S, QUEUE_DELAY_S, PARALLEL, NOISE, STRAGGLER_RATIO, STRAGGLER_FACTOR = range(6)
+QUEUE_DELAY_S, PARALLEL, NOISE, STRAGGLER_RATIO, STRAGGLER_FACTOR = range(5)
 # Places in `State.clock`.
-NOW, BUSY, EARNED, SINCE, SWITCH_AT = range(5)
+NOW, BUSY, EARNED = range(3)
 # Places in `State.tally`.
-SERVING, SWITCHES, SWITCH_TO, NEXT, RUNNING, BATCHES, LOGGED, CHANGES, SEED = range(9)
+RUNNING, BATCHES, LOGGED, CHANGES, SEED = range(5)
+# Columns of `State.alias`: the variant that serves, how often it was switched, where a switch under
+# way leads, its next request and the first of the next alias.
+SERVING, SWITCHES, SWITCH_TO, NEXT, END = range(5)
+# Columns of `State.alias_s`.
+SINCE, SWITCH_AT, LIMIT_S = range(3)
 # Columns of `State.totals`, as Triton's counters have them.
 REQUESTS, ROWS, EXECUTIONS, QUEUE_S, COMPUTE_S = range(5)
 # Columns of `State.queued`: the first range, how many ranges, requests and probes wait.
@@ -48,15 +53,18 @@ class State(NamedTuple):
     """Everything of one simulated server."""
 
     # What never changes, shared by forks.
-    arrivals_s: Floats  # [requests], ascending
+    arrivals_s: Floats  # [requests], of one alias after the other, ascending in each
     rows: Ints  # [requests]
     tables_s: Floats  # [variants, rows 1..largest]
     quality: Floats  # [variants]
+    alias_of: Ints  # [variants], whose requests each answers
     changes: Floats  # [changes, 3], ascending in time
-    given: Floats  # [6]
+    given: Floats  # [5]
     # What changes, copied by forks.
-    clock: Floats  # [5]
-    tally: Ints  # [9]
+    clock: Floats  # [3]
+    tally: Ints  # [5]
+    alias: Ints  # [aliases, 5]
+    alias_s: Floats  # [aliases, 3]
     limits: Ints  # [variants], the largest batch
     free: Ints  # [variants, gpus], idle instances; below zero: as many are ended when they are done
     busy: Ints  # [gpus], batches in execution
@@ -79,16 +87,18 @@ def advance(s: State, to_s: float) -> int:
     while True:
         if 0 < len(s.log) < s.tally[LOGGED] + len(s.batch):
             return LOG_FULL
-        if s.queued[s.tally[SERVING], RANGES] >= s.queue.shape[1]:
-            return QUEUE_FULL
+        for alias in range(len(s.alias)):
+            if s.queued[s.alias[alias, SERVING], RANGES] >= s.queue.shape[1]:
+                return QUEUE_FULL
         next_s = _next_event_s(s, to_s)
         _pass(s, next_s)
-        _admit(s)
-        if s.clock[SWITCH_AT] <= next_s:
-            s.tally[SERVING] = s.tally[SWITCH_TO]
-            s.clock[SINCE] = next_s
-            s.clock[SWITCH_AT] = math.inf
-            s.tally[SWITCHES] += 1
+        for alias in range(len(s.alias)):
+            _admit(s, alias)
+            if s.alias_s[alias, SWITCH_AT] <= next_s:
+                s.alias[alias, SERVING] = s.alias[alias, SWITCH_TO]
+                s.alias_s[alias, SINCE] = next_s
+                s.alias_s[alias, SWITCH_AT] = math.inf
+                s.alias[alias, SWITCHES] += 1
         _end_batches(s)
         start(s)
         if next_s >= to_s:
@@ -187,15 +197,16 @@ def _first(s: State, variant: int) -> int:
 
 @njit(cache=True)
 def _next_event_s(s: State, to_s: float) -> float:
-    next_s = min(to_s, s.clock[SWITCH_AT])
-    now_s = s.clock[NOW]
+    next_s, now_s = to_s, s.clock[NOW]
     for slot in range(s.tally[RUNNING]):
         ends_s = now_s + s.batch_s[slot, LEFT] * _sharing(s, s.batch[slot, GPU])
         next_s = min(next_s, ends_s)
     # While no instance of the serving variant is free, arrivals need not be looked at.
-    serving, following = s.tally[SERVING], s.tally[NEXT]
-    if following < len(s.arrivals_s) and _idle(s, serving) >= 0:
-        next_s = min(next_s, s.arrivals_s[following])
+    for alias in range(len(s.alias)):
+        next_s = min(next_s, s.alias_s[alias, SWITCH_AT])
+        following = s.alias[alias, NEXT]
+        if following < s.alias[alias, END] and _idle(s, s.alias[alias, SERVING]) >= 0:
+            next_s = min(next_s, s.arrivals_s[following])
     if s.given[QUEUE_DELAY_S] > 0.0:
         for variant in range(len(s.free)):
             if s.queued[variant, WAITING] > 0 and _idle(s, variant) >= 0:
@@ -219,16 +230,16 @@ def _pass(s: State, to_s: float) -> None:
 
 
 @njit(cache=True)
-def _admit(s: State) -> None:
+def _admit(s: State, alias: int) -> None:
     """Queue what has arrived by now; a switch takes effect after what arrived before it."""
-    began = s.tally[NEXT]
+    began, end = s.alias[alias, NEXT], s.alias[alias, END]
     at = began
-    while at < len(s.arrivals_s) and s.arrivals_s[at] <= s.clock[NOW]:
+    while at < end and s.arrivals_s[at] <= s.clock[NOW]:
         at += 1
     if at == began:
         return
-    s.tally[NEXT] = at
-    variant = s.tally[SERVING]
+    s.alias[alias, NEXT] = at
+    variant = s.alias[alias, SERVING]
     own = s.queued[variant]
     own[WAITING] += at - began
     size = s.queue.shape[1]
@@ -271,7 +282,7 @@ def _end_batches(s: State) -> None:
             request = s.batch_requests[slot, place]
             arrived_s = s.arrivals_s[request]
             totals[QUEUE_S] += began_s - arrived_s
-            if arrived_s >= now_s - s.given[LIMIT_S]:
+            if arrived_s >= now_s - s.alias_s[s.alias_of[variant], LIMIT_S]:
                 s.clock[EARNED] += s.quality[variant]
             if len(s.done_s) > 0:
                 s.done_s[request] = now_s

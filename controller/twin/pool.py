@@ -149,10 +149,11 @@ class Pool:
 
     def _alone_serves(self, variant: int, gpu: int) -> bool:
         """Return whether the alias points, or is about to, at a variant with this copy alone."""
-        tally = self.state.tally
-        serves = {int(tally[engine.SERVING])}
-        if self.state.clock[engine.SWITCH_AT] < math.inf:
-            serves.add(int(tally[engine.SWITCH_TO]))
+        alias = self.state.alias_of[variant]
+        own = self.state.alias[alias]
+        serves = {int(own[engine.SERVING])}
+        if self.state.alias_s[alias, engine.SWITCH_AT] < math.inf:
+            serves.add(int(own[engine.SWITCH_TO]))
         return variant in serves and not self._stays_elsewhere(variant, gpu)
 
     def _stays_elsewhere(self, variant: int, gpu: int) -> bool:

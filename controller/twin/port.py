@@ -8,6 +8,7 @@ knowledge that the real adapters do not have.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -34,21 +35,18 @@ _TRACE_DELAY_S: Final = 0.15
 
 
 class TwinPort:
-    """Reads and acts on one simulated server for one model of a policy."""
+    """Reads and acts on one simulated server for the models of a policy, one an alias."""
 
-    def __init__(self, server: SimulatedTriton, model: ModelPolicy) -> None:
+    def __init__(self, server: SimulatedTriton, *models: ModelPolicy) -> None:
         self._server = server
-        self._model = model
-        self._names = tuple(variant.model for variant in model.variants)
+        self._models = {model.name: (alias, model) for alias, model in enumerate(models)}
+        self._names = tuple(variant.model for model in models for variant in model.variants)
         self._seen = [Counters() for _ in self._names]
         self._observed_s: float | None = None
         self._polled_s = 0.0
         self._unpolled: list[Executed] = []
         self._sequence = 0
-        self._traced: deque[int] = deque()  # requests whose trace is to come
-        self._traced_s = 0.0
-        self._traceable = 0  # the first request that came after the last one traced
-        self._which = np.random.default_rng(0)
+        self._traces = [_Traces(server, alias, name) for name, (alias, _) in self._models.items()]
         self._probes: list[ProbeDone] = []
         self._busy_s = 0.0
 
@@ -75,7 +73,7 @@ class TwinPort:
         observation = Observation(
             now_s=now_s,
             sequence=self._sequence,
-            models={self._model.name: self._alias()},
+            models={name: self._alias(name) for name in self._models},
             variants=variants,
             window_s=window_s,
             readings_age_s=0.0,
@@ -90,24 +88,25 @@ class TwinPort:
         return observation
 
     def glance(self) -> tuple[dict[str, ModelReading], dict[str, int]]:
-        """Return the alias and what waits for each variant, by its name; counts stay uncounted."""
+        """Return the aliases, and what waits for each variant; counts stay uncounted."""
         pending = {name: self._server.pending(i) for i, name in enumerate(self._names)}
-        return {self._model.name: self._alias()}, pending
+        return {name: self._alias(name) for name in self._models}, pending
 
     def act(self, decision: Decision) -> ActionRecord:
         """Carry a decision out; what `apply` does, for a loop without asyncio."""
         server = self._server
-        source = self._names[server.serving]
+        alias, model = self._models[decision.model]
+        source = self._names[server.serving_of(alias)]
         outcome, target = Outcome.NOTHING_TO_DO, None
         if decision.changes:
             assert decision.target is not None  # noqa: S101 - `changes` says so
-            target = self._model.variant(decision.target).model
+            target = model.variant(decision.target).model
             accepted = server.switch(self._names.index(target))
             outcome = Outcome.DONE if accepted else Outcome.BUSY
         took_s = server.physics.switch_s if outcome is Outcome.DONE else None
         return ActionRecord(
             kind="switch",
-            model=self._model.name,
+            model=model.name,
             source=source,
             target=target,
             outcome=outcome,
@@ -126,14 +125,14 @@ class TwinPort:
         variant = self._server.variants[self._names.index(probe.model)]
         return variant.service_s(min(probe.rows, variant.max_batch))
 
-    def _alias(self) -> ModelReading:
-        server = self._server
+    def _alias(self, name: str) -> ModelReading:
+        server, (alias, _) = self._server, self._models[name]
         return ModelReading(
-            self._model.name,
-            self._names[server.serving],
-            server.since_s,
+            name,
+            self._names[server.serving_of(alias)],
+            server.since_s_of(alias),
             ready=True,
-            switching=server.switching,
+            switching=server.is_switching(alias),
         )
 
     def _reading(self, index: int, name: str, now: Counters) -> VariantReading:
@@ -181,19 +180,35 @@ class TwinPort:
         )
 
     def _request_samples(self, now_s: float) -> tuple[RequestSample, ...]:
-        """Return a few single requests, some time after they ended."""
-        server = self._server
-        if now_s - self._traced_s >= 1.0 / _TRACES_PER_S and server.arrived > self._traceable:
+        """Return the traced requests whose traces have come."""
+        return tuple(
+            RequestSample(traces.name, self._names[variant], arrived_s, done_s - arrived_s)
+            for traces in self._traces
+            for variant, arrived_s, done_s in traces.take(now_s)
+        )
+
+
+class _Traces:
+    """The traced requests of one alias: some a second, whose traces come late."""
+
+    def __init__(self, server: SimulatedTriton, alias: int, name: str) -> None:
+        self.name = name
+        self._server = server
+        self._alias = alias
+        self._waiting: deque[int] = deque()  # requests whose trace is to come
+        self._traced_s = 0.0
+        # The first request that came after the last one traced.
+        self._traceable = server.requests_of(alias).start
+        self._which = np.random.default_rng(alias)
+
+    def take(self, now_s: float) -> Iterator[tuple[int, float, float]]:
+        """Yield (variant, arrival, end) of those whose traces have come; choose one more."""
+        server, arrived = self._server, self._server.arrived_of(self._alias)
+        if now_s - self._traced_s >= 1.0 / _TRACES_PER_S and arrived > self._traceable:
             self._traced_s = now_s
-            self._traced.append(int(self._which.integers(self._traceable, server.arrived)))
-            self._traceable = server.arrived
-        found = []
-        for request, variant, arrived_s, done_s in server.ended(tuple(self._traced)):
+            self._waiting.append(int(self._which.integers(self._traceable, arrived)))
+            self._traceable = arrived
+        for request, variant, arrived_s, done_s in server.ended(tuple(self._waiting)):
             if done_s + _TRACE_DELAY_S <= now_s:
-                self._traced.remove(request)
-                found.append(
-                    RequestSample(
-                        self._model.name, self._names[variant], arrived_s, done_s - arrived_s
-                    )
-                )
-        return tuple(found)
+                self._waiting.remove(request)
+                yield variant, arrived_s, done_s

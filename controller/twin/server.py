@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from controller.twin import engine
 from controller.twin.engine import State
 from controller.twin.ladder import TwinVariant
+from controller.twin.load import Load
 from controller.twin.pool import Pool
 
 Floats = NDArray[np.float64]
@@ -66,10 +67,10 @@ class Physics:
         rows = sorted((c.from_s, c.slowdown, c.cotenants) for c in self.changes)
         return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
-    def given(self, limit_s: float) -> Floats:
+    def given(self) -> Floats:
         """Return the settings for the event loop."""
         straggling = (self.straggler_ratio, self.straggler_factor)
-        return np.array([limit_s, self.queue_delay_s, self.parallel, self.noise, *straggling])
+        return np.array([self.queue_delay_s, self.parallel, self.noise, *straggling])
 
     def slowdown_at(self, now_s: float) -> float:
         """Return how much slower batches are that begin at a moment."""
@@ -100,7 +101,11 @@ class Executed:
 
 
 class SimulatedTriton:
-    """One server with one alias. Time only moves in `advance`."""
+    """One server with one alias, or with several. Time only moves in `advance`.
+
+    What is asked of "the" alias is asked of the first one. Variants have one number each, those of
+    the first alias first.
+    """
 
     def __init__(
         self,
@@ -113,23 +118,27 @@ class SimulatedTriton:
         physics: Physics | None = None,
         seed: int = 0,
     ) -> None:
-        """Take requests that arrive at some times, ascending, of so many rows (default: one).
+        """Take requests that arrive at some times, ascending, of so many rows (default: one)."""
+        load = Load(tuple(variants), arrivals_s, serving, limit_s, rows)
+        self._begin([load], physics or Physics(), seed)
 
-        Raises ValueError where a request is larger than a variant's largest batch.
-        """
-        self.variants = tuple(variants)
-        self.limit_s = limit_s
-        self.physics = physics or Physics()
-        count = len(arrivals_s)
-        rows = np.ones(count, dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
-        smallest = min(variant.max_batch for variant in self.variants)
-        if len(rows) != count or not ((rows >= 1) & (rows <= smallest)).all():
-            raise ValueError(f"rows of {count} requests, 1 to {smallest} each, are needed")
+    @classmethod
+    def shared(
+        cls, loads: Sequence[Load], *, physics: Physics | None = None, seed: int = 0
+    ) -> SimulatedTriton:
+        """Return a server with an alias for each load."""
+        server = object.__new__(cls)
+        server._begin(loads, physics or Physics(), seed)
+        return server
+
+    def _begin(self, loads: Sequence[Load], physics: Physics, seed: int) -> None:
+        self.variants = tuple(variant for load in loads for variant in load.variants)
+        self.limit_s = loads[0].limit_s
+        self.physics = physics
         self._executed: list[Executed] = []
-        self._state = _new_state(self.variants, arrivals_s, rows, limit_s, self.physics)
-        self._state.tally[engine.SERVING] = serving
+        self._state = _new_state(self.variants, loads, physics)
         self._state.tally[engine.SEED] = seed
-        self.pool = Pool(self._state, self.variants, self.physics)
+        self.pool = Pool(self._state, self.variants, physics)
 
     def fork(self) -> SimulatedTriton:
         """Return a server in the same state, to look ahead with: it keeps no records.
@@ -151,17 +160,29 @@ class SimulatedTriton:
     @property
     def serving(self) -> int:
         """Return the variant that the alias points at."""
-        return int(self._state.tally[engine.SERVING])
+        return self.serving_of(0)
 
-    @property
-    def since_s(self) -> float:
-        """Return since when the alias points there."""
-        return float(self._state.clock[engine.SINCE])
+    def serving_of(self, alias: int) -> int:
+        """Return the variant that an alias points at."""
+        return int(self._state.alias[alias, engine.SERVING])
+
+    def since_s_of(self, alias: int) -> float:
+        """Return since when an alias points there."""
+        return float(self._state.alias_s[alias, engine.SINCE])
+
+    def is_switching(self, alias: int) -> bool:
+        """Return whether a switch of an alias is under way."""
+        return bool(self._state.alias_s[alias, engine.SWITCH_AT] < math.inf)
+
+    def requests_of(self, alias: int) -> slice:
+        """Return which of all requests are an alias's."""
+        ends = self._state.alias[:, engine.END]
+        return slice(int(ends[alias - 1]) if alias else 0, int(ends[alias]))
 
     @property
     def switches(self) -> int:
-        """Return how often the alias was switched."""
-        return int(self._state.tally[engine.SWITCHES])
+        """Return how often aliases were switched."""
+        return int(self._state.alias[:, engine.SWITCHES].sum())
 
     @property
     def earned(self) -> float:
@@ -183,13 +204,17 @@ class SimulatedTriton:
 
     @property
     def switching(self) -> bool:
-        """Return whether a switch is under way."""
-        return bool(self._state.clock[engine.SWITCH_AT] < math.inf)
+        """Return whether a switch of the alias is under way."""
+        return self.is_switching(0)
 
     @property
     def arrived(self) -> int:
-        """Return how many requests have arrived."""
-        return int(self._state.tally[engine.NEXT])
+        """Return how many requests of the alias have arrived."""
+        return self.arrived_of(0)
+
+    def arrived_of(self, alias: int) -> int:
+        """Return the first of an alias's requests that has not arrived, counted over all."""
+        return int(self._state.alias[alias, engine.NEXT])
 
     def take_executed(self) -> list[Executed]:
         """Return the batches that ended since this was asked last."""
@@ -237,11 +262,12 @@ class SimulatedTriton:
         return int(self._state.queued[variant, engine.WAITING])
 
     def switch(self, variant: int) -> bool:
-        """Point the alias at a variant; False while another switch is under way."""
-        if self.switching:
+        """Point its alias at a variant; False while another switch of it is under way."""
+        alias = int(self._state.alias_of[variant])
+        if self.is_switching(alias):
             return False
-        self._state.tally[engine.SWITCH_TO] = variant
-        self._state.clock[engine.SWITCH_AT] = self.now_s + self.physics.switch_s
+        self._state.alias[alias, engine.SWITCH_TO] = variant
+        self._state.alias_s[alias, engine.SWITCH_AT] = self.now_s + self.physics.switch_s
         return True
 
     def probe(self, variant: int, rows: int) -> None:
@@ -281,9 +307,10 @@ class SimulatedTriton:
         self._state.tally[engine.LOGGED] = 0
 
 
-def _new_state(
-    variants: Sequence[TwinVariant], arrivals_s: Floats, rows: Ints, limit_s: float, own: Physics
-) -> State:
+def _new_state(variants: Sequence[TwinVariant], loads: Sequence[Load], own: Physics) -> State:
+    arrivals_s = np.concatenate([load.arrivals_s for load in loads], dtype=np.float64)
+    ends = np.cumsum([len(load.arrivals_s) for load in loads])
+    firsts = np.cumsum([0, *(len(load.variants) for load in loads)])
     requests, count = len(arrivals_s), len(variants)
     largest = max(variant.max_batch for variant in variants)
     tables_s = np.full((count, largest), math.inf)
@@ -291,14 +318,23 @@ def _new_state(
         row[: variant.max_batch] = variant.table_s
     slots = _SLOTS + 2 * count * own.gpus * own.instances
     return State(
-        arrivals_s=np.ascontiguousarray(arrivals_s, dtype=np.float64),
-        rows=rows,
+        arrivals_s=arrivals_s,
+        rows=np.concatenate([load.all_rows for load in loads]),
         tables_s=tables_s,
         quality=np.array([variant.quality for variant in variants], dtype=np.float64),
         changes=own.changes_table(),
-        given=own.given(limit_s),
-        clock=np.array([0.0, 0.0, 0.0, 0.0, math.inf]),
-        tally=np.zeros(9, dtype=np.int64),
+        alias_of=np.repeat(np.arange(len(loads)), [len(load.variants) for load in loads]),
+        given=own.given(),
+        clock=np.zeros(3),
+        tally=np.zeros(5, dtype=np.int64),
+        alias=np.array(
+            [
+                (first + load.serving, 0, 0, end - len(load.arrivals_s), end)
+                for first, load, end in zip(firsts[:-1], loads, ends, strict=True)
+            ],
+            dtype=np.int64,
+        ),
+        alias_s=np.array([(0.0, math.inf, load.limit_s) for load in loads]),
         limits=np.array([variant.max_batch for variant in variants], dtype=np.int64),
         free=np.full((count, own.gpus), own.instances, dtype=np.int64),
         busy=np.zeros(own.gpus, dtype=np.int64),
@@ -319,6 +355,8 @@ def _forked(state: State) -> State:
     return state._replace(
         clock=state.clock.copy(),
         tally=state.tally.copy(),
+        alias=state.alias.copy(),
+        alias_s=state.alias_s.copy(),
         limits=state.limits.copy(),
         free=state.free.copy(),
         busy=state.busy.copy(),

@@ -1,0 +1,43 @@
+"""What a device's time is worth to the models that share it.
+
+Owns the price that makes some models give way to others. It must not choose.
+
+Method. The joint choice for all models is a multiple-choice knapsack: the most weighted quality,
+within the device's time. Its Lagrangian dual needs one number, the price of a second of the device;
+at the right price every model, choosing by itself, chooses as the whole would. Here the price is
+found by dual ascent (Arrow, Hurwicz & Uzawa 1958) on what is predicted rather than on utilisation:
+it rises while some model cannot meet its objective on any of its variants, to at most what such a
+model's requests are worth, and falls slowly otherwise. Those whose better variant brings the least
+quality for the device's time give way first; where nobody is in need the price is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+_RISES_S: Final = 0.1  # in which the price grows e-fold while somebody is in need
+_FALLS_S: Final = 8.0  # in which it falls to 1/e when nobody is
+_FIRST: Final = 0.01  # of the most it may become
+_NOTHING: Final = 1e-3  # of the most: forgotten
+
+
+class DevicePrice:
+    """The price of a second of the devices, in quality of requests by their weight."""
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._most_per_s = 0.0
+
+    def learn(self, needs_per_s: Iterable[float], elapsed_s: float) -> None:
+        """Take in what a second of the device would be worth to each model that is in need."""
+        most = max(needs_per_s, default=0.0)
+        if most > 0.0:
+            self._most_per_s = most
+            grown = self.per_s * math.exp(min(elapsed_s, 1.0) / _RISES_S)
+            self.per_s = min(max(grown, _FIRST * most), most)
+        elif self.per_s > 0.0:
+            self.per_s *= math.exp(-elapsed_s / _FALLS_S)
+            if self.per_s < _NOTHING * self._most_per_s:
+                self.per_s = 0.0

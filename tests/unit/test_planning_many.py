@@ -1,0 +1,170 @@
+"""Several models that share a device: each heeds the others, and gives way where that pays."""
+
+import numpy as np
+import pytest
+
+from controller.planning.core import GovernorCore
+from controller.planning.decision import Reason
+from controller.planning.explain import explain_decision
+from controller.planning.price import DevicePrice
+from controller.twin.ladder import TwinVariant
+from controller.twin.load import Load
+from controller.twin.many import Shared, _profile, fixed, govern, policy_of
+from controller.twin.port import TwinPort
+from controller.twin.server import Physics, SimulatedTriton
+
+CALM = Physics(noise=0.0)
+REAL = Physics(noise=0.05)
+
+
+def variant(name: str, quality: float, row_s: float, each_s: float = 0.0005) -> TwinVariant:
+    """Return a variant whose batches take so long and a little more for every row."""
+    return TwinVariant(name, quality, row_s + each_s * np.arange(16))
+
+
+def steady(rate_rps: float, seconds: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.uniform(0.0, seconds, rng.poisson(rate_rps * seconds)))
+
+
+def model(name: str, rate_rps: float, limit_s: float, *variants: TwinVariant, weight: float = 1.0):
+    """Return a model that begins on the last of its variants."""
+    arrivals_s = steady(rate_rps, 20.0, sum(map(ord, name)))
+    return Shared(name, Load(variants, arrivals_s, len(variants) - 1, limit_s), weight)
+
+
+# -- the simulated server ----------------------------------------------------------------------
+
+
+def test_two_models_on_one_device_slow_each_other_and_are_switched_apart():
+    slow, quick = variant("slow", 0.9, 0.010, 0.0), variant("quick", 0.8, 0.001, 0.0)
+    alone = np.array([1.0])
+    both = [Load((slow, quick), alone, 0), Load((variant("other", 0.9, 0.010, 0.0),), alone, 0)]
+    server = SimulatedTriton.shared(both, physics=CALM)
+    server.advance(5.0)
+    # Each had half of the device while both ran.
+    assert server.latency_s() == pytest.approx([0.020, 0.020])
+    assert server.requests_of(1) == slice(1, 2)
+    assert server.switch(1)
+    assert server.is_switching(0)
+    assert not server.is_switching(1)
+    server.advance(6.0)
+    assert (server.serving_of(0), server.serving_of(1)) == (1, 2)
+    assert (server.since_s_of(1), server.switches) == (0.0, 1)
+
+
+def test_each_model_is_read_and_switched_through_one_port():
+    shared = [
+        model("a", 50.0, 0.1, variant("a1", 0.9, 0.004), variant("a2", 0.8, 0.001)),
+        model("b", 20.0, 0.2, variant("b1", 0.9, 0.008), variant("b2", 0.7, 0.001)),
+    ]
+    server = SimulatedTriton.shared([one.load for one in shared], physics=CALM)
+    policy = policy_of(shared)
+    port = TwinPort(server, *policy.models)
+    server.advance(2.0)
+    seen = port.read()
+    assert {name: one.serving for name, one in seen.models.items()} == {"a": "a2", "b": "b2"}
+    assert seen.variants["a2"].completed_requests > seen.variants["b2"].completed_requests > 0
+    assert seen.variants["a1"].completed_requests == 0
+    server.advance(4.0)
+    traced = {sample.alias for sample in port.read().request_samples}
+    assert traced == {"a", "b"}
+
+
+# -- heeding ------------------------------------------------------------------------------------
+
+
+def test_what_runs_beside_a_variant_counts_into_what_is_predicted_of_it():
+    shared = [
+        model("a", 20.0, 0.1, variant("a1", 0.9, 0.010)),
+        model("b", 60.0, 0.2, variant("b1", 0.9, 0.010)),
+    ]
+    told = {}
+    for names in ("a", "ab"):
+        some = [one for one in shared if one.name in names]
+        server = SimulatedTriton.shared([one.load for one in some], physics=REAL)
+        policy = policy_of(some)
+        core, port = GovernorCore(policy), TwinPort(server, *policy.models)
+        core.restore(_profile(server))
+        for tick in range(1, 200):
+            server.advance(tick * 0.02)
+            told[names] = core.step(port.read())[0].candidates[0]
+    assert told["ab"].p50_s > 1.2 * told["a"].p50_s
+    assert told["ab"].utilization_ratio > 1.2 * told["a"].utilization_ratio
+
+
+def test_one_gives_way_where_another_could_not_meet_its_objective():
+    # `urgent` is in time on its only variant, but not beside a device that `greedy` keeps busy; to
+    # `greedy` alone its best variant looks fine.
+    shared = [
+        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030), variant("g2", 0.88, 0.004)),
+        model("urgent", 40.0, 0.045, variant("u1", 0.9, 0.012)),
+    ]
+    settings = {"physics": REAL, "duration_s": 20.0, "seed": 1}
+    unheeded = fixed(shared, [0, 0], **settings)
+    assert unheeded.attainment[1] < 0.92
+    result = govern(shared, policy_of(shared), **settings)
+    assert result.attainment[0] > 0.99
+    assert result.attainment[1] > 0.97
+    assert result.together > unheeded.together + 0.02
+
+
+def test_who_gives_way_says_so_and_goes_back_when_nobody_is_in_need():
+    shared = [
+        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030), variant("g2", 0.88, 0.004)),
+        model("urgent", 40.0, 0.045, variant("u1", 0.9, 0.012)),
+    ]
+    calm = shared[1].load.arrivals_s[shared[1].load.arrivals_s < 8.0]
+    shared[1] = Shared("urgent", Load(shared[1].load.variants, calm, 0, 0.045))
+    server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
+    policy = policy_of(shared)
+    core, port = GovernorCore(policy), TwinPort(server, *policy.models)
+    core.restore(_profile(server))
+    reasons, last = [], None
+    for tick in range(1, 900):
+        server.advance(tick * 0.02)
+        for decision in core.step(port.read()):
+            port.act(decision)
+            if decision.model == "greedy":
+                last = decision
+                reasons.append(decision.reason)
+                if decision.reason is Reason.YIELDS:
+                    assert "worth more to it" in explain_decision(decision, policy.models[0])
+    assert Reason.YIELDS in reasons
+    assert last is not None
+    assert last.serving == "g1"
+
+
+def test_the_weight_says_who_gives_way():
+    def attainment(weight: float) -> float:
+        # Both lose if they give way; the device does not suffice for both on their best.
+        shared = [
+            model(
+                "a", 60.0, 0.4, variant("a1", 0.90, 0.030), variant("a2", 0.3, 0.004), weight=weight
+            ),
+            model("b", 40.0, 0.045, variant("b1", 0.5, 0.012)),
+        ]
+        found = govern(shared, policy_of(shared), physics=REAL, duration_s=20.0, seed=1)
+        return float(found.attainment[1])
+
+    assert attainment(0.01) > attainment(100.0) + 0.05
+
+
+# -- the price ----------------------------------------------------------------------------------
+
+
+def test_the_price_rises_to_what_is_needed_and_falls_to_nothing():
+    price = DevicePrice()
+    price.learn([0.0, 0.0], 0.02)
+    assert price.per_s == 0.0
+    for _ in range(100):
+        price.learn([0.0, 50.0, 8.0], 0.02)
+    assert price.per_s == 50.0
+    price.learn([10.0], 0.02)
+    assert price.per_s == 10.0
+    prices = []
+    for _ in range(5000):
+        price.learn([0.0], 0.02)
+        prices.append(price.per_s)
+    assert prices == sorted(prices, reverse=True)
+    assert prices[-1] == 0.0
