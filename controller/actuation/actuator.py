@@ -355,13 +355,15 @@ class Actuator:
         found = {}
         for name, variant in keeper.server.variants.items():
             need = budget.need(name)
-            tired = variant.failures > 0 and variant.retry_s > now_s
+            resting = variant.failures > 0 and variant.retry_s > now_s
             found[name] = VariantMemory(
                 need.gpu_bytes,
                 need.host_bytes,
                 held=name in held,
                 guessed=watch.is_to_be_measured(name),
-                blocked=tired or (variant.hold_until_s > now_s and not variant.ready),
+                blocked=resting or (variant.hold_until_s > now_s and not variant.ready),
+                humble=variant.failures > 0 or variant.short,
+                kept=variant.used_until_s > now_s,
             )
         return MemoryReading(budget.limit.gpu_bytes, budget.limit.host_bytes, found)
 

@@ -19,9 +19,11 @@ from controller.actuation.state import Alias, Server
 from controller.actuation.transaction import Transactions
 from controller.actuation.warm import Warmer
 from controller.policy.model import Mode, Policy
+from controller.ports import Outcome
 
 _LOG = logging.getLogger(__name__)
 _ERROR_PAUSE_S = 1.0
+_USED_S = 60.0  # that a variant is left alone that could not be unloaded
 _RETRY_S = 30.0  # before a server that did not let us act is tried again
 
 
@@ -78,7 +80,11 @@ class Keeper:
 
     def set_policy(self, policy: Policy) -> None:
         """Look after another policy's aliases and variants from now on."""
+        before = {name for name, variant in self.server.variants.items() if variant.ready}
         self.server.set_policy(policy)
+        for name in sorted(before - self.server.variants.keys()):
+            # Others may use it, so it is not ours to unload.
+            _LOG.warning("%s is in the policy no more and stays loaded", name)
         for alias in self.server.aliases.values():
             self.reconciler.renew_promise(alias)
         self.wake()
@@ -179,9 +185,11 @@ class Keeper:
             self._turn += 1
             turn = loaded[self._turn % len(loaded)]
             serving = server.serving()
-            loaded = [v for v in loaded if v is turn or v.model in serving]
+            loaded = [v for v in loaded if v is turn or v.model in serving or not v.ready]
+        limited = server.loadable is not None  # where chores do not look at what is kept out
         for variant in loaded:
-            if variant.operation is None and (variant.ready or everything):
+            new = not variant.ready and (everything or limited)
+            if variant.operation is None and (variant.ready or new):
                 await self.warmer.verify(variant, deadline_s=answer_s)
 
     async def _try_out(self) -> None:
@@ -222,9 +230,12 @@ class Keeper:
         if variant is None or not variant.ready or variant.model in self.server.serving():
             return
         try:
-            await self.idle.unload(
+            record = await self.idle.unload(
                 variant, reason="others are worth more of the memory budget", hold_until_s=0.0
             )
+            if record.outcome is Outcome.REFUSED:
+                variant.used_until_s = self.server.clock() + _USED_S
+                _LOG.warning("%s stays loaded: %s", name, record.error)
         except Exception:  # noqa: BLE001 - the next plan asks again
             _LOG.exception("%s could not be unloaded", name)
 

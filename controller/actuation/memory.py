@@ -10,7 +10,7 @@ the largest that is known, and the first one of all is loaded alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from controller.planning.budget import NO_LIMIT, Budget, Room
 from controller.policy.model import Policy, VariantPolicy
@@ -18,7 +18,15 @@ from controller.policy.units import format_bytes
 from controller.telemetry.observation import GpuReading, HostReading
 
 _RETURNED: Final = 0.5  # of what is needed: other programs take and give meanwhile
+_STEPS: Final = 64  # of the budget, in which it is counted what Triton holds beside its variants
 _FADES: Final = 0.9  # of what a variant took at its loads before, where it takes less now
+
+
+class Used(NamedTuple):
+    """What is used of a GPU."""
+
+    everybody: int | None
+    triton: int | None  # None: no process of its is there, or the driver does not tell
 
 
 class MemoryWatch:
@@ -38,7 +46,7 @@ class MemoryWatch:
     ) -> None:
         self._host = host
         self._gpus = gpus
-        self.measured: Mapping[str, int] = {}  # bytes of a GPU, by Triton's name
+        self.measured: Mapping[str, Mapping[str, int]] = {}  # bytes, by Triton's name and GPU
         self._beyond = 0  # bytes of a GPU that are no variant's
         self._found: dict[str, int] = {}  # that variants seem to hold of which nothing is known
         self.set_policy(policy)
@@ -63,17 +71,27 @@ class MemoryWatch:
         """Take note of what Triton's processes hold beyond their variants, while nothing moves.
 
         Contexts and caches do, and what failed loads left behind. Where nothing is known of
-        variants that are loaded, it is taken for theirs.
+        variants that are loaded, it is taken for theirs. It rises at once and falls only by much:
+        a full pool should not move for what comes and goes. While a GPU does not tell, what it
+        told before holds.
 
         Args:
             held: what is loaded, for long enough that GPUs have been read since.
         """
-        known = {model: self._known(model)[0] for model in held}
-        seen = [gpu.triton_memory_bytes or 0 for gpu in self._gpus()]
-        beyond = max([0, *(own - sum(known.values()) for own in seen)])
-        unknown = [model for model, need in known.items() if not need]
-        self._found = dict.fromkeys(unknown, beyond // len(unknown)) if unknown else {}
-        self._beyond = 0 if unknown else beyond
+        seen = [gpu.triton_memory_bytes for gpu in self._gpus()]
+        told = [own for own in seen if own is not None]
+        if not told or len(told) < len(seen):
+            return
+        known = sum(self._known(model)[0] for model in held)
+        beyond = max([0, *(own - known for own in told)])
+        unknown = [model for model in held if self.is_to_be_measured(model)]
+        if unknown:
+            self._found = dict.fromkeys(unknown, beyond // len(unknown))
+            return
+        self._found = {}
+        step = max((self._memory.gpu_budget_bytes or 0) // _STEPS, 1)
+        if not self._beyond - 2 * step < beyond <= self._beyond:
+            self._beyond = -(-beyond // step) * step
 
     def budget(self) -> Budget:
         """Return what may be held in all."""
@@ -84,7 +102,9 @@ class MemoryWatch:
         if memory.gpu_budget_bytes is not None:
             left = float(max(memory.gpu_budget_bytes - self._beyond, 0))
             limit = limit._replace(gpu_bytes=left)
-            largest = max(need.gpu_bytes for need in needs.values()) or left
+            # Where no GPU tells anything, nothing can be measured: what is declared has to do.
+            alone = left if self._gpus() else 0.0
+            largest = max(need.gpu_bytes for need in needs.values()) or alone
             for model in self._variants:
                 if self.is_to_be_measured(model):
                     guess = float(self._found.get(model, 0)) or largest
@@ -94,7 +114,7 @@ class MemoryWatch:
     def _known(self, model: str) -> tuple[int, int]:
         """Return what a model is known to need (of each GPU, of the host); 0: nothing is."""
         host, gpu = self._declared(model)
-        return max(gpu, self.measured.get(model, 0)), host
+        return max([gpu, *self.measured.get(model, {}).values()]), host
 
     def _declared(self, model: str) -> tuple[int, int]:
         listed = self._variants.get(model, [])  # by one model or by several: the most counts
@@ -137,30 +157,39 @@ class MemoryWatch:
 
     def is_to_be_measured(self, model: str) -> bool:
         """Return whether there is a budget of GPU memory, and nothing is known of a model."""
-        return self._memory.gpu_budget_bytes is not None and not self._known(model)[0]
+        unknown = not self._declared(model)[1] and model not in self.measured
+        return self._memory.gpu_budget_bytes is not None and unknown
 
-    def used_bytes(self) -> dict[int, int]:
-        """Return what is used of each GPU, by Triton alone where that can be told."""
-        found = {}
-        for gpu in self._gpus():
-            used = gpu.triton_memory_bytes
-            used = gpu.memory_used_bytes if used is None else used
-            if used is not None:
-                found[gpu.index] = used
-        return found
+    def used_bytes(self) -> dict[int, Used]:
+        """Return what is used of each GPU."""
+        return {
+            gpu.index: Used(gpu.memory_used_bytes, gpu.triton_memory_bytes)
+            for gpu in self._gpus()
+            if gpu.memory_used_bytes is not None or gpu.triton_memory_bytes is not None
+        }
 
-    def took_bytes(self, model: str, before: Mapping[int, int]) -> int | None:
-        """Return what a model is now known to hold; None: that cannot be told.
+    def took_bytes(self, model: str, before: Mapping[int, Used]) -> dict[str, int] | None:
+        """Return what a model is now known to hold, by GPU; None: that cannot be told.
 
         Args:
             model: Triton's name; it was just loaded, and has answered a request.
             before: what `used_bytes` said before that.
         """
-        now = self.used_bytes()
-        took = max((now[gpu] - used for gpu, used in before.items() if gpu in now), default=0)
-        if took <= 0:
-            return None
-        return max(took, round(_FADES * self.measured.get(model, 0)))
+        now, found = self.used_bytes(), dict[str, int]()
+        declared, measured = self._declared(model)[1], self.measured.get(model, {})
+        for gpu, used in before.items():
+            after = now.get(gpu)
+            if after is None:
+                continue
+            if after.triton is not None:
+                took = after.triton - (used.triton or 0)
+            elif declared or used.triton is not None or None in (after.everybody, used.everybody):
+                continue  # others take and give: the operator knows better
+            else:
+                took = (after.everybody or 0) - (used.everybody or 0)
+                took = min(took, self._memory.gpu_budget_bytes or took)
+            found[str(gpu)] = max(took, round(_FADES * measured.get(str(gpu), 0)), 0)
+        return found or None
 
     def free_bytes(self, model: str) -> dict[str, int]:
         """Return what is free now where a model is known to need something."""
@@ -181,16 +210,16 @@ class MemoryWatch:
 
     def _needs(self, model: str) -> Iterator[tuple[str, int, int]]:
         """Yield (where, bytes needed, bytes free) for what can be compared."""
-        gpu, host = self._known(model)
+        host, declared = self._declared(model)
+        measured = self.measured.get(model, {})
         if host:
             free = _free(self._host())
             if free is not None:
                 yield "the host", host, free
-        if gpu:
-            for reading in self._gpus():
-                free = _free(reading)
-                if free is not None:
-                    yield f"GPU {reading.index}", gpu, free
+        for reading in self._gpus():
+            gpu, free = max(declared, measured.get(str(reading.index), 0)), _free(reading)
+            if gpu and free is not None:
+                yield f"GPU {reading.index}", gpu, free
 
 
 def _free(reading: HostReading | GpuReading | None) -> int | None:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from controller.actuation.memory import Used
 from controller.actuation.state import Server, Variant
 
 
 def short_of(server: Server, variant: Variant) -> str | None:
     """Return why there is no memory to load a variant, or to reload one that is loaded."""
     watch, held = server.free_memory, server.held()
-    if not variant.ready:
+    if not variant.ready and variant.model in held:
         held.remove(variant.model)  # it is there for its operation alone
     return None if watch is None else watch.why_not(variant.model, held)
 
 
-async def used_bytes(server: Server, variant: Variant) -> Mapping[int, int]:
+async def used_bytes(server: Server, variant: Variant) -> Mapping[int, Used]:
     """Return what is used of each GPU before a load.
 
     Waits for a first reading where much depends on it.
@@ -34,7 +35,7 @@ async def used_bytes(server: Server, variant: Variant) -> Mapping[int, int]:
     return used
 
 
-async def weigh(server: Server, variant: Variant, before: Mapping[int, int]) -> None:
+async def weigh(server: Server, variant: Variant, before: Mapping[int, Used]) -> None:
     """Note what a variant took that was just loaded and has answered.
 
     Args:

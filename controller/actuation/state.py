@@ -89,6 +89,7 @@ class Variant:
     short: bool = False  # its load was refused for want of memory, and nothing else
     retry_s: float = 0.0  # not before
     hold_until_s: float = 0.0  # somebody else unloaded it: not ours to load until then
+    used_until_s: float = 0.0  # somebody else's ensemble was seen to stand on it
     checked_s: float = float("-inf")
     refreshed_s: float = float("-inf")
 
@@ -165,7 +166,7 @@ class Memory:
         self.path = path
         self.targets: dict[str, str] = {}
         self.overrides: dict[str, Override] = {}
-        self.needs: dict[str, int] = {}  # bytes of a GPU that a variant was seen to hold
+        self.needs: dict[str, dict[str, int]] = {}  # bytes that variants were seen to hold, by GPU
         self.unsaved = False
         self._writing = threading.Lock()  # two at once would take each other's unfinished file
         if path is None:
@@ -176,7 +177,11 @@ class Memory:
             self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
             self.overrides = {k: Override(**v) for k, v in overrides.items()}
             needs = found.get("needs", {})  # files before this have none
-            self.needs = {k: v for k, v in needs.items() if isinstance(v, int) and v > 0}
+            self.needs = {
+                model: {str(gpu): int(held) for gpu, held in on.items() if int(held) >= 0}
+                for model, on in needs.items()
+                if isinstance(on, dict)
+            }
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,10 +193,10 @@ class Memory:
             self.targets[alias] = target
             self.unsaved = True
 
-    def need(self, model: str, gpu_bytes: int) -> None:
-        """Note what a variant holds of a GPU while it is loaded."""
+    def need(self, model: str, gpu_bytes: Mapping[str, int]) -> None:
+        """Note what a variant holds of each GPU while it is loaded."""
         if self.needs.get(model) != gpu_bytes:
-            self.needs[model] = gpu_bytes
+            self.needs[model] = dict(gpu_bytes)
             self.unsaved = True
 
     def override(self, model: str, override: Override | None) -> None:

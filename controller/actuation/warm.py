@@ -16,6 +16,7 @@ from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import Fault, TritonError
+from controller.actuation.memory import Used
 from controller.actuation.room import short_of, used_bytes, weigh
 from controller.actuation.state import Override, Server, Variant
 from controller.ports import ActionRecord, Outcome
@@ -117,7 +118,8 @@ class Warmer:
         """Take over the states of the repository index; notice what others loaded or unloaded."""
         for variant in self._server.variants.values():
             state, reason = states.get(variant.model, ("", ""))
-            variant.leaving = variant.leaving and state not in ("", "UNAVAILABLE")
+            # Where its unload did not happen it is there again, for whoever looks.
+            variant.leaving = variant.leaving and state in ("LOADING", "UNLOADING")
             if variant.outlasted is not None:
                 self._settle_outlasted(variant, state, reason)
             if variant.operation is not None:
@@ -222,7 +224,7 @@ class Warmer:
             await self.verify(variant, deadline_s=server.timing.answer_s)
         serving, fresh = variant.model in server.serving(), not variant.ready
         changed = fresh or (variant.reapply and not serving)
-        used: Mapping[int, int] = {}
+        used: Mapping[int, Used] = {}
         if changed:
             why = short_of(server, variant)
             if why is not None:
@@ -302,6 +304,7 @@ class Warmer:
                 variant.model, deadline_s=server.timing.answer_s
             )
             variant.config, variant.ready, variant.reapply = seen, True, False
+            variant.leaving = False
             variant.checked_s = server.clock()
             self.confirm_override(variant, seen)
         return took_s

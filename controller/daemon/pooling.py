@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("governor")
 
+_FIRST_S: Final = 3.0  # that GPUs are waited for, before what they hold is guessed
 _EVERY_S: Final = 5.0  # a plan, while nothing of the last one is left to do
 _SOON_S: Final = 1.0  # while there is
+_CAUTION: Final = 2.0
 
 
 class WarmPool:
@@ -42,6 +44,9 @@ class WarmPool:
         self._journal = journal
         self._planning: asyncio.Task[None] | None = None
         self._due_s = 0.0
+        self._began_s: float | None = None
+        self._renewals = 0
+        self._paused = False
         self._told: frozenset[str] | None = None
         self.plan: PoolPlan | None = None
         self.memory: MemoryReading | None = None
@@ -49,6 +54,7 @@ class WarmPool:
     def renew(self) -> None:
         """Plan at the next tick: the policy is another."""
         self._due_s = 0.0
+        self._renewals += 1
 
     def after_tick(self, observation: Observation | None, policy: Policy) -> None:
         """Plan anew when that is due."""
@@ -56,9 +62,15 @@ class WarmPool:
             self.plan = self.memory = None
             return
         self.memory = observation.memory
+        if self._began_s is None:
+            self._began_s = observation.now_s
+        waits = observation.now_s - self._began_s < _FIRST_S and not observation.gpus
+        if waits and policy.memory.gpu_budget_bytes is not None:
+            return
         busy = self._planning is not None and not self._planning.done()
         if busy or observation.now_s < self._due_s:
             return
+        self._paused = all(reading.paused for reading in observation.models.values())
         # Read here, as the ticks go on while it is planned.
         wishes = self._core.wishes(observation.now_s)
         load_s = self._core.costs.load_s(self.memory.variants)
@@ -75,31 +87,37 @@ class WarmPool:
     ) -> list[str]:
         """Return what is pinned and each model's fastest, those of the busiest model first."""
         found: list[tuple[float, list[str]]] = []
-        blocked = {name for name, one in memory.variants.items() if one.blocked and not one.held}
+        absent = {name: one for name, one in memory.variants.items() if not one.held}
         for model, wish in zip(policy.models, wishes, strict=True):
             rate_rps = float(wish.rate_rps.sum())
+            name_of = {variant.name: variant.model for variant in model.variants}.__getitem__
             order = self._core.speed_order(model.name)
             able = [
                 name
                 for name in order
                 if model.variant(name).quality >= model.min_quality
-                and model.variant(name).model not in blocked
+                and not (name_of(name) in absent and absent[name_of(name)].blocked)
             ]
+            # One that fails to load is no way out; but if there is no other, it is tried.
+            able.sort(key=lambda name: name_of(name) in absent and absent[name_of(name)].humble)
             reading = observation.models.get(model.name)
             pinned = None if reading is None else reading.pinned
             names = [v.name for v in model.variants]
             first = [pinned] if pinned in names else []
-            found.append((rate_rps, [model.variant(name).model for name in [*first, *able[:1]]]))
+            found.append((rate_rps, [name_of(name) for name in [*first, *able[:1]]]))
         busiest = sorted(found, key=lambda one: -one[0])
         return [name for _, names in busiest for name in names]
 
     async def _plan(self, work: Callable[[], PoolPlan], now_s: float) -> None:
+        renewals = self._renewals
         try:
             plan = await asyncio.to_thread(work)
         except Exception:  # noqa: BLE001 - a plan that fails leaves everything loaded as it is
             _LOG.exception("the pool could not be planned")
             self._due_s = now_s + _EVERY_S
             return
+        if renewals != self._renewals:
+            return  # the policy that this was for is another's past
         self.plan = plan
         left = plan.load or plan.unload is not None
         self._due_s = now_s + (_SOON_S if left else _EVERY_S)
@@ -108,7 +126,8 @@ class WarmPool:
             details = {"wanted": sorted(plan.wanted), "gain": round(plan.gain, 5)}
             self._journal.event("pool", None, "what is to stay loaded changed", details)
             _LOG.info("to stay loaded: %s", ", ".join(sorted(plan.wanted)))
-        self._actuator.set_pool(plan)  # which does nothing where it may only advise
+        if not self._paused:  # and where it may only advise this does nothing
+            self._actuator.set_pool(plan)
 
     def view(self) -> dict[str, Any] | None:
         """Return the budget and what is under it, JSON-ready; None: there is no budget."""
@@ -147,7 +166,9 @@ def _in_use(observation: Observation, policy: Policy) -> frozenset[str]:
             found.add(reading.serving)
         if reading.held or reading.paused:
             found |= _held(observation) & {variant.model for variant in model.variants}
-    return frozenset(found)
+    memory = observation.memory
+    kept = () if memory is None else memory.variants.items()
+    return frozenset(found) | {name for name, one in kept if one.kept}
 
 
 def _held(observation: Observation) -> frozenset[str]:
@@ -160,15 +181,15 @@ def _held(observation: Observation) -> frozenset[str]:
 def _needs(memory: MemoryReading, keep: list[str]) -> dict[str, Room]:
     """Return what each variant needs.
 
-    One that was never measured is taken for as large as can be: it is loaded beside the fastest
-    alone, and measured then.
+    One that was never measured is taken for twice as large as the largest that was, or, if that is
+    less, for all that is left beside the fastest of each model.
     """
-    known = sum(memory.variants[name].gpu_bytes for name in keep)
+    left = memory.gpu_limit_bytes - sum(memory.variants[name].gpu_bytes for name in set(keep))
     needs = {}
     for name, one in memory.variants.items():
         gpu_bytes = one.gpu_bytes
-        if one.guessed and name not in keep:
-            gpu_bytes = max(gpu_bytes, memory.gpu_limit_bytes - known)
+        if one.guessed and not one.held and name not in keep:
+            gpu_bytes = max(gpu_bytes, min(_CAUTION * gpu_bytes, left))
         needs[name] = Room(gpu_bytes, one.host_bytes)
     return needs
 
@@ -189,6 +210,7 @@ def _search(
             serving=serving,
             keep=keep,
             blocked=[name for name, one in memory.variants.items() if one.blocked],
+            humble=[name for name, one in memory.variants.items() if one.humble],
         )
 
     return search

@@ -184,6 +184,7 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
         for model in models:
             gauge.add(model.get(key), model.get("name"), scale=scale)
         yield gauge.family
+    share = _Gauges("model_objective_ratio", "Requests that are to be in time.", ["model"])
     goal = _Gauges("model_objective_seconds", "What clients are promised.", ["model", "percentile"])
     held = _Gauges("model_held", "Whether the governor keeps its hands off.", ["model"])
     pinned = _Gauges("model_pinned", "Whether an operator pinned a variant.", ["model"])
@@ -202,6 +203,7 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
     )
     for model in models:
         name, objective = str(model.get("name")), _part(model, "objective")
+        share.add(objective.get("percentile"), name, scale=0.01)
         goal.add(objective.get("latency_ms"), name, objective.get("percentile"), scale=_MS)
         held.add(model.get("held") is not None, name)
         pinned.add(model.get("pinned") is not None, name)
@@ -210,7 +212,7 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
         failed.add(model.get("failed_actions"), name)
         for reason, count in _part(model, "decisions").items():
             decisions.add(count, name, reason)
-    every = (goal, held, pinned, covered, switches, failed, decisions)
+    every = (share, goal, held, pinned, covered, switches, failed, decisions)
     yield from (gauge.family for gauge in every)
 
 
@@ -296,8 +298,9 @@ def _pool(pool: Json) -> Iterator[Metric]:
     )
     wanted = _Gauges("variant_wanted", "Whether it is to stay loaded.", ["triton_model"])
     for name, one in _part(pool, "variants").items():
-        need.add(one.get("gpu_bytes"), name, "gpu")
-        need.add(one.get("host_bytes"), name, "host")
+        if not one.get("guessed"):
+            need.add(one.get("gpu_bytes") or None, name, "gpu")
+        need.add(one.get("host_bytes") or None, name, "host")
         wanted.add(name in (pool.get("wanted") or ()), name)
     yield from (limit.family, held.family, need.family, wanted.family)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ _QUIET = logging.getLogger(f"{__name__}.http")
 _QUIET.setLevel(logging.CRITICAL)
 
 _RETRY_S: Final = 5.0  # before an address that was taken is tried again
+_FRESH_S: Final = 0.5
 _MAX_LINE_BYTES: Final = 2048
 _SHUTDOWN_S: Final = 0.5
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -37,20 +39,28 @@ class MetricsServer:
         self._listen: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._rendering = asyncio.Lock()  # one page at a time, whoever asks
+        self._following = asyncio.Lock()  # policies are followed one after the other
+        self._page = b""
+        self._made_s = -math.inf
         self.listening = False
         self.error: str | None = None  # why it does not listen
 
     async def follow(self, listen: str | None) -> None:
         """Serve at another `host:port`; None: nowhere."""
-        if listen == self._listen and (listen is None) == (self._task is None):
-            return
-        await self.stop()
-        self._listen = listen
-        if listen is not None:
-            self._task = asyncio.create_task(self._serve(listen), name="prometheus")
+        async with self._following:
+            if listen == self._listen and (listen is None) == (self._task is None):
+                return
+            await self._end()
+            self._listen = listen
+            if listen is not None:
+                self._task = asyncio.create_task(self._serve(listen), name="prometheus")
 
     async def stop(self) -> None:
         """Serve no more."""
+        async with self._following:
+            await self._end()
+
+    async def _end(self) -> None:
         task, self._task, self._listen, self.error = self._task, None, None, None
         if task is not None:
             task.cancel()
@@ -91,9 +101,12 @@ class MetricsServer:
 
     async def _answer(self, _: web.Request) -> web.Response:
         async with self._rendering:
-            # Its numbers are of one moment; a thread writes them out.
-            page = await asyncio.to_thread(_render, self._document())
-        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
+            now_s = asyncio.get_running_loop().time()
+            if now_s - self._made_s >= _FRESH_S:  # whoever asks more often gets the same
+                # Its numbers are of one moment; a thread writes them out.
+                self._page = await asyncio.to_thread(_render, self._document())
+                self._made_s = now_s
+        return web.Response(body=self._page, headers={"Content-Type": CONTENT_TYPE})
 
 
 def _render(document: Mapping[str, Any]) -> bytes:

@@ -65,8 +65,10 @@ class ModelMind:
         *,
         ablation: str | None = None,
         phase_s: float = 0.0,
+        probes: bool = True,
     ) -> None:
         self._policy = policy
+        self._probes = probes
         self._stability = stability
         self.predictor = ModelPredictor(
             policy, service, shuffled=ablation == "shuffled", phase_s=phase_s
@@ -161,6 +163,7 @@ class ModelMind:
                 value=value,
                 in_time=in_time,
                 min_quality=self._policy.min_quality,
+                probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
         self.need_per_s = self._policy.weight * need_per_s(

@@ -72,6 +72,7 @@ class GovernorCore:
             self._service,
             ablation=self._ablation,
             phase_s=self._policy.models.index(model) / len(self._policy.models),
+            probes=self._policy.probing.enabled,
         )
 
     def set_policy(self, policy: Policy) -> None:

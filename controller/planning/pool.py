@@ -87,6 +87,7 @@ class Pool:
         serving: Collection[str],
         keep: Sequence[str],
         blocked: Collection[str] = (),
+        humble: Collection[str] = (),
     ) -> PoolPlan:
         """Return what to do now.
 
@@ -95,34 +96,42 @@ class Pool:
             serving: stands behind an alias, or is about to: never unloaded.
             keep: to be loaded before anything else, in this order: the fastest of each model.
             blocked: cannot be loaded now.
+            humble: may use room that is left, but not take that of others.
         """
         held = frozenset(held) & self.uses.keys()
         must = [name for name in dict.fromkeys(serving) if name in self.uses]
         for name in dict.fromkeys(keep):
-            able = name not in must and (name in held or name not in blocked)
-            if able and self.budget.fits([*must, name]):
+            if name in must or not (name in held or name not in blocked):
+                continue
+            # What is the way out of an overload is not given up, whatever else is too large.
+            if name in held or self.budget.fits([*must, name]):
                 must.append(name)
         free = [name for name in self.uses if name in held or name not in blocked]
-        wanted = self._choose(frozenset(must), held, free)
-        return self._step(wanted, must, held, frozenset(serving))
+        wanted = self._choose(frozenset(must), held, free, frozenset(humble) - held)
+        return self._step(wanted, must, held)
 
     # -- which -----------------------------------------------------------------------------
 
     def _choose(
-        self, must: frozenset[str], held: frozenset[str], free: Collection[str]
+        self,
+        must: frozenset[str],
+        held: frozenset[str],
+        free: Collection[str],
+        humble: frozenset[str],
     ) -> frozenset[str]:
         """Return the best of what is held, what moves from there and what a new choice give."""
-        kept = _Selection(self, held, free, must)
+        bold = [name for name in free if name not in humble]
+        kept = _Selection(self, held, bold, must)
         for name in sorted(held - must):
             kept.add(name)
         kept.shrink()
-        moved, anew = kept.copy(), _Selection(self, held, free, must)
+        moved, anew = kept.copy(), _Selection(self, held, bold, must)
         self._improve(moved)
         anew.fill()
         self._improve(anew)
         best = max((kept, moved, anew), key=lambda found: found.net)
         chosen = best if best.net > kept.net + _NOTHING else kept
-        chosen.top_up()
+        chosen.top_up(name for name in free if name in humble and name not in must)
         return frozenset(chosen.losses) | must
 
     @staticmethod
@@ -187,7 +196,6 @@ class Pool:
         wanted: frozenset[str],
         must: Sequence[str],
         held: frozenset[str],
-        serving: frozenset[str],
     ) -> PoolPlan:
         ranks, masks = {name: rank for rank, name in enumerate(must)}, self.masks(wanted & held)
         order = {
@@ -205,7 +213,7 @@ class Pool:
         if waits or not self.budget.fits(held):
             loaded = self.masks(held)
             unload = min(
-                sorted(held - wanted - serving),
+                sorted(held - wanted - set(must)),
                 key=lambda name: self.loss(name, loaded) / self.sizes[name],
                 default=None,
             )
@@ -289,8 +297,9 @@ class _Selection:
             elif self.gains[name] > _NOTHING and self.fits(name):
                 self.add(name)
 
-    def top_up(self) -> None:
+    def top_up(self, humble: Iterable[str]) -> None:
         """Use the room that is left: what is loaded need not be loaded when it is needed."""
+        self.gains |= {name: self._pool.gain(name, self._masks) for name in humble}
         order = {
             name: (name not in self._held, -gain, self._pool.sizes[name])
             for name, gain in self.gains.items()

@@ -57,11 +57,12 @@ def worth_if_loaded(
     value: Sequence[float],
     in_time: Sequence[bool],
     min_quality: float,
+    probes: bool,
 ) -> list[float]:
     """Return the effective quality of a request now on each variant, if it were loaded.
 
-    The fastest serves whatever the load. A variant that nobody measured is taken at its word: only
-    what was loaded can be measured.
+    The fastest serves whatever the load. A variant that nobody measured is taken at its word where
+    somebody `probes` what is loaded: only that can be measured.
 
     Args:
         prediction: what is predicted of them.
@@ -69,13 +70,14 @@ def worth_if_loaded(
         value: what `value_per_request` returns.
         in_time: whether each would meet the objective.
         min_quality: under which none may serve.
+        probes: whether what is loaded will be measured.
     """
     speed = prediction.throughput_rows_s
     fastest = max(range(len(speed)), key=speed.__getitem__)
     found = []
     for i, known in enumerate(prediction.known):
         worth = min(max(value[i], 0.0), 1.0) if in_time[i] or i == fastest else 0.0
-        worth = worth if known else quality[i]
+        worth = worth if known else quality[i] * probes
         found.append(worth if quality[i] >= min_quality and math.isfinite(worth) else 0.0)
     return found
 

@@ -59,7 +59,8 @@ class ActionCosts:
         """Take back what `state` returned. Raises ValueError, TypeError."""
         known = {}
         for kind, of, mean_s, count in state:
-            if not (math.isfinite(float(mean_s)) and float(mean_s) >= 0.0 and int(count) >= 1):
+            sound = math.isfinite(float(mean_s)) and math.isfinite(float(count))
+            if not (sound and float(mean_s) >= 0.0 and int(count) >= 1):
                 raise ValueError(f"{kind} of {of}: {mean_s} s is no cost")
             known[str(kind), str(of)] = (float(mean_s), int(count))
         self._known = known

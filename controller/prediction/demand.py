@@ -141,7 +141,6 @@ class _Ring:
     def state(self, now_s: float) -> list[list[float]]:
         """Return the moments, the oldest first."""
         at_s, rate_rps, worth = self.kept()
-        return [
-            [round(now_s - at_s[i], 1), round(rate_rps[i], 3), *(round(w, 4) for w in worth[i])]
-            for i in np.argsort(at_s).tolist()
-        ]
+        moments = np.column_stack((now_s - at_s, rate_rps, worth))[np.argsort(at_s)]
+        found: list[list[float]] = moments.round(4).tolist()
+        return found

@@ -124,6 +124,8 @@ class VariantMemory:
     held: bool  # it is loaded, or may be: an operation on it is under way
     guessed: bool = False  # of a GPU, neither: it is to be measured
     blocked: bool = False  # it cannot be loaded now
+    humble: bool = False  # its last load failed or was refused: it must not take others' room
+    kept: bool = False  # somebody uses it whom we do not know
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 from fake_nvml import compile_fake
+from governed import governed, make_policy, precompile, until
 from governor_process import GovernorProcess, echo_policy, free_port
 from repository import write_model
 from traffic import Traffic
 
+from controller.actuation.client import Fault, TritonError
+from controller.planning.pool import PoolPlan
+from controller.policy.model import MemoryPolicy
+from controller.ports import Outcome
+
 MIB = 1 << 20
 CONTEXT_MIB = 50  # that Triton's processes hold beside models
-BUDGET_MIB = 1000
+BUDGET_MIB = 1020  # the context counts as 64 of it, as it is counted in steps
 # Seconds of a row, MiB, quality; Triton's name is the same. Together they hold 1,450 MiB.
 VARIANTS = {
     "best": (0.030, 500, 0.95),
@@ -106,3 +112,42 @@ async def test_what_is_loaded_follows_the_load_within_the_budget(
     measured = status["memory"]["variants"]
     assert not measured["best"]["guessed"]
     assert status["actions"]["learned_s"]["load"].keys() >= {"best", "fast"}
+
+
+async def test_what_others_load_and_what_would_not_unload_is_seen_to_be_there(
+    start_triton, tmp_path, monkeypatch
+):
+    root = tmp_path / "repository"
+    for tag, name in enumerate(("good", "fast"), start=1):
+        write_model(root, name, tag=tag)
+    precompile(root)
+    server = start_triton(root)
+    policy = make_policy(
+        server.grpc, "good", "fast", memory=MemoryPolicy(0, host_budget_bytes=64 << 30)
+    )
+    async with governed(policy) as test:
+        # Under a budget nothing is loaded that no plan names.
+        await until(lambda: test.server.reachable)
+        test.actuator.set_pool(PoolPlan(frozenset({"fast"}), ("fast",), None))
+        await until(lambda: test.reading.ready and test.variant("fast").warm)
+        assert not test.variant("good").ready
+        # Somebody loads the other: it is there, it counts, and it can be switched to.
+        await test.outside.load_model("good")
+        await until(lambda: test.variant("good").ready and test.variant("good").proven)
+        assert set(test.server.held()) == {"good", "fast"}
+        await until(lambda: test.reading.unusable == frozenset())
+
+        # An unload whose answer never came, and which did not happen.
+        async def lost(*_, **__):
+            raise TritonError(Fault.UNKNOWN, "unload good: no answer")
+
+        with monkeypatch.context() as cut:
+            cut.setattr(test.server.control, "unload", lost)
+            record = await test.actuator.unload("good")
+        assert record.outcome is Outcome.UNKNOWN
+        assert "good" in test.server.held(), "until it is seen to be gone it may hold its memory"
+        await until(lambda: test.variant("good").ready and test.variant("good").proven)
+        assert not test.variant("good").leaving
+        # And one that does happen.
+        test.actuator.set_pool(PoolPlan(frozenset({"fast"}), (), "good"))
+        await until(lambda: test.server.held() == ["fast"])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.actuation.memory import MemoryWatch
+from controller.actuation.memory import MemoryWatch, Used
 from controller.policy.model import (
     MemoryPolicy,
     ModelPolicy,
@@ -148,30 +148,77 @@ def test_what_a_variant_was_seen_to_take_counts_if_it_is_more():
     before = watch.used_bytes()
     now["triton"] = 6 * GIB
     measured["a"] = watch.took_bytes("a", before)
-    assert measured == {"a": 6 * GIB}
+    assert measured == {"a": {"0": 6 * GIB}}
     assert watch.budget().need("a").gpu_bytes == 6 * GIB
     # Less the next time is believed slowly: the most it holds is what matters.
-    before = {0: 0}
+    now["triton"] = 0
+    before = watch.used_bytes()
     now["triton"] = 1 * GIB
-    assert watch.took_bytes("a", before) == round(0.9 * 6 * GIB)
+    assert watch.took_bytes("a", before) == {"0": round(0.9 * 6 * GIB)}
+
+
+def test_a_variant_that_holds_nothing_of_a_gpu_is_measured_too():
+    watch, _ = limited(10 * GIB, cpu=None, big=9 * GIB)
+    watch.measured = {"cpu": watch.took_bytes("cpu", watch.used_bytes())}
+    assert watch.measured == {"cpu": {"0": 0}}
+    assert not watch.is_to_be_measured("cpu")
+    assert watch.why_not("cpu", ["big"]) is None
+
+
+def test_the_first_process_of_triton_on_a_gpu_took_what_it_holds():
+    # Before it there is none to be told apart from the others, who hold 5 GiB.
+    watch, now = limited(10 * GIB, a=None)
+    before = {0: Used(5 * GIB, None)}
+    now["triton"] = 3 * GIB
+    assert watch.took_bytes("a", before) == {"0": 3 * GIB}
+
+
+def test_where_the_driver_does_not_tell_processes_apart_a_measurement_is_no_more_than_the_budget():
+    policy_of_one = limited(10 * GIB, a=None, b=4 * GIB)[0]
+    whole = [GpuReading(0, None, None, memory_used_bytes=30 * GIB, memory_total_bytes=80 * GIB)]
+    policy_of_one._gpus = lambda: whole
+    assert policy_of_one.took_bytes("a", {0: Used(5 * GIB, None)}) == {"0": 10 * GIB}
+    # Others take and give: what the operator declares is better.
+    assert policy_of_one.took_bytes("b", {0: Used(5 * GIB, None)}) is None
+
+
+def test_what_was_measured_on_one_gpu_is_asked_of_no_other():
+    watch, _ = limited(None, a=None)
+    total = 10 * GIB
+    full = [
+        GpuReading(index, None, None, memory_used_bytes=used, memory_total_bytes=total)
+        for index, used in enumerate((0, total))
+    ]
+    watch._gpus = lambda: full
+    watch.measured = {"a": {"0": 8 * GIB, "1": 0}}
+    assert watch.why_not("a") is None
+    assert watch.is_back("a", {"GPU 0": 0})
 
 
 def test_what_nobody_measured_is_taken_for_the_largest_that_is_known_or_is_loaded_alone():
     watch, _ = limited(10 * GIB, a=None, b=None)
     assert watch.why_not("a", []) is None
     assert watch.why_not("b", ["a"]) is not None
-    watch.measured = {"a": 3 * GIB}
+    watch.measured = {"a": {"0": 3 * GIB}}
     assert watch.why_not("b", ["a"]) is None
     assert watch.is_to_be_measured("b")
     assert not watch.is_to_be_measured("a")
 
 
 def test_what_triton_holds_beside_its_variants_is_not_there_for_them():
-    watch, now = limited(10 * GIB, a=4 * GIB, b=5 * GIB)
+    watch, now = limited(16 * GIB, a=4 * GIB, b=11 * GIB)
     now["triton"] = 6 * GIB  # 2 GiB of contexts, or of what failed loads left
     watch.look(["a"])
-    assert watch.budget().limit.gpu_bytes == 8 * GIB
+    assert watch.budget().limit.gpu_bytes == 14 * GIB
     assert watch.why_not("b", ["a"]) is not None
+    # A little more or less moves nothing; while a GPU tells nothing, what it told holds.
+    for held in (6 * GIB - GIB // 4, None, 6 * GIB):
+        now["triton"] = held
+        watch.look(["a"])
+        assert watch.budget().limit.gpu_bytes == 14 * GIB
+    now["triton"] = 4 * GIB
+    watch.look(["a"])
+    assert watch.budget().limit.gpu_bytes == 16 * GIB
 
 
 def test_what_was_loaded_before_us_is_taken_for_what_triton_holds():
@@ -183,9 +230,12 @@ def test_what_was_loaded_before_us_is_taken_for_what_triton_holds():
     assert budget.limit.gpu_bytes == 10 * GIB
 
 
-def test_without_a_gpu_nothing_is_measured_and_the_budget_still_holds():
+def test_without_a_gpu_nothing_is_measured_and_what_is_declared_counts():
     watch, now = limited(10 * GIB, a=4 * GIB, b=8 * GIB)
     now["triton"] = None
     assert watch.used_bytes() == {}
     assert watch.took_bytes("a", {}) is None
     assert watch.why_not("b", ["a"]) is not None
+    watch, now = limited(10 * GIB, a=None, b=None)
+    now["triton"] = None
+    assert watch.why_not("b", ["a"]) is None

@@ -197,6 +197,27 @@ def test_a_variant_that_cannot_be_loaded_takes_no_room_from_others():
     assert plan.load == ("good",)
 
 
+def test_a_variant_whose_load_failed_takes_no_room_of_others_but_what_is_left():
+    wishes = [wish("fast good best", (10.0, (0.5, 0.8, 0.9)))]
+
+    def plan(limit: float):
+        pool = Pool(wishes, gpu_budget(limit, fast=1, good=1, best=1), {})
+        return pool.plan(held=["fast", "good"], serving=["fast"], keep=["fast"], humble=["best"])
+
+    assert (plan(2).unload, plan(2).load) == (None, ())
+    assert plan(3).load == ("best",)
+
+
+def test_the_fastest_is_no_way_out_if_it_is_unloaded():
+    # What serves is more than the budget: of the others the fastest is the last that should go.
+    wishes = [wish("fast good best", (10.0, (0.5, 0.8, 0.9)))]
+    pool = Pool(wishes, gpu_budget(9, fast=2, good=1, best=8), {})
+    plan = pool.plan(held=["fast", "best", "good"], serving=["best"], keep=["fast"])
+    assert plan.unload == "good"
+    plan = pool.plan(held=["fast", "best"], serving=["best"], keep=["fast"])
+    assert plan.unload is None
+
+
 def test_one_triton_model_of_two_models_counts_once_and_for_both():
     wishes = [wish("a shared", (10.0, (0.5, 0.7))), wish("b shared best", (10.0, (0.5, 0.7, 0.8)))]
     budget = gpu_budget(3, a=1, b=1, shared=1, best=1)

@@ -1,0 +1,215 @@
+"""The warm pool in the daemon: from what the actuator tells to what it is asked to do."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from controller.daemon.pooling import WarmPool
+from controller.planning.pool import PoolPlan, Wish
+from controller.policy.model import (
+    MemoryPolicy,
+    ModelPolicy,
+    Objective,
+    Policy,
+    TritonPolicy,
+    VariantPolicy,
+)
+from controller.telemetry.observation import (
+    GpuReading,
+    MemoryReading,
+    ModelReading,
+    Observation,
+    VariantMemory,
+)
+
+GIB = float(1 << 30)
+
+
+class Costs:
+    def load_s(self, models):
+        return dict.fromkeys(models, 2.0)
+
+
+@dataclass
+class Core:
+    """What of the core the pool asks, of models with the variants fast, good and best each."""
+
+    policy: Policy
+    costs: Costs = field(default_factory=Costs)
+
+    def wishes(self, now_s):
+        return [
+            Wish(tuple(v.model for v in m.variants), np.array([10.0]), np.array([[0.7, 0.8, 0.9]]))
+            for m in self.policy.models
+        ]
+
+    def speed_order(self, name):
+        return ("fast", "good", "best")
+
+
+@dataclass
+class Server:
+    """What is loaded, of variants that all hold the same, which is known once they are loaded."""
+
+    policy: Policy
+    limit: float
+    size: float
+    held: set = field(default_factory=set)
+    known: set = field(default_factory=set)
+    failing: set = field(default_factory=set)
+    serving: dict = field(default_factory=dict)
+    readings: dict = field(default_factory=dict)
+    plan: PoolPlan | None = None
+
+    def set_pool(self, plan):
+        self.plan = plan
+
+    def observe(self, now_s: float, *, gpus: bool = True) -> Observation:
+        guess = self.size if self.known else self.limit
+        return Observation(
+            now_s=now_s,
+            sequence=0,
+            models={
+                m.name: self.readings.get(m.name) or ModelReading(m.name, self.serving.get(m.name))
+                for m in self.policy.models
+            },
+            variants={},
+            window_s=0.02,
+            gpus=(GpuReading(0, None, None),) if gpus else (),
+            memory=MemoryReading(
+                self.limit,
+                float("inf"),
+                {
+                    v.model: VariantMemory(
+                        self.size if v.model in self.known else guess,
+                        0.0,
+                        held=v.model in self.held,
+                        guessed=v.model not in self.known,
+                        humble=v.model in self.failing,
+                    )
+                    for m in self.policy.models
+                    for v in m.variants
+                },
+            ),
+        )
+
+    def act(self) -> str | None:
+        """Do the next step of the plan, each model then on the best that it has."""
+        plan, self.plan = self.plan, None
+        if plan is None:
+            return None
+        if plan.unload is not None:
+            self.held.remove(plan.unload)
+            return f"unload {plan.unload}"
+        for name in plan.load[:1]:
+            if name not in self.failing:
+                self.held.add(name)
+                self.known.add(name)
+            for model in self.policy.models:
+                have = [v.model for v in model.variants if v.model in self.held]
+                if have:
+                    self.serving[model.name] = have[-1]
+            return f"load {name}"
+        return None
+
+
+class Journal:
+    def event(self, *_):
+        pass
+
+
+def policy_of(count: int, *, pinned: str | None = None) -> Policy:
+    return Policy(
+        triton=TritonPolicy("127.0.0.1:1", None, None),
+        models=tuple(
+            ModelPolicy(
+                f"m{at}",
+                Objective(0.06, 99.0),
+                tuple(
+                    VariantPolicy(name, f"m{at}-{name}", quality)
+                    for name, quality in (("fast", 0.7), ("good", 0.8), ("best", 0.9))
+                ),
+            )
+            for at in range(count)
+        ),
+        memory=MemoryPolicy(0, gpu_budget_bytes=1),
+    )
+
+
+async def live(server: Server, steps: int) -> list[str]:
+    """Let so many plans be made and carried out; return what was done."""
+    pool, done = WarmPool(Core(server.policy), server, Journal()), []
+    for step in range(steps):
+        pool.after_tick(server.observe(10.0 * step), server.policy)
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+            if pool._planning is None or pool._planning.done():
+                break
+        found = server.act()
+        if found is not None:
+            done.append(found)
+    return done
+
+
+async def test_of_many_models_everything_is_measured_and_loaded_where_there_is_room():
+    server = Server(policy_of(10), limit=80 * GIB, size=2 * GIB)
+    await live(server, 60)
+    assert len(server.held) == 30
+
+
+async def test_where_not_everything_fits_the_room_is_filled_and_then_nothing_moves():
+    server = Server(policy_of(4), limit=17 * GIB, size=2 * GIB)
+    done = await live(server, 80)
+    assert 2 * GIB * len(server.held) <= server.limit
+    assert {f"m{at}-fast" for at in range(4)} <= server.held
+    assert len(server.held) >= 7
+    assert await live(server, 10) == []
+    assert len(done) < 30
+
+
+async def test_a_variant_that_never_loads_costs_no_other_its_place():
+    server = Server(policy_of(1), limit=4 * GIB, size=2 * GIB, failing={"m0-best"})
+    await live(server, 20)
+    assert server.held == {"m0-fast", "m0-good"}
+    done = await live(server, 20)
+    assert not [one for one in done if one.startswith("unload")]
+
+
+async def test_a_budget_over_what_is_loaded_already_unloads_no_more_than_it_must():
+    server = Server(policy_of(2), limit=20 * GIB, size=4 * GIB)
+    server.held = {"m0-fast", "m0-best", "m1-fast", "m1-best"}
+    server.known = {"m0-fast"}  # of the others it is what Triton holds, shared out
+    server.serving = {"m0": "m0-best", "m1": "m1-best"}
+    done = await live(server, 5)
+    assert not [one for one in done if one.startswith("unload")]
+
+
+@pytest.mark.parametrize("word", ["paused", "held"])
+async def test_what_is_left_alone_keeps_what_it_has(word):
+    server = Server(policy_of(2), limit=8 * GIB, size=2 * GIB)
+    server.held = {"m0-fast", "m0-good", "m1-fast", "m1-good"}
+    server.known = {f"m{at}-{name}" for at in range(2) for name in ("fast", "good", "best")}
+    server.serving = {"m0": "m0-fast", "m1": "m1-fast"}
+    left = {"paused": {"paused": True}, "held": {"held": "foreign change"}}[word]
+    server.readings["m0"] = ModelReading("m0", "m0-fast", **left)
+    await live(server, 20)
+    assert {"m0-fast", "m0-good"} <= server.held
+    assert "m1-best" in server.held
+
+
+async def test_nothing_moves_while_everything_is_paused():
+    server = Server(policy_of(1), limit=8 * GIB, size=2 * GIB)
+    server.readings["m0"] = ModelReading("m0", None, paused=True)
+    assert await live(server, 5) == []
+
+
+async def test_gpus_are_waited_for_before_what_they_hold_is_guessed():
+    server = Server(policy_of(1), limit=8 * GIB, size=2 * GIB)
+    pool = WarmPool(Core(server.policy), server, Journal())
+    pool.after_tick(server.observe(0.0, gpus=False), server.policy)
+    assert pool._planning is None
+    pool.after_tick(server.observe(4.0, gpus=False), server.policy)
+    assert pool._planning is not None
+    await pool._planning
