@@ -19,10 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from controller.actuation.alias import gpus_of
 from controller.actuation.capability import Capability
 from controller.actuation.client import TritonControl
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
+from controller.actuation.room import memory_reading
 from controller.actuation.state import (
     Alias,
     Counted,
@@ -37,7 +39,7 @@ from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy, TritonPolicy
 from controller.ports import ActionRecord, Outcome
 from controller.telemetry.channel import KeyFileError
-from controller.telemetry.observation import MemoryReading, ModelReading, VariantMemory
+from controller.telemetry.observation import MemoryReading, ModelReading
 
 _LOG = logging.getLogger(__name__)
 _STOPPED = Capability(can_act=False, why="not running")
@@ -77,6 +79,7 @@ class Actuator:
         self._free_memory = free_memory
         if free_memory is not None:
             free_memory.measured = self._memory.needs
+        self._placed: dict[str, tuple[int, ...]] = {}
         self._moved_s = clock()  # when an operation on a variant was last under way
         self._counted = counted
         self._on_step = on_step
@@ -352,20 +355,15 @@ class Actuator:
         elif now_s - self._moved_s > 2.0 * self._timing.reading_s:
             watch.look(held)
         budget = watch.budget()
-        found = {}
-        for name, variant in keeper.server.variants.items():
-            need = budget.need(name)
-            resting = variant.failures > 0 and variant.retry_s > now_s
-            found[name] = VariantMemory(
-                need.gpu_bytes,
-                need.host_bytes,
-                held=name in held,
-                guessed=watch.is_to_be_measured(name),
-                blocked=resting or (variant.hold_until_s > now_s and not variant.ready),
-                humble=variant.failures > 0 or variant.short,
-                kept=variant.used_until_s > now_s,
-            )
-        return MemoryReading(budget.limit.gpu_bytes, budget.limit.host_bytes, found)
+        return memory_reading(keeper.server, watch, budget, held, now_s)
+
+    def placement(self) -> dict[str, tuple[int, ...]]:
+        """Return the GPUs of each variant that was ever loaded; -1 is the host's processors."""
+        if self._keeper is not None:
+            for name, variant in self._keeper.server.variants.items():
+                if variant.config is not None:
+                    self._placed[name] = gpus_of(variant.config)
+        return self._placed
 
     def set_pool(self, plan: PoolPlan) -> None:
         """Load what a plan allows, and unload what it says, when nothing else is under way."""

@@ -1,15 +1,17 @@
-"""Memory about one load: is there room for it, and what did it take?
+"""Memory about one load: is there room for it, and what did it take? And about all of them.
 
-Owns the questions that a load asks the memory watch of one server. It must not load.
+Owns the questions that a load and the planner ask the memory watch of one server. It must not load.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from controller.actuation.memory import Used
+from controller.actuation.memory import MemoryWatch, Used
 from controller.actuation.state import Server, Variant
+from controller.planning.budget import Budget
+from controller.telemetry.observation import MemoryReading, VariantMemory
 
 
 def short_of(server: Server, variant: Variant) -> str | None:
@@ -50,3 +52,23 @@ async def weigh(server: Server, variant: Variant, before: Mapping[int, Used]) ->
     took = watch.took_bytes(variant.model, before)
     if took is not None:
         server.memory.need(variant.model, took)
+
+
+def memory_reading(
+    server: Server, watch: MemoryWatch, budget: Budget, held: Collection[str], now_s: float
+) -> MemoryReading:
+    """Return the budget and what each variant is to it."""
+    found = {}
+    for name, variant in server.variants.items():
+        need = budget.need(name)
+        resting = variant.failures > 0 and variant.retry_s > now_s
+        found[name] = VariantMemory(
+            need.gpu_bytes,
+            need.host_bytes,
+            held=name in held,
+            guessed=watch.is_to_be_measured(name),
+            blocked=resting or (variant.hold_until_s > now_s and not variant.ready),
+            humble=variant.failures > 0 or variant.short,
+            kept=variant.used_until_s > now_s,
+        )
+    return MemoryReading(budget.limit.gpu_bytes, budget.limit.host_bytes, found)

@@ -317,6 +317,7 @@ class Daemon:
             request_samples=reading.request_samples,
             actions=actions,
             probes=self._prober.take(),
+            placement=self.actuator.placement(),
             memory=self.actuator.memory(),
             sources=reading.sources,
         )

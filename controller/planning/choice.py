@@ -78,7 +78,8 @@ class ModelMind:
         self.demand = Demand(len(policy.variants))
         self._now_s = 0.0
         self._stalled = False
-        self.need_per_s = 0.0  # at the last decision
+        # At the last decision: the variant that needs its device, and what for; None: none does.
+        self.need_per_s: tuple[int, float] | None = None
         self._quality = [v.quality for v in policy.variants]
         self._profiles = Profiles(policy)
 
@@ -123,11 +124,12 @@ class ModelMind:
         prediction: Prediction,
         *,
         horizon_s: float,
-        price_per_s: float = 0.0,
+        price_per_s: Floats | None = None,
     ) -> Decision:
         """Return what to do about this model now, of which that is predicted.
 
-        `price_per_s`: of a second of the device that others need, in weighted quality.
+        `price_per_s`: of a second of each variant's device that others need, in weighted quality.
+        None: nobody does. [variants].
         """
         reading = observation.models.get(self._policy.name)
         serving = self._serving(reading)
@@ -166,12 +168,14 @@ class ModelMind:
                 probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
-        self.need_per_s = self._policy.weight * need_per_s(
+        self.need_per_s = need_per_s(
             prediction, quality=self._quality, known=known, feasible=feasible
         )
-        alone, value = value, priced(value, prediction, price_per_s / self._policy.weight)
+        alone = value
+        if price_per_s is not None:
+            value = priced(value, prediction, price_per_s / self._policy.weight)
         desired, reason = self._desire(prediction, value, feasible, known, allowed, serving)
-        gives_way = price_per_s > 0.0 and _is_worse(alone, desired, serving)
+        gives_way = price_per_s is not None and _is_worse(alone, desired, serving)
         if reason is Reason.BEST_FEASIBLE and gives_way:
             reason = Reason.YIELDS
         target, reason = self._bound(observation, reading, serving, desired, reason)

@@ -13,10 +13,11 @@ from typing import Any, Final
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision
 from controller.planning.pool import HORIZON_S, Wish
-from controller.planning.price import DevicePrice
+from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
+from controller.prediction.placement import Placement
 from controller.prediction.prediction import predict
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
@@ -50,7 +51,8 @@ class GovernorCore:
         self._sharing = DeviceSharing()
         self._stalls = StallWatch()
         self.costs = ActionCosts()
-        self._price = DevicePrice()
+        self._prices = DevicePrices([model.weight for model in policy.models])
+        self._placement: Placement | None = None
         self._work_s = 0.0  # that waited at the last step
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
@@ -90,7 +92,8 @@ class GovernorCore:
             if old is not None:
                 mind.take_over(old)
             minds[model.name] = mind
-        self._minds = minds
+        self._minds, self._placement = minds, None
+        self._prices = DevicePrices([model.weight for model in policy.models])
         self._probes.set_policy(policy.probing)
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
@@ -110,22 +113,32 @@ class GovernorCore:
         work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
         self._work_s = sum(float(work.sum()) for work in work_s)
         horizon_s = self._policy.notice_s + _REACTION_S
+        placement = self._place(observation)
         predictions = predict(
             [mind.predictor for mind in minds],
             observation,
             work_s=work_s,
             horizon_s=horizon_s,
             contention=contention,
+            placement=placement,
             busy_ratio=self._sharing.busy_ratio() if len(self._minds) > 1 else {},
         )
-        price_per_s = self._price.per_s if contention > 0.0 else 0.0
         decisions = tuple(
-            mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=price_per_s)
-            for mind, prediction in zip(minds, predictions, strict=True)
+            mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=prices)
+            for mind, prediction, prices in zip(
+                minds, predictions, self._prices.of(placement), strict=True
+            )
         )
         if len(minds) > 1:
-            self._price.learn((mind.need_per_s for mind in minds), observation.window_s)
+            self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         return decisions
+
+    def _place(self, observation: Observation) -> Placement:
+        """Return where the variants run, made anew when that changed."""
+        if self._placement is None or self._placement.given != observation.placement:
+            models = [mind.predictor.models for mind in self._minds.values()]
+            self._placement = Placement(models, observation.placement)
+        return self._placement
 
     def is_pressing(self, models: Mapping[str, ModelReading], pending: Mapping[str, int]) -> bool:
         """Return whether the next step should not wait for its tick.

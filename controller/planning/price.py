@@ -14,8 +14,15 @@ quality for the device's time give way first; where nobody is in need the price 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.prediction.placement import Placement
+
+Floats = NDArray[np.float64]
 
 _RISES_S: Final = 0.1  # in which the price grows e-fold while somebody is in need
 _FALLS_S: Final = 8.0  # in which it falls to 1/e when nobody is
@@ -41,3 +48,43 @@ class DevicePrice:
             self.per_s *= math.exp(-elapsed_s / _FALLS_S)
             if self.per_s < _NOTHING * self._most_per_s:
                 self.per_s = 0.0
+
+
+class DevicePrices:
+    """The price of each device.
+
+    Args:
+        weights: of the models.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = weights
+        self._prices: list[DevicePrice] = []
+
+    def of(self, placement: Placement) -> list[Floats | None]:
+        """Return what a second costs of each variant's device, by model. [variants] each.
+
+        None: nothing.
+        """
+        if len(self._prices) != placement.devices:
+            self._prices = [DevicePrice() for _ in range(placement.devices)]
+        if not any(price.per_s for price in self._prices):
+            return [None] * len(placement.shares)
+        per_s = np.array([price.per_s for price in self._prices])
+        return [shares @ per_s for shares in placement.shares]
+
+    def learn(
+        self,
+        placement: Placement,
+        needs: Sequence[tuple[int, float] | None],
+        elapsed_s: float,
+    ) -> None:
+        """Take in which variant of each model needs its device, and what for."""
+        by_device: list[list[float]] = [[] for _ in self._prices]
+        for weight, shares, need in zip(self._weights, placement.shares, needs, strict=True):
+            if need is not None:
+                variant, worth_per_s = need
+                for device in np.flatnonzero(shares[variant]).tolist():
+                    by_device[device].append(weight * worth_per_s)
+        for price, wanted in zip(self._prices, by_device, strict=True):
+            price.learn(wanted, elapsed_s)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from controller.prediction.prediction import Prediction
@@ -126,19 +126,19 @@ def device_s(prediction: Prediction) -> list[float]:
     return [rows / max(speed, _TINY) for speed in prediction.throughput_rows_s]
 
 
-def priced(value: Sequence[float], prediction: Prediction, price_per_s: float) -> list[float]:
+def priced(
+    value: Sequence[float], prediction: Prediction, price_per_s: Iterable[float]
+) -> list[float]:
     """Return values less what others would have of the device's time.
 
     Args:
         value: of a request, on each variant.
         prediction: of the model.
-        price_per_s: of a second of the device, in this model's quality.
+        price_per_s: of a second of each variant's device, in this model's quality.
     """
-    if price_per_s <= 0.0:
-        return list(value)
     return [
-        worth - price_per_s * busy_s
-        for worth, busy_s in zip(value, device_s(prediction), strict=True)
+        worth - float(price) * busy_s
+        for worth, price, busy_s in zip(value, price_per_s, device_s(prediction), strict=True)
     ]
 
 
@@ -148,18 +148,18 @@ def need_per_s(
     quality: Sequence[float],
     known: Sequence[bool],
     feasible: Sequence[bool],
-) -> float:
-    """Return what a second of the device more would be worth to a model that is in need; else 0.
+) -> tuple[int, float] | None:
+    """Return a variant, and what a second of its device more would be worth; None: none is needed.
 
-    It is where none of its variants meets the objective: what those requests would be worth that
-    are late on the fastest.
+    It is where none of a model's variants meets the objective: what those requests would be worth
+    that are late on the fastest.
     """
     among = [i for i, is_known in enumerate(known) if is_known]
     if any(feasible) or not among or prediction.forecast.mean_rps < _IDLE_RPS:
-        return 0.0
+        return None
     fastest = max(among, key=prediction.throughput_rows_s.__getitem__)
     lost = quality[fastest] * min(prediction.miss_ratio[fastest], 1.0)
-    return lost / device_s(prediction)[fastest]
+    return fastest, lost / device_s(prediction)[fastest]
 
 
 def late_if_it_rises(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from controller.prediction.arrivals import RateForecast, renew
 from controller.prediction.latency import Rollout, Situation, roll_forward
+from controller.prediction.placement import Placement
 from controller.prediction.predictor import ModelPredictor
 from controller.telemetry.observation import Observation
 
@@ -59,6 +60,7 @@ def predict(
     work_s: Sequence[Floats],
     horizon_s: float,
     contention: float,
+    placement: Placement,
     busy_ratio: Mapping[str, float],
 ) -> list[Prediction]:
     """Return what the next window looks like for models of one pool. Never raises on odd numbers.
@@ -69,10 +71,11 @@ def predict(
         work_s: of each model, the seconds of work that wait on each variant. [variants].
         horizon_s: until the next decision takes effect.
         contention: how much work elsewhere slows a variant, 0 to 1.
+        placement: which variants share a device.
         busy_ratio: the share of the time in which each variant's batches are in execution.
     """
     totals_s = [float(work.sum()) for work in work_s]
-    all_s = sum(totals_s)
+    beside_s, busy = placement.work_beside_s(work_s), placement.busy_beside(busy_ratio)
     found: list[Prediction] = []
     renew([predictor.arrivals for predictor in predictors])
     with np.errstate(all="ignore"):
@@ -81,21 +84,17 @@ def predict(
         for at in range(0, len(predictors), _TOGETHER):
             some = slice(at, at + _TOGETHER)
             situations = [
-                p.situation(
+                predictors[i].situation(
                     observation,
-                    elsewhere_s=all_s - total_s,
-                    slowdown=1.0 + contention * _others(busy_ratio, p),
+                    elsewhere_s=beside_s[i],
+                    slowdown=1.0 + contention * busy[i],
+                    meeting=placement.meeting(i) if placement.devices > 1 else None,
                 )
-                for p, total_s in zip(predictors[some], totals_s[some], strict=True)
+                for i in range(at, min(at + _TOGETHER, len(predictors)))
             ]
             rollout = roll_forward(situations, horizon_s=horizon_s, contention=contention)
             found += _conclude(predictors[some], observation, situations, rollout, totals_s[some])
     return found
-
-
-def _others(busy_ratio: Mapping[str, float], predictor: ModelPredictor) -> float:
-    """Return how many batches of other models are in execution on average."""
-    return sum(ratio for model, ratio in busy_ratio.items() if model not in predictor.models)
 
 
 def _conclude(

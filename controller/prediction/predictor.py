@@ -217,19 +217,26 @@ class ModelPredictor:
         return np.asarray(waiting * self._arrivals.rows_per_request)
 
     def situation(
-        self, observation: Observation, *, elsewhere_s: float, slowdown: float = 1.0
+        self,
+        observation: Observation,
+        *,
+        elsewhere_s: Floats,
+        slowdown: Floats,
+        meeting: Floats | None = None,
     ) -> Situation:
         """Return what waits and what is to come, by what was learned.
 
         Args:
             observation: what there is now, already learned from.
-            elsewhere_s: the seconds of work that wait for other models.
-            slowdown: by batches of other models that run beside each of this one.
+            elsewhere_s: the seconds of work that wait for other models beside each. [variants].
+            slowdown: of each, by batches of other models that run beside it. [variants].
+            meeting: how much of each one's work meets each other's on a device, [variants,
+                variants]; None: all share one.
         """
         readings = self._readings(observation)
         table_s = self._service.table_s()[self._lookup]
-        if slowdown > 1.0:
-            table_s = table_s * slowdown
+        if (slowdown > 1.0).any():
+            table_s = table_s * slowdown[:, None]
         waiting_rows = self._waiting_rows(readings)
         running_rows = np.array([_mean_batch(r) for r in readings])
         executions = [0 if r is None else r.executions for r in readings]
@@ -244,7 +251,9 @@ class ModelPredictor:
             limits=self._limits,
             waiting_rows=waiting_rows,
             running_rows=running_rows,
-            other_work_s=float(left_s.sum()) - left_s + elsewhere_s,
+            other_work_s=elsewhere_s
+            - left_s
+            + (float(left_s.sum()) if meeting is None else meeting @ left_s),
             forecast=self._arrivals.forecast(),
         )
 

@@ -173,5 +173,8 @@ class Observation:
     request_samples: tuple[RequestSample, ...] = ()
     actions: tuple[ActionCost, ...] = ()
     probes: tuple[ProbeDone, ...] = ()
+    # The GPUs that each variant has instances on, by Triton's name; those that are not known are
+    # missing.
+    placement: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     memory: MemoryReading | None = None  # None: no budget, everything stays loaded
     sources: tuple[SourceHealth, ...] = field(default=())

@@ -29,6 +29,7 @@ class Load:
     serving: int  # the variant at first, of its own
     limit_s: float = math.inf
     rows: Ints | None = None  # of each request; None: one. [requests]
+    gpus: tuple[int, ...] | None = None  # that its variants have instances on; None: every one
 
     def __post_init__(self) -> None:
         count, smallest = len(self.arrivals_s), min(one.max_batch for one in self.variants)

@@ -131,7 +131,7 @@ def knows_the_present(
         seed: of the run.
     """
     server = SimulatedTriton.shared([m.load for m in models], physics=physics, seed=seed)
-    choose = _programme(models, most * physics.gpus)
+    choose = _programme(models, most, physics.gpus)
     took_s: list[float] = []
     now_s = _phase_s(tick_s, seed)
     while now_s < duration_s:
@@ -145,7 +145,9 @@ def knows_the_present(
     return _result(server, models, duration_s, took_s)
 
 
-def _programme(models: Sequence[Shared], most: float) -> Callable[[Sequence[float]], list[int]]:
+def _programme(
+    models: Sequence[Shared], most: float, gpus: int
+) -> Callable[[Sequence[float]], list[int]]:
     """Return the multiple-choice knapsack: (rates of the models) -> a variant of each."""
     sizes = [len(model.load.variants) for model in models]
     owner = np.repeat(np.arange(len(models)), sizes)
@@ -157,13 +159,16 @@ def _programme(models: Sequence[Shared], most: float) -> Callable[[Sequence[floa
     one_each = LinearConstraint((owner[None, :] == np.arange(len(models))[:, None]) * 1.0, 1, 1)
     fastest = [int(np.argmax(np.where(owner == m, bears, 0.0))) for m in range(len(models))]
     firsts = np.cumsum([0, *sizes[:-1]])
+    everywhere = tuple(range(gpus))
+    places = [m.load.gpus or everywhere for m in models]
+    on = np.array([[(gpu in places[m]) / len(places[m]) for m in owner] for gpu in range(gpus)])
 
     def choose(rates_rps: Sequence[float]) -> list[int]:
         rates = np.asarray(rates_rps)[owner]
         time_ = rates / bears
         found = milp(
             -(weight[owner] * rates * quality),
-            constraints=[one_each, LinearConstraint(time_, -np.inf, most)],
+            constraints=[one_each, LinearConstraint(on * time_, -np.inf, most)],
             integrality=np.ones(len(owner)),
             bounds=Bounds(0, 1),
         )

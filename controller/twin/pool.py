@@ -42,7 +42,7 @@ class Pool:
         self.state = state
         self._variants = variants
         self._physics = physics
-        self._instances = [[physics.instances] * physics.gpus for _ in variants]
+        self._instances: list[list[int]] = state.free.tolist()
         self._pending: list[_Pending] = []
         self._leaving: list[tuple[int, int]] = []
         self.peak_bytes = max(self.used_bytes(gpu) for gpu in range(physics.gpus))

@@ -41,6 +41,9 @@ class TwinPort:
         self._server = server
         self._models = {model.name: (alias, model) for alias, model in enumerate(models)}
         self._names = tuple(variant.model for model in models for variant in model.variants)
+        self._placement = {
+            name: gpus for name, gpus in zip(self._names, server.placed, strict=True) if gpus
+        }
         self._seen = [Counters() for _ in self._names]
         self._observed_s: float | None = None
         self._polled_s = 0.0
@@ -82,6 +85,7 @@ class TwinPort:
             batch_samples=self._batch_samples(now_s),
             request_samples=self._request_samples(now_s),
             probes=probes,
+            placement=self._placement,
         )
         self._observed_s = now_s
         self._sequence += 1

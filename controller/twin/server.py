@@ -138,6 +138,7 @@ class SimulatedTriton:
         self._executed: list[Executed] = []
         self._state = _new_state(self.variants, loads, physics)
         self._state.tally[engine.SEED] = seed
+        self.placed = [load.gpus for load in loads for _ in load.variants]
         self.pool = Pool(self._state, self.variants, physics)
 
     def fork(self) -> SimulatedTriton:
@@ -336,7 +337,7 @@ def _new_state(variants: Sequence[TwinVariant], loads: Sequence[Load], own: Phys
         ),
         alias_s=np.array([(0.0, math.inf, load.limit_s) for load in loads]),
         limits=np.array([variant.max_batch for variant in variants], dtype=np.int64),
-        free=np.full((count, own.gpus), own.instances, dtype=np.int64),
+        free=np.concatenate([_instances(load, own) for load in loads]),
         busy=np.zeros(own.gpus, dtype=np.int64),
         queue=np.zeros((count, _RANGES, 2), dtype=np.int64),
         queued=np.zeros((count, 4), dtype=np.int64),
@@ -349,6 +350,14 @@ def _new_state(variants: Sequence[TwinVariant], loads: Sequence[Load], own: Phys
         served_by=np.full(requests, -1, dtype=np.int64),
         log=np.zeros((_LOG + slots, engine.LOG_COLUMNS)),
     )
+
+
+def _instances(load: Load, own: Physics) -> Ints:
+    """Return the instances of each of a load's variants on each GPU. [variants, gpus]."""
+    there = np.full(own.gpus, own.instances, dtype=np.int64)
+    if load.gpus is not None:
+        there[[gpu for gpu in range(own.gpus) if gpu not in load.gpus]] = 0
+    return np.tile(there, (len(load.variants), 1))
 
 
 def _forked(state: State) -> State:

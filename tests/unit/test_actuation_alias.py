@@ -173,3 +173,19 @@ def test_an_alias_always_fits_its_target_and_never_promises_more_than_asked(vari
     fitting = [v for v in variants if not shape.fits(alias, v)]
     assert any(v["name"] == target["name"] for v in fitting)
     assert alias["max_batch_size"] <= rows
+
+
+@pytest.mark.parametrize(
+    ("groups", "gpus"),
+    [
+        (
+            [{"kind": "KIND_GPU", "count": 1, "gpus": [1]}, {"kind": "KIND_GPU", "gpus": [0]}],
+            (0, 1),
+        ),
+        ([{"kind": "KIND_CPU", "count": 2}], (-1,)),
+        ([{"kind": "KIND_MODEL", "count": 1}], ()),
+        ([], ()),
+    ],
+)
+def test_where_a_model_runs_is_read_from_its_config(groups, gpus):
+    assert shape.gpus_of({"instance_group": groups}) == gpus
