@@ -276,7 +276,7 @@ def _machine(document: Json) -> Iterator[Metric]:
         "gpu_throttled", "Whether clocks are held down, by reason.", ["gpu", "reason"]
     )
     for gpu in gpus:
-        for reason in gpu.get("throttle_reasons") or ():
+        for reason in _texts(gpu, "throttle_reasons"):
             throttled.add(1.0, gpu.get("index"), reason)
     yield throttled.family
     host, process = _part(document, "host"), _part(document, "process")
@@ -297,11 +297,12 @@ def _pool(pool: Json) -> Iterator[Metric]:
         "variant_memory_bytes", "What a variant holds while loaded.", ["triton_model", "place"]
     )
     wanted = _Gauges("variant_wanted", "Whether it is to stay loaded.", ["triton_model"])
-    for name, one in _part(pool, "variants").items():
+    for name in _part(pool, "variants"):
+        one = _part(_part(pool, "variants"), name)
         if not one.get("guessed"):
             need.add(one.get("gpu_bytes") or None, name, "gpu")
         need.add(one.get("host_bytes") or None, name, "host")
-        wanted.add(name in (pool.get("wanted") or ()), name)
+        wanted.add(name in _texts(pool, "wanted"), name)
     yield from (limit.family, held.family, need.family, wanted.family)
 
 
@@ -321,3 +322,8 @@ def _part(document: Json, key: str) -> Json:
 def _list(document: Json, key: str) -> Sequence[Json]:
     found = document.get(key)
     return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+
+
+def _texts(document: Json, key: str) -> Sequence[str]:
+    found = document.get(key)
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from taught_core import POLICY, SERVERS, observation
 
-from controller.planning.choice import ModelMind
 from controller.planning.core import GovernorCore
+from controller.planning.profiles import Profiles
 from controller.policy.model import Objective, VariantPolicy
 from controller.prediction.outcomes import Outcomes, Statement
 from controller.telemetry.observation import BatchSample, RequestSample, VariantReading
@@ -25,12 +25,6 @@ MODEL = replace(
 )
 
 
-@pytest.fixture
-def mind() -> ModelMind:
-    core = GovernorCore(replace(POLICY, models=(MODEL,)))
-    return core._minds["m"]
-
-
 @pytest.mark.parametrize(
     ("value", "serving", "kept"),
     [
@@ -41,9 +35,9 @@ def mind() -> ModelMind:
         ([0.89, 0.9, 0.8], 2, [1, 2]),
     ],
 )
-def test_one_profile_of_each_variant_is_considered(mind, value, serving, kept) -> None:
+def test_one_profile_of_each_variant_is_considered(value, serving, kept) -> None:
     speed = [300.0, 200.0, 900.0]
-    assert mind._one_of_each(value, [0, 1, 2], speed, serving, 0.005) == kept
+    assert Profiles(MODEL).choose(value, [0, 1, 2], speed, serving, same=0.005) == kept
 
 
 def test_a_profile_forms_no_larger_batch_than_it_says() -> None:
