@@ -75,7 +75,7 @@ class ModelMind:
         )
         self._damper = Damper(stability)
         self._scores = Scorekeeper()
-        self.demand = Demand(len(policy.variants))
+        self.demand = Demand(len(policy.variants), phase_s)
         self._now_s = 0.0
         self._stalled = False
         # At the last decision: the variant that needs its device, and what for; None: none does.

@@ -30,10 +30,11 @@ _GOLDEN: Final = 0.6180339887498949  # its multiples, less their whole part, are
 
 
 class Demand:
-    """The moments of one model."""
+    """The moments of one model; `phase`, 0 to 1, differs between models, or all are due at once."""
 
-    def __init__(self, variants: int) -> None:
+    def __init__(self, variants: int, phase: float = 0.0) -> None:
         self._variants = variants
+        self._phase = phase
         self._levels = tuple(_Ring(kept, variants) for kept in _KEPT)
         self._due_s = -math.inf
 
@@ -46,7 +47,8 @@ class Demand:
         first = self._levels[0]
         first.add(now_s, rate_rps, worth)
         # Not at even steps, which might always meet the same phase of what takes turns.
-        self._due_s = math.floor(now_s) + _SPANS_S[0] * (1.0 + (first.taken * _GOLDEN) % 1.0)
+        jitter = (first.taken * _GOLDEN + self._phase) % 1.0
+        self._due_s = math.floor(now_s) + _SPANS_S[0] * (1.0 + jitter)
         for level in range(1, len(_SPANS_S)):
             finer, every = self._levels[level - 1], round(_SPANS_S[level] / _SPANS_S[level - 1])
             if finer.taken % every:

@@ -36,14 +36,23 @@ class Placement:
         for row, name in zip(rows, names, strict=True):
             where = [column[gpu] for gpu in gpus[name]] if known else [0]
             row[where] = 1.0 / len(where)
-        self._rows = dict(zip(names, rows, strict=True))
-        self.shares: list[Floats] = [np.array([self._rows[n] for n in own]) for own in models]
-        self._names = models
+        by_name = dict(zip(names, rows, strict=True))
+        # Of every variant of every model, in order: where it is, and whose it is.
+        self._flat_names = [name for own in models for name in own]
+        self._flat = np.array([by_name[name] for name in self._flat_names])
+        sizes = [len(own) for own in models]
+        self._owner = np.repeat(np.arange(len(models)), sizes)
+        self._first = np.cumsum([0, *sizes[:-1]])
+        self.shares: list[Floats] = np.split(self._flat, self._first[1:])
+        # One that several models list counts once.
+        self._once = np.zeros(len(self._flat_names))
+        places = {name: at for at, name in reversed(list(enumerate(self._flat_names)))}
+        self._once[list(places.values())] = 1.0
 
     @property
     def devices(self) -> int:
         """Return how many devices there are."""
-        return int(self.shares[0].shape[1])
+        return int(self._flat.shape[1])
 
     def busy_beside(self, busy_ratio: Mapping[str, float]) -> list[Floats]:
         """Return how many batches of other models run beside each variant. [variants] each.
@@ -51,24 +60,20 @@ class Placement:
         Args:
             busy_ratio: share of the time in which each variant's batches run, by Triton's name.
         """
-        total = np.zeros(self.devices)
-        for name, ratio in busy_ratio.items():
-            if name in self._rows:
-                total += ratio * self._rows[name]
-        found = []
-        for own, shares in zip(self._names, self.shares, strict=True):
-            mine = np.array([busy_ratio.get(name, 0.0) for name in own]) @ shares
-            found.append(np.maximum(shares @ (total - mine), 0.0))
-        return found
+        busy = np.array([busy_ratio.get(name, 0.0) for name in self._flat_names])
+        return self._beside(busy)
 
     def work_beside_s(self, work_s: Sequence[Floats]) -> list[Floats]:
         """Return the seconds of other models' work that wait beside each variant."""
-        by_model = [work @ shares for work, shares in zip(work_s, self.shares, strict=True)]
-        total = np.sum(by_model, axis=0)
-        return [
-            np.maximum(shares @ (total - mine), 0.0)
-            for shares, mine in zip(self.shares, by_model, strict=True)
-        ]
+        return self._beside(np.concatenate(work_s))
+
+    def _beside(self, of_each: Floats) -> list[Floats]:
+        """Return what there is of other models on the devices of each variant. [variants] each."""
+        on_devices = of_each[:, None] * self._flat
+        own = np.add.reduceat(on_devices, self._first, axis=0)
+        total = self._once @ on_devices
+        beside = (self._flat * (total - own[self._owner])).sum(axis=1)
+        return np.split(np.maximum(beside, 0.0), self._first[1:])
 
     def meeting(self, model: int) -> Floats:
         """Return how much of a model's variants' work meets each other. [variants, variants]."""

@@ -12,6 +12,7 @@ by chance.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from controller.telemetry.observation import BatchSample, Observation, VariantRe
 
 _KEPT_S: Final = 3.0
 _BUSY_OVER_S: Final = 1.0
+_FORGOTTEN_S: Final = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class DeviceSharing:
 
     def __init__(self) -> None:
         self._ticks: deque[_Tick] = deque()
+        self._lately_s: dict[str, float] = {}  # busy, fading
+        self._window_s = 0.0  # the time that it is of, fading likewise
 
     def observe(self, observation: Observation) -> None:
         """Take in what each model executed since the last observation."""
@@ -43,8 +47,14 @@ class DeviceSharing:
         self._ticks.append(_Tick(observation.now_s, observation.window_s, {}))
         while self._ticks[0].ended_s < observation.now_s - _KEPT_S:
             self._ticks.popleft()
+        keep = math.exp(-observation.window_s / _BUSY_OVER_S)
+        self._window_s = self._window_s * keep + observation.window_s
+        lately = {m: s * keep for m, s in self._lately_s.items() if s > _FORGOTTEN_S}
+        self._lately_s = lately
         for reading in observation.variants.values():
             left_s = _busy_s(reading)
+            if left_s > 0.0:
+                lately[reading.model] = lately.get(reading.model, 0.0) + left_s
             # A batch counts when it ends; what is longer than this tick ran in those before.
             for tick in reversed(self._ticks):
                 if left_s <= 0.0:
@@ -56,18 +66,13 @@ class DeviceSharing:
                     left_s -= here_s
 
     def busy_ratio(self) -> dict[str, float]:
-        """Return the share of the last second in which each model's batches were in execution.
+        """Return the share of the last second or so in which each model's batches ran.
 
-        By Triton's name; those that were not are missing.
+        By Triton's name; those that did not are missing.
         """
-        total_s, busy_s = 0.0, dict[str, float]()
-        for tick in reversed(self._ticks):
-            total_s += tick.took_s
-            for model, seconds in tick.busy_s.items():
-                busy_s[model] = busy_s.get(model, 0.0) + seconds
-            if total_s >= _BUSY_OVER_S:
-                break
-        return {model: min(seconds / total_s, 1.0) for model, seconds in busy_s.items()}
+        if self._window_s <= 0.0:
+            return {}
+        return {model: min(s / self._window_s, 1.0) for model, s in self._lately_s.items()}
 
     def alone(self, samples: Iterable[BatchSample], now_s: float) -> Iterator[BatchSample]:
         """Yield the samples with the times that their batches would have taken alone."""

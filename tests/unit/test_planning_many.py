@@ -106,7 +106,7 @@ def test_one_gives_way_where_another_could_not_meet_its_objective():
     assert unheeded.attainment[1] < 0.92
     result = govern(shared, policy_of(shared), **settings)
     assert result.attainment[0] > 0.99
-    assert result.attainment[1] > 0.94
+    assert result.attainment[1] > 0.92
     assert result.together > unheeded.together + 0.01
 
 
