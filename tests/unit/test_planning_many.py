@@ -98,25 +98,25 @@ def test_one_gives_way_where_another_could_not_meet_its_objective():
     # `urgent` is in time on its only variant, but not beside a device that `greedy` keeps busy; to
     # `greedy` alone its best variant looks fine.
     shared = [
-        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030), variant("g2", 0.88, 0.004)),
-        model("urgent", 40.0, 0.045, variant("u1", 0.9, 0.012)),
+        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
+        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
     ]
     settings = {"physics": REAL, "duration_s": 20.0, "seed": 1}
     unheeded = fixed(shared, [0, 0], **settings)
     assert unheeded.attainment[1] < 0.92
     result = govern(shared, policy_of(shared), **settings)
     assert result.attainment[0] > 0.99
-    assert result.attainment[1] > 0.92
-    assert result.together > unheeded.together + 0.01
+    assert result.attainment[1] > 0.97
+    assert result.together > unheeded.together + 0.02
 
 
 def test_who_gives_way_says_so_and_goes_back_when_nobody_is_in_need():
     shared = [
-        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030), variant("g2", 0.88, 0.004)),
-        model("urgent", 40.0, 0.045, variant("u1", 0.9, 0.012)),
+        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
+        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
     ]
     calm = shared[1].load.arrivals_s[shared[1].load.arrivals_s < 8.0]
-    shared[1] = Shared("urgent", Load(shared[1].load.variants, calm, 0, 0.045))
+    shared[1] = Shared("urgent", Load(shared[1].load.variants, calm, 0, 0.06))
     server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
     policy = policy_of(shared)
     core, port = GovernorCore(policy), TwinPort(server, *policy.models)
@@ -189,7 +189,7 @@ def test_a_device_has_a_price_where_somebody_on_it_is_in_need():
 def test_models_on_two_gpus_do_as_well_as_each_alone():
     urgent = Load((variant("u1", 0.9, 0.012),), steady(40.0, 20.0, 5), 0, 0.045, gpus=(0,))
     greedy = Load(
-        (variant("g1", 0.90, 0.030), variant("g2", 0.88, 0.004)),
+        (variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
         steady(60.0, 20.0, 6), 1, 0.4, gpus=(1,),
     )  # fmt: skip
     shared = [Shared("urgent", urgent), Shared("greedy", greedy)]
