@@ -20,6 +20,8 @@ from typing import Final
 from controller import __version__
 from controller.actuation.actuator import Actuator
 from controller.actuation.memory import MemoryWatch
+from controller.daemon.actions import ActionLog
+from controller.daemon.calendar import Calendar
 from controller.daemon.control import DaemonControl
 from controller.daemon.learned import Learned
 from controller.daemon.meters import Durations, ProcessMeter
@@ -38,10 +40,10 @@ from controller.journal.paths import default_journal
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
 from controller.policy.model import Mode, Policy
-from controller.ports import ActionRecord, Outcome
+from controller.ports import Outcome
 from controller.telemetry.host import read_memory
 from controller.telemetry.hub import Reading, Telemetry
-from controller.telemetry.observation import ActionCost, ModelReading, Observation
+from controller.telemetry.observation import ModelReading, Observation
 
 _LOG = logging.getLogger("governor")
 
@@ -49,7 +51,6 @@ _READ_SHARE: Final = 0.5  # of a tick that a reading may wait for Triton
 _SAVE_EVERY_S: Final = 1.0  # a death by kill -9 loses what was learned since
 _TELL_EVERY_S: Final = 1.0
 _STOP_S: Final = 5.0  # each part has so long to stop
-_FRESHENS: Final = frozenset({"load", "reload", "resize", "heal"})  # variants run cold after these
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Daemon:
     def __init__(self, policy: Policy, options: Options) -> None:
         self.version = __version__
         self.pid = os.getpid()
-        self.policy = policy
+        self.calendar = Calendar(policy)
+        policy = self.policy = self.calendar.policy
         self.policy_file = PolicyFile(
             options.policy_file,
             in_force=lambda: self.policy.sha256,
@@ -82,9 +84,10 @@ class Daemon:
         self.core = GovernorCore(policy, ablation=options.ablation)
         self._rest = Rest(policy, self._is_pressing, clock=time.monotonic)
         self.telemetry = Telemetry(policy)
+        self.actions = ActionLog(self.journal, self.telemetry)
         self.actuator = Actuator(
             policy,
-            on_record=self._recorded,
+            on_record=self.actions.record,
             state_file=self.journal.path.with_name("alias.json"),
             free_memory=MemoryWatch(policy, read_memory, lambda: self.telemetry.gpus),
             counted=self.telemetry.counted,
@@ -98,10 +101,8 @@ class Daemon:
         self.decisions: dict[str, Decision] = {}
         self.triton_version: str | None = None
         self.triton_up = False
-        self.switches, self.transactions, self.ticks = Durations(), Durations(), Durations()
-        self.switch_counts: Counter[str] = Counter()
+        self.ticks = Durations()
         self.decision_counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self.failure_counts: Counter[str] = Counter()
         self.process = ProcessMeter(time.monotonic)
         self._manager = ServiceManager()
         self._admin = AdminServer(self.control, options.socket)
@@ -110,7 +111,6 @@ class Daemon:
         self.pool = WarmPool(self.core, self.actuator, self.journal)
         self._learned = Learned(self.core, self.wishes, self.journal)
         self._started = {"version": self.version, "pid": self.pid}
-        self._actions: list[ActionCost] = []
         self._acting: dict[str, asyncio.Task[None]] = {}
         self._follows: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -170,6 +170,7 @@ class Daemon:
 
     def _take(self, policy: Policy) -> str | None:
         """Put a policy in force; return what of it is not."""
+        policy = self.calendar.follow(policy)
         restart = [
             name
             for name in ("journal", "mqtt")  # another Triton is followed
@@ -177,6 +178,12 @@ class Daemon:
         ]
         changed = f"taken, but {', '.join(restart)} changed: restart the daemon for that"
         note = changed if restart else None
+        self._put_in_force(policy)
+        self.journal.event("policy", None, "a new policy is in force", {"sha256": policy.sha256})
+        _LOG.info("a new policy is in force%s", f" ({note})" if restart else "")
+        return note
+
+    def _put_in_force(self, policy: Policy) -> None:
         self.core.set_policy(policy)
         self.policy = policy  # not before: what fails there is not in force
         self._rest.set_policy(policy)
@@ -190,9 +197,14 @@ class Daemon:
             following.add_done_callback(self._follows.discard)
         names = {model.name for model in policy.models}
         self.decisions = {k: v for k, v in self.decisions.items() if k in names}
-        self.journal.event("policy", None, "a new policy is in force", {"sha256": policy.sha256})
-        _LOG.info("a new policy is in force%s", f" ({note})" if restart else "")
-        return note
+
+    def _turn_of_schedules(self) -> None:
+        """Follow the clock on the wall."""
+        if self.calendar.turn():
+            names = ", ".join(self.calendar.active) or "none"
+            self._put_in_force(self.calendar.policy)
+            self.journal.event("schedule", None, f"schedules in force: {names}")
+            _LOG.info("schedules in force: %s", names)
 
     def _start_bus(self) -> None:
         if self.policy.mqtt is not None:
@@ -303,7 +315,6 @@ class Daemon:
         self.triton_up = reading.triton_up
         self.triton_version = reading.triton_version or self.triton_version
         self._sequence += 1
-        actions, self._actions = tuple(self._actions), []
         return Observation(
             now_s=reading.now_s,
             sequence=self._sequence,
@@ -315,7 +326,7 @@ class Daemon:
             host=reading.host,
             batch_samples=reading.batch_samples,
             request_samples=reading.request_samples,
-            actions=actions,
+            actions=self.actions.take(),
             probes=self._prober.take(),
             placement=self.actuator.placement(),
             memory=self.actuator.memory(),
@@ -344,36 +355,6 @@ class Daemon:
         except Exception:  # noqa: BLE001 - a bug there must not end the loop
             _LOG.exception("switching %s to %s failed", decision.model, decision.target)
 
-    def _recorded(self, record: ActionRecord) -> None:
-        """Take in what the actuator did."""
-        self.journal.action(record)
-        good = record.outcome in {Outcome.DONE, Outcome.NOTHING_TO_DO}
-        if record.kind == "switch" and record.outcome is Outcome.DONE:
-            self.switch_counts[record.model] += 1
-        if record.switch_s is not None and record.kind == "switch":
-            self.switches.add(record.switch_s)
-        if record.transaction_s is not None and record.kind == "switch" and good:
-            self.transactions.add(record.transaction_s)
-        if record.outcome in {Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.UNKNOWN}:
-            self.failure_counts[record.model] += 1
-            _LOG.warning(
-                "%s of %s to %s: %s: %s",
-                record.kind,
-                record.model,
-                record.target,
-                record.outcome,
-                record.error,
-            )
-        now_s = time.monotonic()
-        duration_s = record.transaction_s or record.switch_s or 0.0
-        self._actions.append(
-            ActionCost(record.kind, record.model, record.target or "", duration_s, now_s, ok=good)
-        )
-        done = record.outcome is not Outcome.REFUSED
-        if done and record.kind in _FRESHENS and record.target is not None:
-            self.telemetry.note_action(record.target, record.started_s)
-            self.telemetry.note_action(record.target, now_s)
-
     def _after_tick(self) -> None:
         now_s = time.monotonic()
         self.pool.after_tick(self.observation, self.policy)
@@ -386,6 +367,7 @@ class Daemon:
             self._learned.save(self.policy, self._started)
         if now_s - self._told_s >= _TELL_EVERY_S:
             self._told_s = now_s
+            self._turn_of_schedules()
             self.process.view()
             for model in self.policy.models:
                 self.actuator.set_speed_order(model.name, self.core.speed_order(model.name))

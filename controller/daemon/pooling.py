@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from controller.planning.bounds import may_serve
 from controller.planning.budget import Budget, Room
 from controller.planning.pool import Pool, PoolPlan, Wish
 from controller.policy.model import Policy
@@ -27,6 +30,7 @@ _FIRST_S: Final = 3.0  # that GPUs are waited for, before what they hold is gues
 _EVERY_S: Final = 5.0  # a plan, while nothing of the last one is left to do
 _SOON_S: Final = 1.0  # while there is
 _CAUTION: Final = 2.0
+_HOUR_S: Final = 3600.0
 
 
 class WarmPool:
@@ -47,6 +51,10 @@ class WarmPool:
         self._began_s: float | None = None
         self._renewals = 0
         self._paused = False
+        self._loads_s: deque[float] = deque()  # when loads were asked for that are limited
+        self._asked: frozenset[str] = frozenset()
+        self._keep: frozenset[str] = frozenset()
+        self._most: int | None = None
         self._told: frozenset[str] | None = None
         self.plan: PoolPlan | None = None
         self.memory: MemoryReading | None = None
@@ -75,6 +83,7 @@ class WarmPool:
         wishes = self._core.wishes(observation.now_s)
         load_s = self._core.costs.load_s(self.memory.variants)
         keep = self._kept(observation, self.memory, policy, wishes)
+        self._keep, self._most = frozenset(keep), policy.memory.max_loads_per_hour
         work = _search(wishes, load_s, self.memory, _in_use(observation, policy), keep)
         self._planning = asyncio.create_task(self._plan(work, observation.now_s))
 
@@ -95,7 +104,7 @@ class WarmPool:
             able = [
                 name
                 for name in order
-                if model.variant(name).quality >= model.min_quality
+                if may_serve(model, model.variant(name))
                 and not (name_of(name) in absent and absent[name_of(name)].blocked)
             ]
             # One that fails to load is no way out; but if there is no other, it is tried.
@@ -127,7 +136,22 @@ class WarmPool:
             self._journal.event("pool", None, "what is to stay loaded changed", details)
             _LOG.info("to stay loaded: %s", ", ".join(sorted(plan.wanted)))
         if not self._paused:  # and where it may only advise this does nothing
-            self._actuator.set_pool(plan)
+            self._actuator.set_pool(self._limited(plan, now_s))
+
+    def _limited(self, plan: PoolPlan, now_s: float) -> PoolPlan:
+        """Return what of a plan may be done by the most loads in an hour."""
+        while self._loads_s and now_s - self._loads_s[0] >= _HOUR_S:
+            self._loads_s.popleft()
+        new = [name for name in plan.load if name not in self._asked and name not in self._keep]
+        left = len(new) if self._most is None else max(self._most - len(self._loads_s), 0)
+        if left < len(new):
+            # What was asked for before stays so, and what is needed to serve at all.
+            cut = frozenset(new[left:])
+            load = tuple(name for name in plan.load if name not in cut)
+            plan, new = replace(plan, load=load, unload=None), new[:left]
+        self._loads_s.extend(now_s for _ in new)
+        self._asked = frozenset(plan.load)
+        return plan
 
     def view(self) -> dict[str, Any] | None:
         """Return the budget and what is under it, JSON-ready; None: there is no budget."""

@@ -44,8 +44,8 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "models": [_model(daemon, model) for model in daemon.policy.models],
         "memory": daemon.pool.view(),
         "actions": {
-            "switch_ms": daemon.switches.view(),
-            "transaction_ms": daemon.transactions.view(),
+            "switch_ms": daemon.actions.switches.view(),
+            "transaction_ms": daemon.actions.transactions.view(),
             "learned_s": daemon.core.costs.view(),
         },
         "tick_ms": daemon.ticks.view(),
@@ -64,8 +64,8 @@ def measured(daemon: Daemon) -> dict[str, Any]:
         **status(daemon),
         "histograms": {
             "tick_duration_seconds": daemon.ticks.histogram(),
-            "switch_duration_seconds": daemon.switches.histogram(),
-            "transaction_duration_seconds": daemon.transactions.histogram(),
+            "switch_duration_seconds": daemon.actions.switches.histogram(),
+            "transaction_duration_seconds": daemon.actions.transactions.histogram(),
         },
     }
 
@@ -87,6 +87,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         "policy_file": str(daemon.policy_file.path),
         "policy_sha256": daemon.policy.sha256,
         "policy_error": daemon.policy_file.error,
+        "schedules": list(daemon.calendar.active),
         "paused": None if everything is None else asdict(everything),
         "advice": daemon.advice,
     }
@@ -125,8 +126,8 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "attainment": score.attainment,
         "burn_rate": score.burn_rate,
         "effective_quality": score.effective_quality,
-        "switches": daemon.switch_counts.get(policy.name, 0),
-        "failed_actions": daemon.failure_counts.get(policy.name, 0),
+        "switches": daemon.actions.switch_counts.get(policy.name, 0),
+        "failed_actions": daemon.actions.failure_counts.get(policy.name, 0),
         "decisions": dict(daemon.decision_counts.get(policy.name, ())),
         "calibration": {
             "coverage": coverage,

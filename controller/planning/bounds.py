@@ -25,6 +25,8 @@ def exclusion(
     """
     if variant.quality < policy.min_quality:
         return Excluded.MIN_QUALITY
+    if policy.allowed is not None and variant.name not in policy.allowed:
+        return Excluded.NOT_ALLOWED
     own = None if memory is None else memory.variants.get(variant.model)
     if own is not None and not own.held:
         return Excluded.NOT_LOADED
@@ -33,3 +35,9 @@ def exclusion(
     if reading is not None and reading.ready is False:
         return Excluded.NOT_READY
     return None
+
+
+def may_serve(policy: ModelPolicy, variant: VariantPolicy) -> bool:
+    """Return whether the policy lets a variant serve, whatever the server says."""
+    allowed = policy.allowed is None or variant.name in policy.allowed
+    return allowed and variant.quality >= policy.min_quality

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.planning.bounds import exclusion
+from controller.planning.bounds import exclusion, may_serve
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.profiles import Profiles
@@ -164,7 +164,7 @@ class ModelMind:
                 quality=self._quality,
                 value=value,
                 in_time=in_time,
-                min_quality=self._policy.min_quality,
+                may_serve=[may_serve(self._policy, v) for v in self._policy.variants],
                 probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)

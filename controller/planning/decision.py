@@ -36,6 +36,7 @@ class Excluded(enum.StrEnum):
     NOT_READY = "not_ready"
     UNUSABLE = "unusable"
     NOT_LOADED = "not_loaded"  # the memory budget does not hold every variant
+    NOT_ALLOWED = "not_allowed"  # a schedule names others
 
 
 class Candidate(NamedTuple):

@@ -33,6 +33,7 @@ _EXCLUDED: Mapping[Excluded, str] = {
     Excluded.MIN_QUALITY: "is below the policy's min_quality",
     Excluded.NOT_READY: "is not ready on Triton",
     Excluded.UNUSABLE: "cannot be switched to at the moment",
+    Excluded.NOT_ALLOWED: "may not serve at this time, as a schedule of the policy says",
     Excluded.NOT_LOADED: "is not loaded, as the memory budget does not hold every variant",
 }
 

@@ -56,7 +56,7 @@ def worth_if_loaded(
     quality: Sequence[float],
     value: Sequence[float],
     in_time: Sequence[bool],
-    min_quality: float,
+    may_serve: Sequence[bool],
     probes: bool,
 ) -> list[float]:
     """Return the effective quality of a request now on each variant, if it were loaded.
@@ -69,7 +69,7 @@ def worth_if_loaded(
         quality: of each.
         value: what `value_per_request` returns.
         in_time: whether each would meet the objective.
-        min_quality: under which none may serve.
+        may_serve: whether the policy lets each.
         probes: whether what is loaded will be measured.
     """
     speed = prediction.throughput_rows_s
@@ -78,7 +78,7 @@ def worth_if_loaded(
     for i, known in enumerate(prediction.known):
         worth = min(max(value[i], 0.0), 1.0) if in_time[i] or i == fastest else 0.0
         worth = worth if known else quality[i] * probes
-        found.append(worth if quality[i] >= min_quality and math.isfinite(worth) else 0.0)
+        found.append(worth if may_serve[i] and math.isfinite(worth) else 0.0)
     return found
 
 

@@ -32,6 +32,7 @@ def cross_check(data: object) -> Iterator[Finding]:
     yield from _check_stale_after(root)
     yield from _check_mqtt(_mapping(root.get("mqtt")))
     yield from _check_gpu(_mapping(root.get("gpu")))
+    yield from _check_schedules(_mapping(root.get("schedules")), models)
     for place in ("gpu", "host"):
         yield from _check_budget(root, place)
 
@@ -163,6 +164,27 @@ def _check_gpu(gpu: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(
             ("gpu", "devices"), "names devices while `source: none` watches none", at_key=True
         )
+
+
+def _check_schedules(
+    schedules: Mapping[str, object], models: Mapping[str, object]
+) -> Iterator[Finding]:
+    for name, schedule in schedules.items():
+        for model, section in _mapping(_mapping(schedule).get("models")).items():
+            here: Path = ("schedules", name, "models", model)
+            if model not in models:
+                yield Finding(here, f"{quoted(model)} is no model of this policy", at_key=True)
+                continue
+            variants = _mapping(_mapping(models[model]).get("variants"))
+            names = set(variants)
+            for variant, content in variants.items():
+                profiles = _mapping(_mapping(content).get("profiles"))
+                names |= {profile_name(variant, profile) for profile in profiles}
+            listed = _mapping(section).get("variants")
+            for at, one in enumerate(listed if isinstance(listed, list) else ()):
+                if one not in names:
+                    text = f"{quoted(str(one))} is no variant of {quoted(model)}"
+                    yield Finding((*here, "variants", at), text)
 
 
 def _check_budget(root: Mapping[str, object], place: str) -> Iterator[Finding]:

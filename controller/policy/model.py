@@ -84,6 +84,7 @@ class ModelPolicy:
     client_max_batch: int = 1  # rows a single request may have; the alias's promise
     min_quality: float = 0.0
     weight: float = 1.0  # of a request, beside those of other models on the same devices
+    allowed: frozenset[str] | None = None  # the variants that may serve now; None: all
 
     def variant(self, name: str) -> VariantPolicy:
         """Return a variant by the operator's name. Raises KeyError."""
@@ -91,6 +92,26 @@ class ModelPolicy:
             if variant.name == name:
                 return variant
         raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledModel:
+    """What a schedule changes of one model."""
+
+    model: str
+    variants: frozenset[str] | None = None  # that alone may serve; None: as always
+    min_quality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePolicy:
+    """A time of the week at which something else holds, by the machine's local time."""
+
+    name: str
+    days: frozenset[int]  # 0 is Monday
+    from_minute: int  # of the day
+    to_minute: int  # exclusive; not after `from_minute`: of the next day
+    models: tuple[ScheduledModel, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +138,7 @@ class MemoryPolicy:
     """How much memory the variants may hold, and how much loads must leave free."""
 
     reserve_bytes: int = 256 * 1024 * 1024  # of the host, and of each GPU that is watched
+    max_loads_per_hour: int | None = None  # under a budget; None: no limit
     gpu_budget_bytes: int | None = None  # for all variants, on each GPU; None: no limit
     host_budget_bytes: int | None = None
 
@@ -185,6 +207,7 @@ class Policy:
     stability: StabilityPolicy = StabilityPolicy()
     probing: ProbingPolicy = ProbingPolicy()
     journal: JournalPolicy = JournalPolicy()
+    schedules: tuple[SchedulePolicy, ...] = ()
     prometheus: PrometheusPolicy | None = None
     mqtt: MqttPolicy | None = None
     mode: Mode = Mode.ACT

@@ -15,9 +15,11 @@ from controller.policy.model import (
     MemoryPolicy,
     ModelPolicy,
     Policy,
+    SchedulePolicy,
     VariantPolicy,
     profile_name,
 )
+from controller.policy.schedules import DAYS
 from controller.policy.units import format_bytes, format_duration, format_percentage
 
 # A word, a path or a URL; or a quantity. YAML 1.1 readers take 12:30 and `on` for something else.
@@ -61,6 +63,7 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
             "path": policy.journal.path,
             "max_size": format_bytes(policy.journal.max_bytes),
         },
+        "schedules": {one.name: _schedule_to_dict(one) for one in policy.schedules} or None,
         "prometheus": None if policy.prometheus is None else {"listen": policy.prometheus.listen},
         "mqtt": _mqtt_to_dict(policy),
         "mode": policy.mode.value,
@@ -82,6 +85,7 @@ def policy_to_yaml(policy: Policy) -> str:
         ("triton", "restricted_key_file"): "no key is sent",
         ("journal", "path"): "the state folder",
         ("prometheus",): "off",
+        ("schedules",): "none",
         ("mqtt",): "off",
         ("mqtt", "node"): "the machine's name",
         ("mqtt", "tls_ca_file"): "no TLS",
@@ -91,8 +95,29 @@ def policy_to_yaml(policy: Policy) -> str:
 
 def _memory_to_dict(memory: MemoryPolicy) -> dict[str, Any]:
     budgets = {"gpu_budget": memory.gpu_budget_bytes, "host_budget": memory.host_budget_bytes}
-    said = {key: format_bytes(size) for key, size in budgets.items() if size is not None}
+    said: dict[str, Any] = {k: format_bytes(size) for k, size in budgets.items() if size}
+    if memory.max_loads_per_hour is not None:
+        said["max_loads_per_hour"] = memory.max_loads_per_hour
     return {"reserve": format_bytes(memory.reserve_bytes), **said}
+
+
+def _schedule_to_dict(schedule: SchedulePolicy) -> dict[str, Any]:
+    return {
+        "days": [DAYS[day] for day in sorted(schedule.days)],
+        "from": _time_of_day(schedule.from_minute),
+        "to": _time_of_day(schedule.to_minute),
+        "models": {
+            one.model: {
+                **({} if one.variants is None else {"variants": sorted(one.variants)}),
+                **({} if one.min_quality is None else {"min_quality": one.min_quality}),
+            }
+            for one in schedule.models
+        },
+    }
+
+
+def _time_of_day(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"
 
 
 def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:

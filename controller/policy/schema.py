@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import starmap
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -17,6 +18,7 @@ from pydantic import Field
 from controller.policy import model as policy
 from controller.policy import values
 from controller.policy.problems import Path
+from controller.policy.schedules import DAYS
 from controller.policy.sections import (
     GpuSection,
     Interval,
@@ -27,6 +29,7 @@ from controller.policy.sections import (
     Name,
     ProbingSection,
     PrometheusSection,
+    ScheduleSection,
     Section,
     StabilitySection,
     TritonSection,
@@ -63,6 +66,9 @@ class PolicySchema(Section):
     journal: JournalSection | None = Field(
         default=None, description="What is kept of what was done."
     )
+    schedules: dict[Name, ScheduleSection] | None = Field(
+        default=None, description="What holds at some times of the week only."
+    )
     prometheus: PrometheusSection | None = Field(
         default=None, description="The metrics page; off unless this says where."
     )
@@ -97,7 +103,9 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         ),
         models=tuple(_to_model(name, section) for name, section in schema.models.items()),
         gpu=policy.GpuPolicy(policy.GpuSource(gpu.source), gpu.devices),
-        memory=policy.MemoryPolicy(memory.reserve, memory.gpu_budget, memory.host_budget),
+        memory=policy.MemoryPolicy(
+            memory.reserve, memory.max_loads_per_hour, memory.gpu_budget, memory.host_budget
+        ),
         interval_s=schema.interval,
         stability=policy.StabilityPolicy(
             min_dwell_s=stability.min_dwell,
@@ -107,6 +115,7 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         ),
         probing=policy.ProbingPolicy(probing.enabled, probing.max_busy, probing.batches),
         journal=policy.JournalPolicy(journal.path, journal.max_size),
+        schedules=tuple(starmap(_to_schedule, (schema.schedules or {}).items())),
         prometheus=None
         if schema.prometheus is None
         else policy.PrometheusPolicy(schema.prometheus.listen),
@@ -114,6 +123,24 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         mode=policy.Mode(schema.mode),
         on_stop=policy.OnStop(schema.on_stop),
         sha256=sha256,
+    )
+
+
+def _to_schedule(name: str, section: ScheduleSection) -> policy.SchedulePolicy:
+    days = DAYS if section.days is None else section.days
+    return policy.SchedulePolicy(
+        name,
+        frozenset(map(DAYS.index, days)),
+        section.begins,
+        section.ends,
+        tuple(
+            policy.ScheduledModel(
+                model,
+                None if one.variants is None else frozenset(one.variants),
+                one.min_quality,
+            )
+            for model, one in section.models.items()
+        ),
     )
 
 

@@ -184,6 +184,11 @@ class MemorySection(Section):
         description="Most that all variants together may hold of each watched GPU; those that are "
         "worth the most stay loaded. Omitted: no limit, every variant stays loaded.",
     )
+    max_loads_per_hour: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None,
+        description="Most loads in an hour that a budget may ask for, those of the fastest variants"
+        " not counted. Omitted: as many as are worth it.",
+    )
     host_budget: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
         default=None,
         description="The same of the host's memory, for variants that say `memory.host`.",
@@ -248,6 +253,36 @@ class JournalSection(Section):
         default=_JOURNAL.max_bytes,
         description="Size on disk at which the oldest entries are dropped.",
         json_schema_extra={"default": units.format_bytes(_JOURNAL.max_bytes)},
+    )
+
+
+class ScheduledModelSection(Section):
+    """What holds of one model then."""
+
+    variants: list[Name] | None = Field(
+        default=None,
+        min_length=1,
+        description="The only variants that may serve then, and their profiles. Omitted: all.",
+    )
+    min_quality: Ratio | None = Field(
+        default=None, description="The least quality then, if it is more than always."
+    )
+
+
+class ScheduleSection(Section):
+    """A time of the week at which something else holds."""
+
+    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] | None = Field(
+        default=None, min_length=1, description="On which it begins. Omitted: every day."
+    )
+    begins: Annotated[int, values.TIME_OF_DAY] = Field(
+        alias="from", description="When, in the machine's local time."
+    )
+    ends: Annotated[int, values.TIME_OF_DAY] = Field(
+        alias="to", description="Until when; no later than `from`: on the next day."
+    )
+    models: dict[Name, ScheduledModelSection] = Field(
+        min_length=1, description="What holds then, by model."
     )
 
 

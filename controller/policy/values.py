@@ -21,6 +21,7 @@ from controller.policy import units
 from controller.policy.problems import quoted
 
 _NAME: Final = r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}"  # `..` is a folder, not a name
+_TIME_OF_DAY: Final = "([01][0-9]|2[0-3]):([0-5][0-9])"
 _HOST: Final = "[A-Za-z0-9_.-]{1,253}"
 _HOST_PORT: Final = rf"({_HOST}|\[[0-9A-Fa-f:.]{{2,45}}\]):([0-9]{{1,5}})"
 
@@ -189,6 +190,15 @@ def percentage(low: str, high: str) -> Rule:
     return _quantity(units.parse_percentage, pattern, low, high, ["5%"])
 
 
+def _time_of_day(value: object) -> int:
+    what = 'a time of day such as "22:00"'
+    text = _text(value, what)
+    match = re.fullmatch(_TIME_OF_DAY, text)
+    if match is None:
+        raise ValueError(f"must be {what}, not {quoted(text)}")
+    return 60 * int(match[1]) + int(match[2])
+
+
 NAME: Final = _matches(_NAME, "a name of letters, digits and `_ . -`, at most 128")
 ABSOLUTE_PATH: Final = _matches(r"/[^\x00-\x1f]{0,1023}", "an absolute path, starting with /")
 TEXT: Final = _matches(r"[^\x00-\x1f]{1,256}", "text of 1 to 256 characters")
@@ -199,6 +209,7 @@ TOPIC_PREFIX: Final = _matches(
 HOST: Final = Rule(_host, {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,253}$"})
 HOST_PORT: Final = Rule(_host_port, {"type": "string", "pattern": f"^{_HOST_PORT}$"})
 HTTP_URL: Final = Rule(_http_url, {"type": "string", "pattern": "^https?://[!-~]+$"})
+TIME_OF_DAY: Final = Rule(_time_of_day, {"type": "string", "pattern": f"^{_TIME_OF_DAY}$"})
 VERSION: Final = Rule(_version, {"const": 1})
 INTERVAL: Final = Rule(
     _duration_or_auto,

@@ -233,3 +233,23 @@ async def test_advising_decides_and_records_but_touches_nothing(
         assert adviser.status()["daemon"]["advice"]
     finally:
         assert adviser.stop() == 0
+
+
+async def test_a_schedule_in_force_says_who_may_serve(server, otlp_port, tmp_path):
+    policy = echo_policy(server.grpc, server.metrics_url, otlp_port)
+    policy["schedules"] = {
+        "always": {"from": "00:00", "to": "00:00", "models": {"chat": {"variants": ["mid"]}}}
+    }
+    daemon = GovernorProcess(tmp_path / "governor", policy)
+    daemon.start()
+    try:
+        await daemon.until(lambda m: m["serving"] == "mid")
+        told = {c["variant"]: c["excluded"] for c in daemon.model()["candidates"]}
+        assert told == {"slow": "not_allowed", "mid": None, "fast": "not_allowed"}
+        assert daemon.ask("GET", "/v1/status")["daemon"]["schedules"] == ["always"]
+        # Without it the best serves again, within a second or two.
+        del policy["schedules"]
+        daemon.write_policy(policy)
+        await daemon.until(lambda m: m["serving"] == "slow")
+    finally:
+        daemon.stop()

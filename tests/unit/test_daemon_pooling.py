@@ -1,7 +1,7 @@
 """The warm pool in the daemon: from what the actuator tells to what it is asked to do."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -213,3 +213,20 @@ async def test_gpus_are_waited_for_before_what_they_hold_is_guessed():
     pool.after_tick(server.observe(4.0, gpus=False), server.policy)
     assert pool._planning is not None
     await pool._planning
+
+
+async def test_no_more_loads_are_asked_for_in_an_hour_than_the_policy_says():
+    policy = policy_of(2)
+    policy = replace(policy, memory=replace(policy.memory, max_loads_per_hour=2))
+    server = Server(policy, limit=80 * GIB, size=2 * GIB)
+    # The fastest of each model do not count: nothing serves without them.
+    await live(server, 40)
+    assert {"m0-fast", "m1-fast"} <= server.held
+    assert len(server.held) == 4
+    pool, done = WarmPool(Core(policy), server, Journal()), list[str | None]()
+    for step in range(4):
+        pool.after_tick(server.observe(3700.0 * (step + 1)), policy)
+        assert pool._planning is not None
+        await pool._planning
+        done.append(server.act())
+    assert len(server.held) == 6
