@@ -107,6 +107,7 @@ class Actuator:
         )
         for model, order in self._orders.items():
             server.aliases[model].order = order
+        self._placed.clear()
         self._stopping = False
         self._keeper = Keeper(server, blocked=problem)
         self._keeper.start()
@@ -363,7 +364,7 @@ class Actuator:
             for name, variant in self._keeper.server.variants.items():
                 if variant.config is not None:
                     self._placed[name] = gpus_of(variant.config)
-        return self._placed
+        return dict(self._placed)
 
     def set_pool(self, plan: PoolPlan) -> None:
         """Load what a plan allows, and unload what it says, when nothing else is under way."""

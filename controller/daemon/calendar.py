@@ -25,24 +25,18 @@ class Calendar:
     ) -> None:
         self._local = local
         self._read = policy
-        self.active: tuple[str, ...] = self._now()
+        self.active: tuple[str, ...] = self.now(policy)
 
-    def follow(self, policy: Policy) -> Policy:
-        """Take another policy as it was read; return it as it holds now."""
-        self._read = policy
-        self.active = self._now()
-        return self.policy
-
-    def turn(self) -> bool:
-        """Return whether other schedules are in force than when this was asked last."""
-        before, self.active = self.active, self._now()
-        return before != self.active
+    def now(self, policy: Policy) -> tuple[str, ...]:
+        """Return the schedules of a policy that are in force."""
+        now = self._local()
+        return schedules.active(policy, now.tm_wday, now.tm_hour * 60 + now.tm_min)
 
     @property
-    def policy(self) -> Policy:
-        """Return the policy as it holds now."""
-        return schedules.under(self._read, self.active)
+    def read(self) -> Policy:
+        """Return the policy as it was read."""
+        return self._read
 
-    def _now(self) -> tuple[str, ...]:
-        now = self._local()
-        return schedules.active(self._read, now.tm_wday, now.tm_hour * 60 + now.tm_min)
+    def commit(self, policy: Policy, active: tuple[str, ...]) -> None:
+        """Take note that a policy is in force as some schedules change it."""
+        self._read, self.active = policy, active

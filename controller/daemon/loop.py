@@ -40,6 +40,7 @@ from controller.journal.paths import default_journal
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
 from controller.policy.model import Mode, Policy
+from controller.policy.schedules import under
 from controller.ports import Outcome
 from controller.telemetry.host import read_memory
 from controller.telemetry.hub import Reading, Telemetry
@@ -69,7 +70,7 @@ class Daemon:
         self.version = __version__
         self.pid = os.getpid()
         self.calendar = Calendar(policy)
-        policy = self.policy = self.calendar.policy
+        policy = self.policy = under(policy, self.calendar.active)
         self.policy_file = PolicyFile(
             options.policy_file,
             in_force=lambda: self.policy.sha256,
@@ -144,6 +145,8 @@ class Daemon:
         try:
             await asyncio.to_thread(self.journal.open)
             self._learned.restore(self.policy, self._started)
+            if self.calendar.active:
+                self._tell_schedules()
             await self.telemetry.start()
             await self.actuator.start()
             await self.metrics.follow(_scraped_at(self.policy))
@@ -170,7 +173,8 @@ class Daemon:
 
     def _take(self, policy: Policy) -> str | None:
         """Put a policy in force; return what of it is not."""
-        policy = self.calendar.follow(policy)
+        as_read, active = policy, self.calendar.now(policy)
+        policy = under(policy, active)
         restart = [
             name
             for name in ("journal", "mqtt")  # another Triton is followed
@@ -179,6 +183,7 @@ class Daemon:
         changed = f"taken, but {', '.join(restart)} changed: restart the daemon for that"
         note = changed if restart else None
         self._put_in_force(policy)
+        self._in_force(as_read, active)
         self.journal.event("policy", None, "a new policy is in force", {"sha256": policy.sha256})
         _LOG.info("a new policy is in force%s", f" ({note})" if restart else "")
         return note
@@ -200,11 +205,23 @@ class Daemon:
 
     def _turn_of_schedules(self) -> None:
         """Follow the clock on the wall."""
-        if self.calendar.turn():
-            names = ", ".join(self.calendar.active) or "none"
-            self._put_in_force(self.calendar.policy)
-            self.journal.event("schedule", None, f"schedules in force: {names}")
-            _LOG.info("schedules in force: %s", names)
+        as_read = self.calendar.read
+        active = self.calendar.now(as_read)
+        if active != self.calendar.active:
+            self._put_in_force(under(as_read, active))
+            self._in_force(as_read, active)
+
+    def _in_force(self, as_read: Policy, active: tuple[str, ...]) -> None:
+        """Take note of what is in force, and tell of other schedules than before."""
+        before = self.calendar.active
+        self.calendar.commit(as_read, active)
+        if active != before:
+            self._tell_schedules()
+
+    def _tell_schedules(self) -> None:
+        names = ", ".join(self.calendar.active) or "none"
+        self.journal.event("schedule", None, f"schedules in force: {names}")
+        _LOG.info("schedules in force: %s", names)
 
     def _start_bus(self) -> None:
         if self.policy.mqtt is not None:

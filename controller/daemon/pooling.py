@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from controller.planning.bounds import may_serve
 from controller.planning.budget import Budget, Room
 from controller.planning.pool import Pool, PoolPlan, Wish
 from controller.policy.model import Policy
@@ -104,7 +103,7 @@ class WarmPool:
             able = [
                 name
                 for name in order
-                if may_serve(model, model.variant(name))
+                if model.lets(model.variant(name))
                 and not (name_of(name) in absent and absent[name_of(name)].blocked)
             ]
             # One that fails to load is no way out; but if there is no other, it is tried.
@@ -127,6 +126,8 @@ class WarmPool:
             return
         if renewals != self._renewals:
             return  # the policy that this was for is another's past
+        if not self._paused:
+            plan = self._limited(plan, now_s)
         self.plan = plan
         left = plan.load or plan.unload is not None
         self._due_s = now_s + (_SOON_S if left else _EVERY_S)
@@ -136,7 +137,7 @@ class WarmPool:
             self._journal.event("pool", None, "what is to stay loaded changed", details)
             _LOG.info("to stay loaded: %s", ", ".join(sorted(plan.wanted)))
         if not self._paused:  # and where it may only advise this does nothing
-            self._actuator.set_pool(self._limited(plan, now_s))
+            self._actuator.set_pool(plan)
 
     def _limited(self, plan: PoolPlan, now_s: float) -> PoolPlan:
         """Return what of a plan may be done by the most loads in an hour."""
@@ -148,10 +149,21 @@ class WarmPool:
             # What was asked for before stays so, and what is needed to serve at all.
             cut = frozenset(new[left:])
             load = tuple(name for name in plan.load if name not in cut)
-            plan, new = replace(plan, load=load, unload=None), new[:left]
+            unload = plan.unload if self._must_unload(plan) else None
+            plan, new = replace(plan, load=load, unload=unload), new[:left]
         self._loads_s.extend(now_s for _ in new)
         self._asked = frozenset(plan.load)
         return plan
+
+    def _must_unload(self, plan: PoolPlan) -> bool:
+        """Return whether room is needed for more than what is worth more."""
+        memory = self.memory
+        if memory is None:
+            return False
+        held = [one for one in memory.variants.values() if one.held]
+        full = sum(one.gpu_bytes for one in held) > memory.gpu_limit_bytes
+        full = full or sum(one.host_bytes for one in held) > memory.host_limit_bytes
+        return full or any(not memory.variants[name].held for name in self._keep & plan.wanted)
 
     def view(self) -> dict[str, Any] | None:
         """Return the budget and what is under it, JSON-ready; None: there is no budget."""

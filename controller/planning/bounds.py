@@ -35,9 +35,3 @@ def exclusion(
     if reading is not None and reading.ready is False:
         return Excluded.NOT_READY
     return None
-
-
-def may_serve(policy: ModelPolicy, variant: VariantPolicy) -> bool:
-    """Return whether the policy lets a variant serve, whatever the server says."""
-    allowed = policy.allowed is None or variant.name in policy.allowed
-    return allowed and variant.quality >= policy.min_quality

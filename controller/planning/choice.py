@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.planning.bounds import exclusion, may_serve
+from controller.planning.bounds import exclusion
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.profiles import Profiles
@@ -164,20 +164,24 @@ class ModelMind:
                 quality=self._quality,
                 value=value,
                 in_time=in_time,
-                may_serve=[may_serve(self._policy, v) for v in self._policy.variants],
+                may_serve=[self._policy.lets(v) for v in self._policy.variants],
                 probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
-        self.need_per_s = need_per_s(
-            prediction, quality=self._quality, known=known, feasible=feasible
-        )
+        moves = reading is None or not (reading.held or reading.paused or reading.pinned)
+        self.need_per_s = None
+        if moves:  # who may not use the device's time as it would be best needs none of others
+            self.need_per_s = need_per_s(
+                prediction, quality=self._quality, known=known, feasible=feasible
+            )
         alone = value
         if price_per_s is not None:
             value = priced(value, prediction, price_per_s / self._policy.weight)
-        desired, reason = self._desire(prediction, value, feasible, known, allowed, serving)
-        gives_way = price_per_s is not None and _is_worse(alone, desired, serving)
-        if reason is Reason.BEST_FEASIBLE and gives_way:
-            reason = Reason.YIELDS
+        choices = (feasible, known, allowed, serving)
+        desired, reason = self._desire(prediction, value, *choices)
+        if price_per_s is not None and reason in {Reason.BEST_FEASIBLE, Reason.STEADY}:
+            unpriced, _ = self._desire(prediction, alone, *choices)
+            reason = Reason.YIELDS if _is_worse(alone, desired, unpriced) else reason
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.throughput_rows_s
         target, reason = self._damp(serving, target, reason, speed)

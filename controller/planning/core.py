@@ -99,11 +99,12 @@ class GovernorCore:
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""
         contention = 1.0 if observation.gpus else self._host_contention(observation)
+        placement = self._place(observation)
         self._sharing.observe(observation)
         self.costs.observe(observation.actions)
         samples: Iterable[BatchSample] = observation.batch_samples
         if observation.gpus:  # on a host idle cores take what runs beside
-            samples = self._sharing.alone(samples, observation.now_s)
+            samples = self._sharing.alone(samples, observation.now_s, placement)
         self._service.observe(samples, observation.now_s)
         stalled = self._stalls.look(observation.window_s, self._policy.tick_s)
         minds = tuple(self._minds.values())
@@ -113,7 +114,7 @@ class GovernorCore:
         work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
         self._work_s = sum(float(work.sum()) for work in work_s)
         horizon_s = self._policy.notice_s + _REACTION_S
-        placement = self._place(observation)
+        shares = bool(observation.gpus) and len(minds) > 1
         predictions = predict(
             [mind.predictor for mind in minds],
             observation,
@@ -121,15 +122,16 @@ class GovernorCore:
             horizon_s=horizon_s,
             contention=contention,
             placement=placement,
-            busy_ratio=self._sharing.busy_ratio() if len(self._minds) > 1 else {},
+            # On a host what was learned has it already.
+            busy_ratio=self._sharing.busy_ratio() if shares else {},
         )
         decisions = tuple(
             mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=prices)
             for mind, prediction, prices in zip(
-                minds, predictions, self._prices.of(placement), strict=True
+                minds, predictions, self._prices.of(placement, counts=shares), strict=True
             )
         )
-        if len(minds) > 1:
+        if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         return decisions
 

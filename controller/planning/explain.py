@@ -206,8 +206,8 @@ def _escape(d: Decision) -> str:
 
 def _yields(d: Decision) -> str:
     return (
-        f"{_go(d)}: another model cannot meet its objective, and the device's time is worth more to"
-        " it."
+        f"{_go(d)}, though a better one would be in time: another model cannot meet its objective,"
+        " and the device's time is worth more to it."
     )
 
 

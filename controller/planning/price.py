@@ -42,7 +42,7 @@ class DevicePrice:
         most = max(needs_per_s, default=0.0)
         if most > 0.0:
             self._most_per_s = most
-            grown = self.per_s * math.exp(min(elapsed_s, 1.0) / _RISES_S)
+            grown = self.per_s * math.exp(min(elapsed_s / _RISES_S, 1.0))
             self.per_s = min(max(grown, _FIRST * most), most)
         elif self.per_s > 0.0:
             self.per_s *= math.exp(-elapsed_s / _FALLS_S)
@@ -60,14 +60,16 @@ class DevicePrices:
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = weights
         self._prices: list[DevicePrice] = []
+        self._devices: tuple[int, ...] = ()
 
-    def of(self, placement: Placement) -> list[Floats | None]:
+    def of(self, placement: Placement, *, counts: bool = True) -> list[Floats | None]:
         """Return what a second costs of each variant's device, by model. [variants] each.
 
-        None: nothing.
+        None: nothing, as where it does not count what others use.
         """
-        if len(self._prices) != placement.devices:
-            self._prices = [DevicePrice() for _ in range(placement.devices)]
+        if self._devices != placement.device_ids or not counts:
+            self._devices = placement.device_ids
+            self._prices = [DevicePrice() for _ in placement.device_ids]
         if not any(price.per_s for price in self._prices):
             return [None] * len(placement.shares)
         per_s = np.array([price.per_s for price in self._prices])

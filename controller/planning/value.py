@@ -158,6 +158,11 @@ def need_per_s(
     if any(feasible) or not among or prediction.forecast.mean_rps < _IDLE_RPS:
         return None
     fastest = max(among, key=prediction.throughput_rows_s.__getitem__)
+    slowdown = prediction.slowdown[fastest]
+    bears = prediction.utilization_ratio[fastest] / slowdown < 1.0
+    in_time = prediction.single_s[fastest] / slowdown <= prediction.raw_limit_s[fastest]
+    if slowdown <= 1.0 or not (bears and in_time):
+        return None  # it would not do even alone
     lost = quality[fastest] * min(prediction.miss_ratio[fastest], 1.0)
     return fastest, lost / device_s(prediction)[fastest]
 

@@ -175,6 +175,8 @@ def _check_schedules(
             if model not in models:
                 yield Finding(here, f"{quoted(model)} is no model of this policy", at_key=True)
                 continue
+            if not any(value is not None for value in _mapping(section).values()):
+                yield Finding(here, "says nothing: name its variants or a min_quality", at_key=True)
             variants = _mapping(_mapping(models[model]).get("variants"))
             names = set(variants)
             for variant, content in variants.items():

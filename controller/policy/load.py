@@ -20,6 +20,7 @@ from controller.policy.checks import cross_check
 from controller.policy.model import Policy
 from controller.policy.positions import MAX_BYTES, Document, position_at, read_yaml
 from controller.policy.problems import Path, PolicyError, Problem, format_path, quoted
+from controller.policy.schedules import left_without
 from controller.policy.schema import PolicySchema, section_at, to_policy
 from controller.policy.sections import Section
 
@@ -89,7 +90,14 @@ def parse_policy(text: str, filename: str) -> Policy:
     if schema is None or problems:
         raise PolicyError(_in_order(problems, filename))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return to_policy(schema, sha256=digest)
+    policy = to_policy(schema, sha256=digest)
+    problems = [
+        document.problem(("schedules", schedule, "models", model), message, at_key=True)
+        for schedule, model, message in left_without(policy)
+    ]
+    if problems:
+        raise PolicyError(_in_order(problems, filename))
+    return policy
 
 
 def _in_order(problems: list[Problem], filename: str) -> list[Problem]:

@@ -93,6 +93,11 @@ class ModelPolicy:
                 return variant
         raise KeyError(name)
 
+    def lets(self, variant: VariantPolicy) -> bool:
+        """Return whether a variant may serve, whatever the server says."""
+        allowed = self.allowed is None or variant.name in self.allowed
+        return allowed and variant.quality >= self.min_quality
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduledModel:

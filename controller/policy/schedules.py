@@ -5,6 +5,7 @@ Owns when a schedule is in force and what it changes. Pure: it must not know wha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from controller.policy.model import ModelPolicy, Policy, SchedulePolicy
@@ -33,6 +34,24 @@ def _holds(schedule: SchedulePolicy, weekday: int, minute: int) -> bool:
     return (weekday in schedule.days and minute >= begins) or (
         before in schedule.days and minute < ends
     )
+
+
+def left_without(policy: Policy) -> Iterator[tuple[str, str, str]]:
+    """Yield (schedule, model, what is wrong) where no variant of a model may serve at some time."""
+    told: set[tuple[str, str]] = set()
+    for schedule in policy.schedules:
+        for day in schedule.days:
+            # What is in force together is so when one of them begins.
+            names = active(policy, day, schedule.from_minute)
+            for model in under(policy, names).models:
+                mine = any(one.model == model.name for one in schedule.models)
+                if not mine or (schedule.name, model.name) in told:
+                    continue
+                if not any(model.lets(variant) for variant in model.variants):
+                    told.add((schedule.name, model.name))
+                    beside = [name for name in names if name != schedule.name]
+                    others = f" beside {', '.join(beside)}" if beside else ""
+                    yield schedule.name, model.name, f"leaves none of its variants{others}"
 
 
 def under(policy: Policy, names: tuple[str, ...]) -> Policy:

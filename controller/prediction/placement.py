@@ -31,6 +31,7 @@ class Placement:
         names = dict.fromkeys(name for own in models for name in own)
         known = all(gpus.get(name) for name in names)
         devices = sorted({gpu for name in names for gpu in gpus[name]}) if known else [0]
+        self.device_ids = tuple(devices)
         column = {gpu: at for at, gpu in enumerate(devices)}
         rows = np.zeros((len(names), len(devices)))
         for row, name in zip(rows, names, strict=True):
@@ -44,10 +45,11 @@ class Placement:
         self._owner = np.repeat(np.arange(len(models)), sizes)
         self._first = np.cumsum([0, *sizes[:-1]])
         self.shares: list[Floats] = np.split(self._flat, self._first[1:])
-        # One that several models list counts once.
-        self._once = np.zeros(len(self._flat_names))
-        places = {name: at for at, name in reversed(list(enumerate(self._flat_names)))}
-        self._once[list(places.values())] = 1.0
+        # One that several models list is one, and counts once.
+        self._by_name = by_name
+        self._rows = rows
+        places = {name: at for at, name in enumerate(names)}
+        self._unique = np.array([places[name] for name in self._flat_names])
 
     @property
     def devices(self) -> int:
@@ -69,13 +71,22 @@ class Placement:
 
     def _beside(self, of_each: Floats) -> list[Floats]:
         """Return what there is of other models on the devices of each variant. [variants] each."""
-        on_devices = of_each[:, None] * self._flat
-        own = np.add.reduceat(on_devices, self._first, axis=0)
-        total = self._once @ on_devices
+        once = np.zeros(len(self._rows))
+        np.maximum.at(once, self._unique, of_each)  # models may judge a shared one differently
+        own = np.add.reduceat(once[self._unique, None] * self._flat, self._first, axis=0)
+        total = once @ self._rows
         beside = (self._flat * (total - own[self._owner])).sum(axis=1)
         return np.split(np.maximum(beside, 0.0), self._first[1:])
+
+    def share(self, one: str, other: str) -> float:
+        """Return how much of what runs on one variant's devices is beside another, 0 to 1."""
+        if one not in self._by_name or other not in self._by_name:
+            return 1.0
+        return float(self._by_name[one] @ (self._by_name[other] > 0.0))
 
     def meeting(self, model: int) -> Floats:
         """Return how much of a model's variants' work meets each other. [variants, variants]."""
         shares = self.shares[model]
-        return np.asarray(shares @ (shares > 0.0).T)
+        met = shares @ shares.T
+        np.fill_diagonal(met, 1.0)
+        return np.asarray(met)

@@ -35,6 +35,7 @@ class Prediction:
     leftover_s: list[float]  # work left at the window's end, in seconds of the fastest one's time
     throughput_rows_s: list[float]
     single_s: list[float]  # a batch of one mean request
+    slowdown: list[float]  # of the above, by what others run beside
     raw_s: list[float]  # latency at the objective's percentile, before calibration
     stated_s: list[float]  # after: what is decided by
     told_s: list[float]  # to people, true of the objective's share of requests
@@ -75,7 +76,8 @@ def predict(
         busy_ratio: the share of the time in which each variant's batches are in execution.
     """
     totals_s = [float(work.sum()) for work in work_s]
-    beside_s, busy = placement.work_beside_s(work_s), placement.busy_beside(busy_ratio)
+    beside_s = placement.work_beside_s(work_s)
+    slowdown = [1.0 + contention * busy for busy in placement.busy_beside(busy_ratio)]
     found: list[Prediction] = []
     renew([predictor.arrivals for predictor in predictors])
     with np.errstate(all="ignore"):
@@ -87,13 +89,15 @@ def predict(
                 predictors[i].situation(
                     observation,
                     elsewhere_s=beside_s[i],
-                    slowdown=1.0 + contention * busy[i],
+                    slowdown=slowdown[i],
                     meeting=placement.meeting(i) if placement.devices > 1 else None,
                 )
                 for i in range(at, min(at + _TOGETHER, len(predictors)))
             ]
             rollout = roll_forward(situations, horizon_s=horizon_s, contention=contention)
-            found += _conclude(predictors[some], observation, situations, rollout, totals_s[some])
+            found += _conclude(
+                predictors[some], observation, situations, rollout, totals_s[some], slowdown[some]
+            )
     return found
 
 
@@ -103,6 +107,7 @@ def _conclude(
     situations: Sequence[Situation],
     rollout: Rollout,
     totals_s: Sequence[float],
+    slowdown: Sequence[Floats],
 ) -> Iterator[Prediction]:
     """Yield the calibrated predictions of models whose rollouts are stacked."""
     sizes = [len(situation.limits) for situation in situations]
@@ -128,8 +133,8 @@ def _conclude(
     utilization, leftover_s = rollout.utilization_ratio.tolist(), rollout.leftover_s.tolist()
     throughput, single_s = rollout.throughput_rows_s.tolist(), rollout.single_s.tolist()
     p50 = p50_s.tolist()
-    for predictor, situation, part, total_s in zip(
-        predictors, situations, parts, totals_s, strict=True
+    for predictor, situation, part, total_s, slowed in zip(
+        predictors, situations, parts, totals_s, slowdown, strict=True
     ):
         pending = predictor.pending(observation)
         yield Prediction(
@@ -138,6 +143,7 @@ def _conclude(
             leftover_s=leftover_s[part],
             throughput_rows_s=throughput[part],
             single_s=single_s[part],
+            slowdown=slowed.tolist(),
             raw_s=raw[part],
             stated_s=stated[part],
             told_s=predictor.told_s(stated[part]),

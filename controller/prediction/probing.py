@@ -127,6 +127,8 @@ class ProbePlan:
                 state = observation.variants.get(variant.model)
                 if state is None or state.ready is not True or variant.model not in models:
                     continue
+                if not model_policy.lets(variant):
+                    continue  # whoever may not serve is left alone
                 times = samples[models.index(variant.model)]
                 sizes = self._batches(model_policy, variant)
                 # Larger ones only when the first is known.

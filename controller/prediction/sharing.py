@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from controller.prediction.placement import Placement
 from controller.telemetry.observation import BatchSample, Observation, VariantReading
 
 _KEPT_S: Final = 3.0
@@ -74,22 +75,31 @@ class DeviceSharing:
             return {}
         return {model: min(s / self._window_s, 1.0) for model, s in self._lately_s.items()}
 
-    def alone(self, samples: Iterable[BatchSample], now_s: float) -> Iterator[BatchSample]:
+    def alone(
+        self, samples: Iterable[BatchSample], now_s: float, placement: Placement
+    ) -> Iterator[BatchSample]:
         """Yield the samples with the times that their batches would have taken alone."""
         for sample in samples:
-            shared = self._others_active(sample, now_s)
+            shared = self._others_active(sample, now_s, placement)
             alone_s = sample.mean_service_s * (1.0 - 0.5 * shared)
             yield replace(sample, mean_service_s=alone_s, shared_ratio=shared)
 
-    def _others_active(self, sample: BatchSample, now_s: float) -> float:
-        """Return the share of a sample's time in which other models were active, 0 to 1."""
+    def _others_active(self, sample: BatchSample, now_s: float, placement: Placement) -> float:
+        """Return the share of a sample's time in which others on its device were active, 0 to 1."""
         since_s = now_s - 2.0 * sample.age_s
         own_s, shared_s = 0.0, 0.0
         for tick in reversed(self._ticks):
             if tick.ended_s <= since_s:
                 break
             here_s = tick.busy_s.get(sample.model, 0.0)
-            others_s = sum(tick.busy_s.values()) - here_s
+            if placement.devices == 1:
+                others_s = sum(tick.busy_s.values()) - here_s
+            else:
+                others_s = sum(
+                    placement.share(sample.model, other) * busy_s
+                    for other, busy_s in tick.busy_s.items()
+                    if other != sample.model
+                )
             own_s += here_s
             chance_s = here_s * min(others_s / tick.took_s, 1.0)
             least_s = min(max(here_s + others_s - tick.took_s, 0.0), here_s)

@@ -1,5 +1,7 @@
 """Several models that share a device: each heeds the others, and gives way where that pays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from controller.planning.decision import Reason
 from controller.planning.explain import explain_decision
 from controller.planning.price import DevicePrice, DevicePrices
 from controller.prediction.placement import Placement
+from controller.telemetry.observation import HostReading, Observation
 from controller.twin.ladder import TwinVariant
 from controller.twin.load import Load
 from controller.twin.many import Shared, _profile, fixed, govern, policy_of
@@ -136,6 +139,56 @@ def test_who_gives_way_says_so_and_goes_back_when_nobody_is_in_need():
     assert last.serving == "g1"
 
 
+def _hopeless(limit_s: float) -> list[Shared]:
+    """Return a model of 20 ms a batch, and one that would be in time on both of its variants."""
+    return [
+        model("hopeless", 5.0, limit_s, variant("h1", 0.9, 0.020)),
+        model("fine", 40.0, 0.2, variant("b1", 0.95, 0.004), variant("b2", 0.90, 0.002)),
+    ]
+
+
+def test_nobody_gives_way_to_who_would_be_late_even_alone():
+    result = govern(
+        _hopeless(0.005), policy_of(_hopeless(0.005)), physics=REAL, duration_s=20.0, seed=1
+    )
+    assert result.effective_quality[1] > 0.945
+
+
+def test_who_may_not_move_needs_nobody_to_give_way():
+    shared = [
+        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
+        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
+    ]
+    server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
+    policy = policy_of(shared)
+    core, port = GovernorCore(policy), TwinPort(server, *policy.models)
+    core.restore(_profile(server))
+    for tick in range(1, 400):
+        server.advance(tick * 0.02)
+        seen = port.read()
+        paused = replace(seen.models["urgent"], paused=True)
+        for decision in core.step(replace(seen, models={**seen.models, "urgent": paused})):
+            port.act(decision)
+            assert decision.reason is not Reason.YIELDS
+
+
+def test_on_a_host_others_are_counted_once_and_have_no_price():
+    shared = [
+        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
+        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
+    ]
+    server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
+    policy = policy_of(shared)
+    core, port = GovernorCore(policy), TwinPort(server, *policy.models)
+    core.restore(_profile(server))
+    host = HostReading(cpu_ratio=1.0, cpu_count=4)
+    for tick in range(1, 400):
+        server.advance(tick * 0.02)
+        for decision in core.step(replace(port.read(), gpus=(), host=host)):
+            port.act(decision)
+            assert decision.reason is not Reason.YIELDS
+
+
 def test_the_weight_says_who_gives_way():
     def attainment(weight: float) -> float:
         # Both lose if they give way; the device does not suffice for both on their best.
@@ -166,6 +219,25 @@ def test_who_runs_on_another_gpu_is_in_nobodys_way():
     work = placement.work_beside_s([np.array([1.0, 0.0]), np.array([2.0]), np.array([0.0])])
     assert work[0].tolist() == pytest.approx([0.0, 2.0])
     assert placement.meeting(0).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert placement.share("a1", "b1") == 0.0
+    assert placement.share("c1", "b1") == 0.5
+
+
+def test_a_triton_model_of_two_models_counts_once_and_is_in_no_way_of_either():
+    placement = Placement([("a", "x"), ("x", "b"), ("c",)], {})
+    # The two take what waits on `x` for different, as their requests have different sizes.
+    work = [np.array([0.0, 0.1]), np.array([0.8, 0.0]), np.array([0.5])]
+    beside = placement.work_beside_s(work)
+    assert beside[0].tolist() == beside[1].tolist() == [0.5, 0.5]
+    assert beside[2].tolist() == [0.8]
+
+
+def test_another_placement_is_seen_and_its_prices_begin_anew():
+    core = GovernorCore(policy_of(_hopeless(0.005)))
+    seen = Observation(0.0, 0, {}, {}, 0.02, placement={"h1": (0,), "b1": (1,), "b2": (1,)})
+    assert core._place(seen).devices == 2
+    moved = replace(seen, placement={"h1": (0,), "b1": (0,), "b2": (0,)})
+    assert core._place(moved).devices == 1
 
 
 def test_where_one_place_is_not_known_all_share_one_device():

@@ -21,6 +21,7 @@ def _value(leftover_s, *, miss=(0.0, 0.0, 0.0), busy=0.7):
         leftover_s=list(leftover_s),
         throughput_rows_s=[6.0, 3.6, 1.0],
         single_s=[0.001, 0.0017, 0.006],
+        slowdown=[1.0, 1.0, 1.0],
         raw_s=nothing,
         stated_s=nothing,
         told_s=nothing,

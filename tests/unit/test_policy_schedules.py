@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.daemon.calendar import Calendar
-from controller.planning.bounds import exclusion, may_serve
+from controller.planning.bounds import exclusion
 from controller.planning.decision import Excluded
 from controller.policy.load import PolicyError, parse_policy
 from controller.policy.render import policy_to_yaml
@@ -79,7 +79,7 @@ def test_a_schedule_is_in_force_from_its_begin_to_before_its_end(weekday, clock,
 
 def test_it_names_who_may_serve_and_that_includes_their_profiles():
     chat = under(POLICY, ("night",)).model("chat")
-    assert [v.name for v in chat.variants if may_serve(chat, v)] == ["good", "good.b1", "fast"]
+    assert [v.name for v in chat.variants if chat.lets(v)] == ["good", "good.b1", "fast"]
     told = exclusion(chat, chat.variant("best"), None, None, None, serves=False)
     assert told is Excluded.NOT_ALLOWED
     # Whoever serves when it begins has to leave, too.
@@ -89,7 +89,7 @@ def test_it_names_who_may_serve_and_that_includes_their_profiles():
 
 def test_of_several_the_narrowest_counts():
     chat = under(POLICY, ("office", "lunch")).model("chat")
-    assert [v.name for v in chat.variants if may_serve(chat, v)] == ["best"]
+    assert [v.name for v in chat.variants if chat.lets(v)] == ["best"]
     assert under(POLICY, ()) == POLICY
 
 
@@ -99,7 +99,7 @@ def test_a_schedule_only_narrows(weekday, minute):
     for model in now.models:
         before = POLICY.model(model.name)
         for variant in model.variants:
-            assert may_serve(before, variant) >= may_serve(model, variant)
+            assert before.lets(variant) >= model.lets(variant)
 
 
 def test_it_reads_back_as_it_was_written():
@@ -123,17 +123,34 @@ def test_a_schedule_that_means_nothing_is_refused(old, new, message):
     assert message in str(caught.value)
 
 
-def test_the_calendar_turns_when_the_clock_does():
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "{min_quality: 0.8}",
+            "{min_quality: 0.96}",
+            "schedules.office.models.chat: leaves none of",
+        ),
+        ("[best, fast]", "[fast]", "lunch.models.chat: leaves none of its variants beside office"),
+        ("{chat: {min_quality: 0.8}}", "{chat: {}}", "says nothing"),
+        ("{min_quality: 0.8}", "{variants: null}", "says nothing"),
+    ],
+)
+def test_a_schedule_that_leaves_nobody_to_serve_is_refused(old, new, message):
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(TEXT.replace(old, new), "p.yaml")
+    assert message in str(caught.value)
+
+
+def test_the_calendar_tells_what_the_clock_says():
     now = [time.struct_time((2026, 11, 30, 21, 59, 30, MON, 334, 0))]
     calendar = Calendar(POLICY, lambda: now[0])
-    assert calendar.policy == POLICY
-    assert not calendar.turn()
-    now[0] = time.struct_time((2026, 11, 30, 22, 0, 0, MON, 334, 0))
-    assert calendar.turn()
-    assert calendar.active == ("night",)
-    assert calendar.policy.sha256 == POLICY.sha256
-    assert calendar.policy.model("chat").allowed == {"good", "good.b1", "fast"}
-    assert not calendar.turn()
-    # Another policy is as it holds now, at once.
-    assert calendar.follow(replace(POLICY, schedules=())).model("chat").allowed is None
     assert calendar.active == ()
+    now[0] = time.struct_time((2026, 11, 30, 22, 0, 0, MON, 334, 0))
+    # Not before it is in force: what failed is tried again.
+    assert calendar.now(POLICY) == ("night",)
+    assert calendar.active == ()
+    calendar.commit(POLICY, ("night",))
+    assert (calendar.read, calendar.active) == (POLICY, ("night",))
+    assert under(POLICY, ("night",)).sha256 == POLICY.sha256
+    assert calendar.now(replace(POLICY, schedules=())) == ()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from controller.prediction.placement import Placement
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
 from controller.telemetry.observation import BatchSample, HostReading, Observation, VariantReading
@@ -32,9 +33,15 @@ def _ticks(sharing: DeviceSharing, busy_s: list[dict[str, float]]) -> float:
     return now_s
 
 
-def _alone(sharing: DeviceSharing, took_s: float, now_s: float) -> BatchSample:
+def _alone(
+    sharing: DeviceSharing,
+    took_s: float,
+    now_s: float,
+    gpus: dict[str, tuple[int, ...]] | None = None,
+) -> BatchSample:
     sample = BatchSample("probed", 4, 1, took_s, age_s=now_s / 2.0)
-    (alone,) = sharing.alone([sample], now_s)
+    placement = Placement([("probed",), ("serving",)], gpus or {})
+    (alone,) = sharing.alone([sample], now_s, placement)
     return alone
 
 
@@ -51,6 +58,9 @@ def test_a_batch_beside_one_that_was_always_active_would_have_taken_half():
     alone = _alone(sharing, TICK_S, now_s)
     assert alone.shared_ratio == pytest.approx(1.0)
     assert alone.mean_service_s == pytest.approx(TICK_S / 2.0)
+    # On another GPU it is in nobody's way.
+    elsewhere = {"probed": (0,), "serving": (1,)}
+    assert _alone(sharing, TICK_S, now_s, elsewhere).mean_service_s == TICK_S
 
 
 def test_what_surely_and_what_perhaps_overlapped_bound_the_correction():
