@@ -45,6 +45,7 @@ class Placement:
         self._owner = np.repeat(np.arange(len(models)), sizes)
         self._first = np.cumsum([0, *sizes[:-1]])
         self.shares: list[Floats] = np.split(self._flat, self._first[1:])
+        self.undisturbed: list[Floats] = [np.ones(size) for size in sizes]
         # One that several models list is one, and counts once.
         self._by_name = by_name
         self._rows = rows

@@ -77,7 +77,9 @@ def predict(
     """
     totals_s = [float(work.sum()) for work in work_s]
     beside_s = placement.work_beside_s(work_s)
-    slowdown = [1.0 + contention * busy for busy in placement.busy_beside(busy_ratio)]
+    slowdown = placement.undisturbed
+    if busy_ratio:
+        slowdown = [1.0 + contention * busy for busy in placement.busy_beside(busy_ratio)]
     found: list[Prediction] = []
     renew([predictor.arrivals for predictor in predictors])
     with np.errstate(all="ignore"):

@@ -235,7 +235,7 @@ class ModelPredictor:
         """
         readings = self._readings(observation)
         table_s = self._service.table_s()[self._lookup]
-        if (slowdown > 1.0).any():
+        if slowdown.max() > 1.0:
             table_s = table_s * slowdown[:, None]
         waiting_rows = self._waiting_rows(readings)
         running_rows = np.array([_mean_batch(r) for r in readings])
