@@ -129,7 +129,7 @@ def drive_governor(
     """Let the governor govern; `profiled`: it knows the ladder's service times from the start."""
     core = GovernorCore(policy)
     if profiled:
-        core.restore(_profile(server, policy.models[0]))
+        core.restore(profile_of(server, policy))
     port = TwinPort(server, *policy.models)
     took_s: list[float] = []
     looked_s: list[float] = []
@@ -148,7 +148,7 @@ def drive_governor(
             port.send_probe(probe)
             core.probe_spent(port.probe_cost_s(probe), observation.now_s)
 
-    pacing = Pacing(policy, _phase_s(policy.tick_s, seed))
+    pacing = Pacing(policy, phase_s(policy.tick_s, seed))
     while pacing.at_s < duration_s:
         server.advance(pacing.at_s)
         if pacing.is_glance and not core.is_pressing(*port.glance()):
@@ -164,15 +164,16 @@ def drive_governor(
     return replace(outcome, stated_s=told_s[look, np.maximum(outcome.served_by, 0)])
 
 
-def _profile(server: SimulatedTriton, model: ModelPolicy) -> dict[str, Any]:
+def profile_of(server: SimulatedTriton, policy: Policy) -> dict[str, Any]:
     """Return what a governor would have stored that had measured every batch size often."""
+    named = (variant.model for model in policy.models for variant in model.variants)
     service = {
-        named.model: {
+        name: {
             "mean": np.log(variant.table_s).tolist(),
             "weight": [_PROFILED] * variant.max_batch,
             "total": [_PROFILED] * variant.max_batch,
         }
-        for named, variant in zip(model.variants, server.variants, strict=True)
+        for name, variant in zip(named, server.variants, strict=True)
     }
     learned = {"models": service, "noise": server.physics.noise}
     return {"format": STATE_FORMAT, "service": learned, "models": {}}
@@ -217,15 +218,16 @@ def _run(
     limit_s: float,
     seed: int,
 ) -> None:
-    phase_s = _phase_s(tick_s, seed)
-    count = int((duration_s - phase_s) / tick_s) + 1
+    first_s = phase_s(tick_s, seed)
+    count = int((duration_s - first_s) / tick_s) + 1
     for index in range(count):
-        server.advance(phase_s + index * tick_s)
+        server.advance(first_s + index * tick_s)
         look()
     _finish(server, duration_s, limit_s)
 
 
-def _phase_s(tick_s: float, seed: int) -> float:
+def phase_s(tick_s: float, seed: int) -> float:
+    """Return when somebody looks first who looks at every tick."""
     return float(np.random.default_rng(seed).random()) * tick_s
 
 

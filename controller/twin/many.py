@@ -19,6 +19,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from controller.planning.core import GovernorCore
 from controller.planning.pacing import Pacing
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
+from controller.twin.drive import phase_s, profile_of
 from controller.twin.load import Load
 from controller.twin.port import TwinPort
 from controller.twin.server import Physics, SimulatedTriton
@@ -75,10 +76,10 @@ def govern(
     """Let the governor govern, with a profile of every batch."""
     server = SimulatedTriton.shared([m.load for m in models], physics=physics, seed=seed)
     core = GovernorCore(policy)
-    core.restore(_profile(server))
+    core.restore(profile_of(server, policy))
     port = TwinPort(server, *policy.models)
     took_s: list[float] = []
-    pacing = Pacing(policy, _phase_s(policy.tick_s, seed))
+    pacing = Pacing(policy, phase_s(policy.tick_s, seed))
     while pacing.at_s < duration_s:
         server.advance(pacing.at_s)
         if pacing.is_glance and not core.is_pressing(*port.glance()):
@@ -133,7 +134,7 @@ def knows_the_present(
     server = SimulatedTriton.shared([m.load for m in models], physics=physics, seed=seed)
     choose = _programme(models, most, physics.gpus)
     took_s: list[float] = []
-    now_s = _phase_s(tick_s, seed)
+    now_s = phase_s(tick_s, seed)
     while now_s < duration_s:
         server.advance(now_s)
         rates_rps = [_rate_rps(model.load.arrivals_s, now_s) for model in models]
@@ -191,24 +192,6 @@ def _switch(server: SimulatedTriton, models: Sequence[Shared], chosen: Sequence[
 def _rate_rps(arrivals_s: Floats, now_s: float) -> float:
     within = np.searchsorted(arrivals_s, (now_s - _PRESENT_S / 2, now_s + _PRESENT_S / 2))
     return float(within[1] - within[0]) / _PRESENT_S
-
-
-def _profile(server: SimulatedTriton) -> dict[str, object]:
-    most = max(variant.max_batch for variant in server.variants)
-    service = {
-        one.name: {
-            "mean": np.log(np.pad(one.table_s, (0, most - one.max_batch), "edge")).tolist(),
-            "weight": [100.0] * one.max_batch + [0.0] * (most - one.max_batch),
-            "total": [100.0] * one.max_batch + [0.0] * (most - one.max_batch),
-        }
-        for one in server.variants
-    }
-    learned = {"models": service, "noise": server.physics.noise}
-    return {"format": 1, "service": learned, "models": {}}
-
-
-def _phase_s(tick_s: float, seed: int) -> float:
-    return float(np.random.default_rng(seed).random()) * tick_s
 
 
 def _result(

@@ -11,9 +11,10 @@ from controller.planning.explain import explain_decision
 from controller.planning.price import DevicePrice, DevicePrices
 from controller.prediction.placement import Placement
 from controller.telemetry.observation import HostReading, Observation
+from controller.twin.drive import profile_of
 from controller.twin.ladder import TwinVariant
 from controller.twin.load import Load
-from controller.twin.many import Shared, _profile, fixed, govern, policy_of
+from controller.twin.many import Shared, fixed, govern, policy_of
 from controller.twin.port import TwinPort
 from controller.twin.server import Physics, SimulatedTriton
 
@@ -35,6 +36,19 @@ def model(name: str, rate_rps: float, limit_s: float, *variants: TwinVariant, we
     """Return a model that begins on the last of its variants."""
     arrivals_s = steady(rate_rps, 20.0, sum(map(ord, name)))
     return Shared(name, Load(variants, arrivals_s, len(variants) - 1, limit_s), weight)
+
+
+def governed(shared: list[Shared]) -> tuple[SimulatedTriton, GovernorCore, TwinPort]:
+    """Return a server with these models, and a governor that knows what their batches take."""
+    server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
+    policy = policy_of(shared)
+    core = GovernorCore(policy)
+    core.restore(profile_of(server, policy))
+    return server, core, TwinPort(server, *policy.models)
+
+
+GREEDY = model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004))
+URGENT = model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016))
 
 
 # -- the simulated server ----------------------------------------------------------------------
@@ -86,10 +100,7 @@ def test_what_runs_beside_a_variant_counts_into_what_is_predicted_of_it():
     told = {}
     for names in ("a", "ab"):
         some = [one for one in shared if one.name in names]
-        server = SimulatedTriton.shared([one.load for one in some], physics=REAL)
-        policy = policy_of(some)
-        core, port = GovernorCore(policy), TwinPort(server, *policy.models)
-        core.restore(_profile(server))
+        server, core, port = governed(some)
         for tick in range(1, 200):
             server.advance(tick * 0.02)
             told[names] = core.step(port.read())[0].candidates[0]
@@ -100,10 +111,7 @@ def test_what_runs_beside_a_variant_counts_into_what_is_predicted_of_it():
 def test_one_gives_way_where_another_could_not_meet_its_objective():
     # `urgent` is in time on its only variant, but not beside a device that `greedy` keeps busy; to
     # `greedy` alone its best variant looks fine.
-    shared = [
-        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
-        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
-    ]
+    shared = [GREEDY, URGENT]
     settings = {"physics": REAL, "duration_s": 20.0, "seed": 1}
     unheeded = fixed(shared, [0, 0], **settings)
     assert unheeded.attainment[1] < 0.92
@@ -114,16 +122,10 @@ def test_one_gives_way_where_another_could_not_meet_its_objective():
 
 
 def test_who_gives_way_says_so_and_goes_back_when_nobody_is_in_need():
-    shared = [
-        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
-        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
-    ]
+    shared = [GREEDY, URGENT]
     calm = shared[1].load.arrivals_s[shared[1].load.arrivals_s < 8.0]
     shared[1] = Shared("urgent", Load(shared[1].load.variants, calm, 0, 0.06))
-    server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
-    policy = policy_of(shared)
-    core, port = GovernorCore(policy), TwinPort(server, *policy.models)
-    core.restore(_profile(server))
+    server, core, port = governed(shared)
     reasons, last = [], None
     for tick in range(1, 900):
         server.advance(tick * 0.02)
@@ -133,7 +135,9 @@ def test_who_gives_way_says_so_and_goes_back_when_nobody_is_in_need():
                 last = decision
                 reasons.append(decision.reason)
                 if decision.reason is Reason.YIELDS:
-                    assert "worth more to it" in explain_decision(decision, policy.models[0])
+                    assert "worth more to it" in explain_decision(
+                        decision, policy_of(shared).models[0]
+                    )
     assert Reason.YIELDS in reasons
     assert last is not None
     assert last.serving == "g1"
@@ -155,14 +159,8 @@ def test_nobody_gives_way_to_who_would_be_late_even_alone():
 
 
 def test_who_may_not_move_needs_nobody_to_give_way():
-    shared = [
-        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
-        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
-    ]
-    server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
-    policy = policy_of(shared)
-    core, port = GovernorCore(policy), TwinPort(server, *policy.models)
-    core.restore(_profile(server))
+    shared = [GREEDY, URGENT]
+    server, core, port = governed(shared)
     for tick in range(1, 400):
         server.advance(tick * 0.02)
         seen = port.read()
@@ -172,15 +170,9 @@ def test_who_may_not_move_needs_nobody_to_give_way():
             assert decision.reason is not Reason.YIELDS
 
 
-def test_on_a_host_others_are_counted_once_and_have_no_price():
-    shared = [
-        model("greedy", 60.0, 0.4, variant("g1", 0.90, 0.030, 0.002), variant("g2", 0.88, 0.004)),
-        model("urgent", 40.0, 0.06, variant("u1", 0.9, 0.016)),
-    ]
-    server = SimulatedTriton.shared([one.load for one in shared], physics=REAL)
-    policy = policy_of(shared)
-    core, port = GovernorCore(policy), TwinPort(server, *policy.models)
-    core.restore(_profile(server))
+def test_on_a_host_nobody_gives_way_as_idle_cores_may_take_what_runs_beside():
+    shared = [GREEDY, URGENT]
+    server, core, port = governed(shared)
     host = HostReading(cpu_ratio=1.0, cpu_count=4)
     for tick in range(1, 400):
         server.advance(tick * 0.02)
