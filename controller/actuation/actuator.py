@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import secrets
 import socket
@@ -34,6 +33,7 @@ from controller.actuation.state import (
     Variant,
     unusable,
 )
+from controller.actuation.views import variants_view
 from controller.planning.decision import Decision
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy, TritonPolicy
@@ -261,18 +261,7 @@ class Actuator:
             "owner": server.owner,
             "lease": keeper.lease.held,
             "reachable": server.reachable,
-            "variants": {
-                variant.model: {
-                    "ready": variant.ready,
-                    "proven": variant.proven,
-                    "warm": variant.warm,
-                    "operation": variant.operation,
-                    "error": variant.error,
-                    "override": variant.override is not None,
-                    "fresh_age_s": _age_s(self._clock() - variant.refreshed_s),
-                }
-                for variant in server.variants.values()
-            },
+            "variants": variants_view(server),
         }
 
     # -- orders ----------------------------------------------------------------------------
@@ -384,10 +373,6 @@ class Actuator:
         return ActionRecord(
             kind, model, None, model, outcome, now_s, None, None, "asked for", error
         )
-
-
-def _age_s(age_s: float) -> float | None:
-    return age_s if math.isfinite(age_s) else None
 
 
 def _connect(policy: TritonPolicy) -> tuple[TritonControl, str | None]:

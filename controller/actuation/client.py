@@ -38,7 +38,7 @@ class Fault(enum.StrEnum):
     REFUSED = "refused"  # the server does not allow this to us
     NOT_FOUND = "not_found"  # no such model, or none of its versions serves
     UNKNOWN = "unknown"  # outlasted its deadline; it may well go on and succeed
-    OVERLOADED = "overloaded"  # a queue is full: the model lives
+    OVERLOADED = "overloaded"  # a queue is full, or was too long: the model lives
     INVALID = "invalid"  # the server understood and said no
 
 
@@ -64,6 +64,7 @@ _TEXTS = (
     ("polling is enabled", Fault.REFUSED),
     ("explicit model load / unload is not allowed", Fault.REFUSED),
     ("maximum queue size", Fault.OVERLOADED),
+    ("request timeout expired", Fault.OVERLOADED),
     ("unknown model", Fault.NOT_FOUND),
 )
 _CODES = {

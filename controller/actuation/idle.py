@@ -54,8 +54,10 @@ class IdleOperations:
             )
         before = variant.override
         disk = before.disk if before is not None else variant.config
-        sent = {**disk, **changes}
-        variant.override, variant.reapply = Override(sent, {}, disk), True
+        kept = () if before is None else tuple(n for n in before.of_policy if n not in changes)
+        policys = {name: before.sent[name] for name in kept} if before is not None else {}
+        sent = {**disk, **policys, **changes}
+        variant.override, variant.reapply = Override(sent, {}, disk, kept), True
         # Before it is sent: whoever finds it on the server, after a death of ours or a lost answer,
         # must know it for ours, or for what was to be there.
         memory = self._server.memory

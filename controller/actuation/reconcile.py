@@ -285,7 +285,11 @@ class Reconciler:
         oldest_s = max(alias.written_s, server.clock() - server.timing.counts_age_s)
         if found is None or found[0] <= oldest_s:
             return None
-        return int(found[1].completed_requests), int(found[1].failed_requests)
+        counts = found[1]
+        return (
+            int(counts.completed_requests),
+            int(counts.failed_requests + counts.rejected_requests),
+        )
 
     async def ask(self, alias: Alias, *, act: bool) -> None:
         """See that clients get answers, by their own requests or else by one of ours.

@@ -11,14 +11,14 @@ import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import TritonControl
 from controller.actuation.memory import MemoryWatch
-from controller.policy.model import AliasKind, ModelPolicy, Policy
+from controller.policy.model import AliasKind, ModelPolicy, Policy, QueuePolicy
 from controller.ports import ActionRecord
 from controller.telemetry.triton_metrics import ModelCounters
 
@@ -63,6 +63,7 @@ class Override:
     sent: Mapping[str, Any]
     expected: Mapping[str, Any]  # as the server tells it after the load; {}: not seen yet
     disk: Mapping[str, Any]  # as the server told it before; seen again: the override was lost
+    of_policy: Sequence[str] = ()  # the fields that follow from the policy
 
     def is_met_by(self, seen: Mapping[str, Any]) -> bool:
         """Return whether a config is what was sent, with what Triton adds of its own."""
@@ -81,6 +82,9 @@ class Variant:
     compared: tuple[dict[str, Any], dict[str, Any], str | None] | None = None  # with an alias
     override: Override | None = None
     reapply: bool = False  # the override was lost and is to be put back
+    queue: QueuePolicy | None = None  # that the policy wants
+    refused_queue: QueuePolicy | None = None  # one with which Triton did not load it
+    queue_error: str | None = None  # what it said then
     operation: str | None = None  # load, unload, refresh: ours, under way
     outlasted: ActionRecord | None = None  # that operation went out of sight
     error: str | None = None
@@ -175,7 +179,10 @@ class Memory:
             found = json.loads(path.read_text(encoding="utf-8"))
             targets, overrides = found["targets"], found["overrides"]
             self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
-            self.overrides = {k: Override(**v) for k, v in overrides.items()}
+            self.overrides = {  # of_policy: files before it have none
+                name: replace(Override(**one), of_policy=tuple(one.get("of_policy", ())))
+                for name, one in overrides.items()
+            }
             needs = found.get("needs", {})  # files before this have none
             self.needs = {
                 model: {str(gpu): int(held) for gpu, held in on.items() if int(held) >= 0}
@@ -282,6 +289,9 @@ class Server:
         for name, variant in self.variants.items():
             if name not in known:
                 variant.override = self.memory.overrides.get(name)
+        for model in policy.models:
+            for one in model.variants:  # where two models share it both say the same
+                self.variants[one.model].queue = model.queue
 
     def next_marker(self) -> shape.Marker:
         """Return the signature of our next write."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import Fault, TritonError
 from controller.actuation.memory import Used
+from controller.actuation.queueing import is_pending, look_at_folder, set_up, take_back
 from controller.actuation.room import short_of, used_bytes, weigh
-from controller.actuation.state import Override, Server, Variant
+from controller.actuation.state import Server, Variant
 from controller.ports import ActionRecord, Outcome
 
 _LOG = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ class Warmer:
         if override.sent == override.disk:  # none is wanted any more
             self.drop_override(variant)
             return
-        variant.override = Override(override.sent, seen, override.disk)
+        variant.override = replace(override, expected=seen)
         self._server.memory.override(variant.model, variant.override)
 
     def drop_override(self, variant: Variant) -> None:
@@ -188,7 +190,7 @@ class Warmer:
         if serving:
             return False
         stale = now_s - variant.refreshed_s > self._server.timing.refresh_s
-        return variant.reapply or not variant.warm or stale
+        return variant.reapply or not variant.warm or stale or is_pending(variant)
 
     async def work(self, variant: Variant, *, reason: str = "kept warm") -> ActionRecord | None:
         """Bring a variant to ready, proven and (unless it serves) warm.
@@ -199,7 +201,7 @@ class Warmer:
         async with self.lock:
             if variant.operation is not None:
                 return None
-            cold = not variant.ready or variant.reapply
+            cold = not variant.ready or variant.reapply or is_pending(variant)
             variant.operation = "load" if cold or not variant.warm else "refresh"
             started_s = self._server.clock()
             try:
@@ -223,6 +225,10 @@ class Warmer:
             # Somebody may have loaded it already: then it is looked at and left as it is.
             await self.verify(variant, deadline_s=server.timing.answer_s)
         serving, fresh = variant.model in server.serving(), not variant.ready
+        if fresh:
+            look_at_folder(server, variant)
+        elif not serving and set_up(server, variant):
+            await asyncio.to_thread(server.memory.save)
         changed = fresh or (variant.reapply and not serving)
         used: Mapping[int, Used] = {}
         if changed:
@@ -232,6 +238,10 @@ class Warmer:
             if fresh:
                 used = await used_bytes(server, variant)
             await self._load(variant)
+            if not serving and set_up(server, variant):  # what it is in its folder is known now
+                await asyncio.to_thread(server.memory.save)
+                await self._empty(variant)
+                await self._load(variant)
         if variant.config is None or server.clock() - variant.checked_s > server.timing.fresh_s:
             await self.verify(variant, deadline_s=server.timing.answer_s)
         self._check_suitable(variant)
@@ -336,7 +346,11 @@ class Warmer:
             return record
         if error.fault is Fault.REFUSED:
             self._server.refused = str(error)
-        if error.fault is not Fault.UNREACHABLE:
+        override = variant.override
+        awaited = variant.reapply or not variant.ready
+        if error.fault is Fault.INVALID and awaited and override is not None and override.of_policy:
+            take_back(self._server, variant, override, str(error))
+        elif error.fault is not Fault.UNREACHABLE:
             self.distrust(variant, str(error))
         return self.emit(
             variant, "load", Outcome.FAILED, started_s=started_s, reason=reason, error=str(error)

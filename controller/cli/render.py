@@ -122,6 +122,9 @@ def _model_notes(model: Json, now: float | None) -> list[str]:
         notes.append(_by_whom("paused", model["paused"], now))
     if model.get("held"):
         notes.append(f"held: {clean(model['held'])}; `governor resume` ends it")
+    refused = number_of(model, "rejected_rps")
+    if refused:
+        notes.append(f"Triton refuses {refused:.1f} requests a second: its queue is at its limit")
     if model.get("failed_actions"):
         notes.append(f"{model['failed_actions']} actions failed; see `governor history`")
     return notes

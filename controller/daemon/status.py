@@ -126,6 +126,8 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "attainment": score.attainment,
         "burn_rate": score.burn_rate,
         "effective_quality": score.effective_quality,
+        "rejected_rps": score.rejected_rps,
+        "rejected": score.rejected_total,
         "switches": daemon.actions.switch_counts.get(policy.name, 0),
         "failed_actions": daemon.actions.failure_counts.get(policy.name, 0),
         "decisions": dict(daemon.decision_counts.get(policy.name, ())),

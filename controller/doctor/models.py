@@ -11,7 +11,8 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from controller.actuation.alias import build, fits, is_ensemble, max_batch, target_of, unsuitable
-from controller.doctor.finding import Finding, fail, ok, warn
+from controller.actuation.queueing import unset
+from controller.doctor.finding import Finding, Level, fail, ok, warn
 from controller.doctor.server import DEADLINE_S, CallError, call
 from controller.policy.model import AliasKind, ModelPolicy
 
@@ -118,6 +119,10 @@ def _fit(model: ModelPolicy, configs: Mapping[str, Config]) -> list[Finding]:
         name = f"variant {model.name}/{variant.name}"
         problems = unsuitable(config)
         findings += [fail(name, str(p), "or take the variant out of the policy") for p in problems]
+        cannot = unset(config, model.queue)
+        if cannot is not None:
+            advice = f"or take `queue` out of models.{model.name}: it has no effect on this one"
+            findings.append(warn(name, f"{variant.model}: {cannot}", advice))
         limit = max_batch(config)
         if variant.max_batch not in (None, limit):
             findings.append(
@@ -152,7 +157,7 @@ def _fit(model: ModelPolicy, configs: Mapping[str, Config]) -> list[Finding]:
         )
         for p in misfits
     ]
-    if not findings:
+    if all(finding.level is not Level.FAIL for finding in findings):
         findings.append(
             ok(f"model {model.name}", f"its {len(suited)} loaded variants fit one alias")
         )

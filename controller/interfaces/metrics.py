@@ -198,6 +198,12 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
         ["model"],
         counts=True,
     )
+    rejected = _Gauges(
+        "model_rejected_requests_total",
+        "Requests that Triton refused, as its queue was at its limit.",
+        ["model"],
+        counts=True,
+    )
     decisions = _Gauges(
         "model_decisions_total", "Decisions, by their reason.", ["model", "reason"], counts=True
     )
@@ -210,9 +216,10 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
         covered.add(_part(model, "calibration").get("coverage"), name)
         switches.add(model.get("switches"), name)
         failed.add(model.get("failed_actions"), name)
+        rejected.add(model.get("rejected"), name)
         for reason, count in _part(model, "decisions").items():
             decisions.add(count, name, reason)
-    every = (share, goal, held, pinned, covered, switches, failed, decisions)
+    every = (share, goal, held, pinned, covered, switches, failed, rejected, decisions)
     yield from (gauge.family for gauge in every)
 
 

@@ -142,6 +142,9 @@ def health_view(status: Mapping[str, Any]) -> dict[str, Any]:
     for model in status.get("models") or ():
         if model.get("serving") is None:
             problems.append(f"model {model['name']}: nothing is known to serve it")
+        if model.get("rejected_rps"):
+            rate = f"{model['rejected_rps']:.1f} requests a second"
+            problems.append(f"model {model['name']}: Triton refuses {rate}: its queue is full")
         if model.get("held"):
             problems.append(f"model {model['name']}: held: {model['held']}")
     for name in ("journal", "mqtt"):

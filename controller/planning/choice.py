@@ -47,7 +47,6 @@ _HIGH: Final = 0.95  # quantile of the forecast of the rate
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
 _TRUST: Final = 0.60
 _TRUST_OUTCOMES: Final = 300
-_MOST_FAILURES: Final = 100  # counted at once
 
 _URGENT: Final = frozenset({Reason.ESCAPE, Reason.RECOVERY})
 _UNDAMPED: Final = frozenset({Reason.PINNED, Reason.IGNORANCE})
@@ -113,9 +112,7 @@ class ModelMind:
                 quality = self._quality[models.index(sample.model)]
                 self._scores.add(self._now_s, sample.latency_s, quality)
         readings = (observation.variants.get(model) for model in models)
-        failed = sum(r.failed_requests for r in readings if r is not None)
-        for _ in range(min(failed, _MOST_FAILURES)):
-            self._scores.add(self._now_s, float("inf"), 0.0)
+        self._scores.count(self._now_s, [reading for reading in readings if reading is not None])
         return self.predictor.work_s(observation)
 
     def decide(

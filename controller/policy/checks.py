@@ -29,6 +29,7 @@ def cross_check(data: object) -> Iterator[Finding]:
     models = _mapping(root.get("models"))
     for name, section in models.items():
         yield from _check_model(name, _mapping(section), models)
+    yield from _check_shared(models)
     yield from _check_stale_after(root)
     yield from _check_mqtt(_mapping(root.get("mqtt")))
     yield from _check_gpu(_mapping(root.get("gpu")))
@@ -68,6 +69,38 @@ def _check_model(
         users.setdefault(served_by, variant)
     yield from _check_profiles(path, section.get("client_max_batch", 1), variants)
     yield from _check_min_quality(path, section.get("min_quality"), qualities, len(variants))
+    yield from _check_queue((*path, "queue"), section.get("queue"))
+
+
+def _check_queue(path: Path, section: object) -> Iterator[Finding]:
+    queue = _mapping(section)
+    if section == {}:
+        yield Finding(path, "says nothing: name a timeout or a max_size, or leave it out")
+    levels, default = queue.get("priority_levels"), queue.get("default_priority_level")
+    if default is None:
+        return
+    where: Path = (*path, "default_priority_level")
+    if levels is None:
+        yield Finding(where, "needs priority_levels beside it", at_key=True)
+    elif isinstance(levels, int) and isinstance(default, int) and default > levels:
+        yield Finding(where, f"is not among the {levels} of priority_levels")
+
+
+def _check_shared(models: Mapping[str, object]) -> Iterator[Finding]:
+    """Find a variant of two models for which these want different queues."""
+    first: dict[str, tuple[str, object]] = {}
+    for name, content in models.items():
+        section = _mapping(content)
+        path: Path = ("models", name)
+        queue = section.get("queue")
+        for where, _, served_by in _served_by(path, _mapping(section.get("variants"))):
+            other, wanted = first.setdefault(served_by, (name, queue))
+            if wanted != queue:
+                yield Finding(
+                    where,
+                    f"{quoted(served_by)} is a variant of {quoted(other)}, too, which wants "
+                    "another queue: a Triton model has one",
+                )
 
 
 def _served_by(path: Path, variants: Mapping[str, object]) -> Iterator[tuple[Path, str, str]]:

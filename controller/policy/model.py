@@ -74,6 +74,17 @@ def profile_name(variant: str, profile: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """What Triton does with requests that wait; None: as a variant's own config says."""
+
+    timeout_s: float | None = None  # who waits longer is refused
+    max_size: int | None = None  # of each priority: who finds so many waiting is refused
+    max_delay_s: float | None = None  # that a batch is waited for
+    priority_levels: int | None = None  # 1 is the most important
+    default_priority_level: int | None = None  # of requests that name none; None: the last
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPolicy:
     """What is wanted for one name that clients call."""
 
@@ -85,6 +96,7 @@ class ModelPolicy:
     min_quality: float = 0.0
     weight: float = 1.0  # of a request, beside those of other models on the same devices
     allowed: frozenset[str] | None = None  # the variants that may serve now; None: all
+    queue: QueuePolicy | None = None  # of each variant; None: as its own config says
 
     def variant(self, name: str) -> VariantPolicy:
         """Return a variant by the operator's name. Raises KeyError."""

@@ -15,6 +15,7 @@ from controller.policy.model import (
     MemoryPolicy,
     ModelPolicy,
     Policy,
+    QueuePolicy,
     SchedulePolicy,
     VariantPolicy,
     profile_name,
@@ -130,11 +131,29 @@ def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:
         "client_max_batch": model.client_max_batch,
         "min_quality": model.min_quality,
         "weight": model.weight,
+        **_queue_to_dict(model.queue),
         "variants": {
             variant.name: _variant_to_dict(variant, model)
             for variant in model.variants
             if variant.profile_of is None
         },
+    }
+
+
+def _queue_to_dict(queue: QueuePolicy | None) -> dict[str, Any]:
+    if queue is None:
+        return {}
+    times = {"timeout": queue.timeout_s, "max_delay": queue.max_delay_s}
+    counts = {
+        "max_size": queue.max_size,
+        "priority_levels": queue.priority_levels,
+        "default_priority_level": queue.default_priority_level,
+    }
+    return {
+        "queue": {
+            **{key: format_duration(value) for key, value in times.items() if value is not None},
+            **{key: value for key, value in counts.items() if value is not None},
+        }
     }
 
 

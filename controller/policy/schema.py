@@ -29,6 +29,7 @@ from controller.policy.sections import (
     Name,
     ProbingSection,
     PrometheusSection,
+    QueueSection,
     ScheduleSection,
     Section,
     StabilitySection,
@@ -157,6 +158,19 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
         client_max_batch=section.client_max_batch,
         min_quality=section.min_quality,
         weight=section.weight,
+        queue=_to_queue(section.queue),
+    )
+
+
+def _to_queue(section: QueueSection | None) -> policy.QueuePolicy | None:
+    if section is None:
+        return None
+    return policy.QueuePolicy(
+        section.timeout,
+        section.max_size,
+        section.max_delay,
+        section.priority_levels,
+        section.default_priority_level,
     )
 
 

@@ -95,6 +95,33 @@ class ObjectiveSection(Section):
     )
 
 
+class QueueSection(Section):
+    """What Triton does with requests that wait for a variant. What is omitted stays as it is."""
+
+    timeout: Latency | None = Field(
+        default=None,
+        description="Who waits longer is refused, as UNAVAILABLE, instead of answered too late: "
+        "the objective less what a full batch takes on the fastest variant.",
+    )
+    max_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="Who finds so many requests waiting (of his priority, where there are "
+        "several) is refused at once, as UNAVAILABLE.",
+    )
+    max_delay: Annotated[float, values.duration("0s", "1s")] | None = Field(
+        default=None,
+        description="How long Triton waits for a batch to fill (max_queue_delay).",
+    )
+    priority_levels: Annotated[int, Field(ge=2, le=16)] | None = Field(
+        default=None,
+        description="Number of priorities that requests may name; 1 is served first.",
+    )
+    default_priority_level: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        default=None,
+        description="Priority of requests that name none. Omitted: the last.",
+    )
+
+
 class VariantMemorySection(Section):
     """What loading a variant takes, as seen on the server."""
 
@@ -163,6 +190,11 @@ class ModelSection(Section):
         allow_inf_nan=False,
         description="What one of its requests is worth beside those of other models, where they "
         "share devices that do not suffice for all.",
+    )
+    queue: QueueSection | None = Field(
+        default=None,
+        description="Limits of Triton's queue of each variant: what becomes of requests when even "
+        "the fastest variant is too slow. Omitted: as in each variant's config.pbtxt.",
     )
     variants: dict[Name, VariantSection] = Field(
         min_length=1,

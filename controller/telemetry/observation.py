@@ -71,6 +71,7 @@ class VariantReading:
     failed_requests: int = 0
     queue_s: float = 0.0  # summed over completed requests
     compute_s: float = 0.0  # summed over completed requests (in, infer and out)
+    rejected_requests: int = 0  # of those that failed: a limit of its queue refused them
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from controller.telemetry.source import Clock
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_KNOWN_SERIES = 50_000
 _US = 1e-6
+_REJECTED = b'reason="REJECTED"'
 _MODEL = re.compile(rb'[{,]\s*model="((?:[^"\\]|\\.)*)"')
 
 
@@ -40,7 +41,8 @@ class ModelCounters:
 
     pending_requests: float | None = None
     completed_requests: float = 0.0
-    failed_requests: float = 0.0
+    failed_requests: float = 0.0  # those refused not among them
+    rejected_requests: float = 0.0  # that a limit of its queue refused
     completed_rows: float = 0.0
     executions: float = 0.0
     queue_us: float = 0.0
@@ -106,6 +108,8 @@ class PageParser:
             found = _MODEL.search(series)
             if found is None or not series.endswith(b"}"):
                 raise MalformedPageError(f"no model is named: {line[:120]!r}")
+            if name == "failed_requests" and _REJECTED in series.replace(found[0], b""):
+                name = "rejected_requests"
             label = re.sub(rb"\\(.)", _unescape, found[1])
             meaning = (label.decode("utf-8", "replace"), name)
         if len(self._known) >= _MAX_KNOWN_SERIES:
@@ -175,6 +179,7 @@ def difference(
     base = after if before is None else before
     if any(map(lt, _totals(after), _totals(base))):
         base = ModelCounters()
+    rejected = round(after.rejected_requests - base.rejected_requests)
     return VariantReading(
         model=model,
         ready=ready,
@@ -182,7 +187,8 @@ def difference(
         completed_requests=round(after.completed_requests - base.completed_requests),
         completed_rows=round(after.completed_rows - base.completed_rows),
         executions=round(after.executions - base.executions),
-        failed_requests=round(after.failed_requests - base.failed_requests),
+        failed_requests=round(after.failed_requests - base.failed_requests) + rejected,
+        rejected_requests=rejected,
         queue_s=(after.queue_us - base.queue_us) * _US,
         compute_s=(after.compute_us - base.compute_us) * _US,
     )

@@ -42,7 +42,8 @@ def test_wanted_families_are_summed_per_model():
     assert models["a"] == ModelCounters(
         pending_requests=3,
         completed_requests=9,
-        failed_requests=3,
+        failed_requests=1,
+        rejected_requests=2,
         completed_rows=14,
         executions=6,
         queue_us=24299,

@@ -1,0 +1,136 @@
+"""What a policy sets of a variant's config: the limits of Triton's queue.
+
+Owns which fields of a config follow from the policy, and the override that puts them there. It
+must not load anything: the queue is Triton's, and `controller.actuation.warm` loads.
+
+A change of them is a full reload, so it is made when a variant is loaded or idle, never while it
+serves. Of what else Triton does by itself `model_warmup` is left to the config in the folder: a
+request of it that fails ends Triton 2.51 (a Python model, std::bad_alloc), and every variant is
+proven by a request anyhow before it serves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from controller.actuation.state import Override, Server, Variant
+from controller.policy.model import QueuePolicy
+
+_LOG = logging.getLogger(__name__)
+_US: Final = 1e6
+_BATCHING: Final = "dynamic_batching"
+
+
+def unset(config: Mapping[str, Any], queue: QueuePolicy | None) -> str | None:
+    """Return why a config cannot have the queue that the policy wants; None: it can."""
+    if queue is None or _BATCHING in config:
+        return None
+    return (
+        f"its config.pbtxt has no {_BATCHING}, without which Triton's queue has no limits: "
+        f"add `{_BATCHING} {{}}`"
+    )
+
+
+def queue_view(variant: Variant) -> str | None:
+    """Return what people are told of a policy's queue; None: the policy wants none."""
+    if variant.queue is None:
+        return None
+    if variant.refused_queue == variant.queue:
+        return f"Triton does not load it with that: {variant.queue_error}"
+    why = None if variant.config is None else unset(variant.config, variant.queue)
+    if why is None and (variant.reapply or is_pending(variant)):
+        why = "pending: it is reloaded when it does not serve"
+    return why or "set"
+
+
+def is_pending(variant: Variant) -> bool:
+    """Return whether a variant's config is not what the policy makes of it."""
+    return _override(variant) is not None
+
+
+def set_up(server: Server, variant: Variant) -> bool:
+    """Want of a variant what the policy says; return whether that takes a reload.
+
+    The caller saves the server's memory before he sends it.
+    """
+    override = _override(variant)
+    if override is None:
+        return False
+    variant.override, variant.reapply = override, True
+    server.memory.override(variant.model, override)
+    return True
+
+
+def look_at_folder(server: Server, variant: Variant) -> None:
+    """Forget what a policy once set, so that the next load shows the config in the folder.
+
+    Somebody may have edited that since. Only where clients are served meanwhile: it takes two
+    loads then.
+    """
+    override = variant.override
+    served = all(alias.ready for alias in server.users(variant.model))
+    if override is not None and served and override.of_policy and not _of_others(override):
+        variant.override, variant.reapply = None, False
+        server.memory.override(variant.model, None)
+
+
+def take_back(server: Server, variant: Variant, override: Override, error: str) -> None:
+    """Want of a variant what it was without the policy, with which Triton does not load it."""
+    others = _of_others(override)
+    before = Override({**override.disk, **others}, {}, override.disk) if others else None
+    variant.override, variant.reapply = before, False
+    variant.refused_queue, variant.queue_error = variant.queue, error
+    server.memory.override(variant.model, before)
+    _LOG.error("%s is loaded without the queue of the policy: %s", variant.model, error)
+
+
+def _override(variant: Variant) -> Override | None:
+    """Return the override that the policy makes of a variant's; None: it has that already."""
+    before, queue = variant.override, variant.queue
+    if queue is not None and queue == variant.refused_queue:
+        return None
+    if before is None and queue is None:
+        return None  # as nearly always
+    disk = variant.config if before is None else before.disk
+    if disk is None:
+        return None
+    base = disk if before is None else before.sent
+    batching = disk.get(_BATCHING)
+    of_policy: tuple[str, ...] = ()
+    if queue is not None and batching is not None:
+        batching, of_policy = _limited(batching, queue), (_BATCHING,)
+    elif before is None or not before.of_policy:
+        return None
+    sent = {**base, _BATCHING: batching}
+    return None if sent == base else Override(sent, {}, disk, of_policy)
+
+
+def _of_others(override: Override) -> dict[str, Any]:
+    """Return what an override changes that is not the policy's."""
+    return {
+        name: value
+        for name, value in override.sent.items()
+        if name not in override.of_policy and value != override.disk.get(name)
+    }
+
+
+def _limited(disk: Mapping[str, Any], queue: QueuePolicy) -> dict[str, Any]:
+    """Return `dynamic_batching` as it stands in the folder, with the policy's queue."""
+    found = dict(disk)
+    limits = dict(disk.get("default_queue_policy", {}))
+    if queue.timeout_s is not None:
+        limits["timeout_action"] = "REJECT"
+        limits["default_timeout_microseconds"] = str(round(queue.timeout_s * _US))
+    if queue.max_size is not None:
+        limits["max_queue_size"] = queue.max_size
+    if limits:
+        found["default_queue_policy"] = limits
+    if queue.max_delay_s is not None:
+        found["max_queue_delay_microseconds"] = str(round(queue.max_delay_s * _US))
+    if queue.priority_levels is not None:
+        found["priority_levels"] = str(queue.priority_levels)
+        found["default_priority_level"] = str(queue.default_priority_level or queue.priority_levels)
+        found.pop("priority_queue_policy", None)  # its levels are those of other times
+    return found
