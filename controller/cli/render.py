@@ -103,6 +103,8 @@ def _notes(status: Json) -> list[str]:
         for gpu in list_of(status, "gpu")
         if gpu.get("error")
     ]
+    at_limit = status.get("limits")
+    notes += [clean(sentence) for sentence in (at_limit if isinstance(at_limit, list) else ())]
     for name in ("journal", "mqtt", "prometheus"):
         part = part_of(status, name)
         if part and not part.get("up"):

@@ -21,6 +21,7 @@ from controller import __version__
 from controller.actuation.actuator import Actuator
 from controller.actuation.memory import MemoryWatch
 from controller.daemon.actions import ActionLog
+from controller.daemon.alarms import Alarms
 from controller.daemon.calendar import Calendar
 from controller.daemon.control import DaemonControl
 from controller.daemon.learned import Learned
@@ -30,7 +31,6 @@ from controller.daemon.policy_file import PolicyFile
 from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
 from controller.daemon.rest import Rest
-from controller.daemon.shedding import Shedding
 from controller.daemon.status import bus_view, in_a_line, measured
 from controller.interfaces.admin import AdminServer
 from controller.interfaces.mqtt import MqttBus
@@ -111,7 +111,7 @@ class Daemon:
         self._prober = Prober(self.core)
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
-        self._shedding = Shedding(self.journal)
+        self._alarms = Alarms(self.journal)
         self._learned = Learned(self.core, self.wishes, self.journal)
         self._started = {"version": self.version, "pid": self.pid}
         self._acting: dict[str, asyncio.Task[None]] = {}
@@ -387,7 +387,7 @@ class Daemon:
         if now_s - self._told_s >= _TELL_EVERY_S:
             self._told_s = now_s
             self._turn_of_schedules()
-            self._shedding.look(self.core, self.policy)
+            self._alarms.look(self.core, self.policy)
             self.process.view()
             for model in self.policy.models:
                 self.actuator.set_speed_order(model.name, self.core.speed_order(model.name))

@@ -39,6 +39,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
             "variants": acting["variants"],
         },
         "gpu": json_ready(observation.gpus) if observation else [],
+        "limits": list(daemon.core.limits.exceeded),
         "host": json_ready(observation.host) if observation else {},
         "sources": [source_view(s) for s in observation.sources] if observation else [],
         "models": [_model(daemon, model) for model in daemon.policy.models],

@@ -265,6 +265,11 @@ def _variants(document: Json, models: Sequence[Json]) -> Iterator[Metric]:
 
 
 def _machine(document: Json) -> Iterator[Metric]:
+    yield _one(
+        "gpus_at_limit",
+        "GPUs at a temperature or power that the policy allows and no more.",
+        len(_texts(document, "limits")),
+    )
     texts = {
         "utilization_ratio": ("gpu_utilization_ratio", "As NVML tells it."),
         "memory_used_bytes": ("gpu_memory_used_bytes", "By everybody."),

@@ -79,7 +79,7 @@ class ModelMind:
         self._stalled = False
         # At the last decision: the variant that needs its device, and what for; None: none does.
         self.need_per_s: tuple[int, float] | None = None
-        self._quality = [v.quality for v in policy.variants]
+        self.quality = [v.quality for v in policy.variants]
         self._profiles = Profiles(policy)
 
     def take_over(self, old: ModelMind) -> None:
@@ -109,7 +109,7 @@ class ModelMind:
         models = self.predictor.models
         for sample in observation.request_samples:
             if sample.alias == self._policy.name and sample.model in models:
-                quality = self._quality[models.index(sample.model)]
+                quality = self.quality[models.index(sample.model)]
                 self._scores.add(self._now_s, sample.latency_s, quality)
         readings = (observation.variants.get(model) for model in models)
         self._scores.count(self._now_s, [reading for reading in readings if reading is not None])
@@ -144,7 +144,7 @@ class ModelMind:
         allowed = [reason is None for reason in excluded]
         known = [a and k for a, k in zip(allowed, prediction.known, strict=True)]
         value = value_per_request(
-            prediction, quality=self._quality, known=known, horizon_s=horizon_s
+            prediction, quality=self.quality, known=known, horizon_s=horizon_s
         )
         rate_rps, high_rps = prediction.forecast.quantiles(0.5, _HIGH)
         high = high_rps / max(prediction.forecast.mean_rps, 1e-9)
@@ -158,7 +158,7 @@ class ModelMind:
         if self.demand.is_due(self._now_s):
             worth = worth_if_loaded(
                 prediction,
-                quality=self._quality,
+                quality=self.quality,
                 value=value,
                 in_time=in_time,
                 may_serve=[self._policy.lets(v) for v in self._policy.variants],
@@ -169,7 +169,7 @@ class ModelMind:
         self.need_per_s = None
         if moves:  # who may not use the device's time as it would be best needs none of others
             self.need_per_s = need_per_s(
-                prediction, quality=self._quality, known=known, feasible=feasible
+                prediction, quality=self.quality, known=known, feasible=feasible
             )
         alone = value
         if price_per_s is not None:
@@ -252,7 +252,7 @@ class ModelMind:
         sane = prediction.sane and all(map(math.isfinite, value))
         if not sane or (any(known) and self._distrusted()):
             target = by_backlog(
-                quality=np.array(self._quality),
+                quality=np.array(self.quality),
                 allowed=np.array(known if any(known) else allowed),
                 backlog_s=max(prediction.backlog_s, prediction.drain_s),
                 service_s=np.array(prediction.single_s),
@@ -261,7 +261,7 @@ class ModelMind:
             )
             return target, Reason.FALLBACK
         if not any(known):
-            return min(_where(allowed), key=self._quality.__getitem__), Reason.IGNORANCE
+            return min(_where(allowed), key=self.quality.__getitem__), Reason.IGNORANCE
         queued = prediction.backlog_s > _QUEUED * self._policy.objective.latency_s
         among = _where(known)
         if (queued or self._stalled) and serving is not None and known[serving]:
@@ -342,7 +342,7 @@ class ModelMind:
         told = zip(
             (variant.name for variant in self._policy.variants),
             self.predictor.models,
-            self._quality,
+            self.quality,
             excluded,
             prediction.known,
             prediction.single_s,
@@ -368,7 +368,7 @@ class ModelMind:
     def speed_order(self) -> tuple[str, ...]:
         """Return the variants' names, fastest first; by quality while one is unknown."""
         measured = self.predictor.speed_order()
-        order = np.argsort(self._quality, kind="stable") if measured is None else measured
+        order = np.argsort(self.quality, kind="stable") if measured is None else measured
         return tuple(self._policy.variants[i].name for i in order)
 
     def state(self) -> dict[str, Any]:

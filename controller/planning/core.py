@@ -8,17 +8,19 @@ The same object runs live, in replay and in a simulation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from controller.planning.choice import ModelMind
-from controller.planning.decision import Decision
+from controller.planning.decision import Decision, Reason
+from controller.planning.limits import GpuLimits, most_per_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
 from controller.prediction.placement import Placement
-from controller.prediction.prediction import predict
+from controller.prediction.prediction import Prediction, predict
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
@@ -52,6 +54,7 @@ class GovernorCore:
         self._stalls = StallWatch()
         self.costs = ActionCosts()
         self._prices = DevicePrices([model.weight for model in policy.models])
+        self.limits = GpuLimits(policy.gpu)
         self._placement: Placement | None = None
         self._work_s = 0.0  # that waited at the last step
 
@@ -95,6 +98,7 @@ class GovernorCore:
         self._minds, self._placement = minds, None
         self._prices = DevicePrices([model.weight for model in policy.models])
         self._probes.set_policy(policy.probing)
+        self.limits.set_policy(policy.gpu)
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""
@@ -125,15 +129,41 @@ class GovernorCore:
             # On a host what was learned has it already.
             busy_ratio=self._sharing.busy_ratio() if shares else {},
         )
+        prices = self.limits.add_to(self._prices.of(placement, counts=shares), placement)
         decisions = tuple(
-            mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=prices)
-            for mind, prediction, prices in zip(
-                minds, predictions, self._prices.of(placement, counts=shares), strict=True
-            )
+            mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=price)
+            for mind, prediction, price in zip(minds, predictions, prices, strict=True)
         )
+        if self._policy.gpu.is_limited and not stalled:
+            decisions = self._within_limits(observation, predictions, decisions)
         if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         return decisions
+
+    def _within_limits(
+        self,
+        observation: Observation,
+        predictions: Iterable[Prediction],
+        decisions: tuple[Decision, ...],
+    ) -> tuple[Decision, ...]:
+        """Take in how warm the GPUs are; return the decisions, with that as their reason."""
+        most = [
+            weight * most_per_s(prediction, mind.quality)
+            for weight, mind, prediction in zip(
+                (model.weight for model in self._policy.models),
+                self._minds.values(),
+                predictions,
+                strict=True,
+            )
+        ]
+        before = self.limits.gives_way
+        self.limits.learn(observation.gpus, max(most), observation.window_s)
+        if not before:
+            return decisions
+        return tuple(
+            replace(decision, reason=Reason.COOLS) if decision.reason is Reason.YIELDS else decision
+            for decision in decisions
+        )
 
     def _place(self, observation: Observation) -> Placement:
         """Return where the variants run, made anew when that changed."""

@@ -27,6 +27,7 @@ class Reason(enum.StrEnum):
     NO_CHOICE = "no_choice"  # the bounds leave no candidate
     STEADY = "steady"  # the serving variant is still the best choice
     YIELDS = "yields"  # others that share the device need its time more
+    COOLS = "cools"  # a GPU is above the temperature or power that the policy allows
 
 
 class Excluded(enum.StrEnum):

@@ -211,6 +211,13 @@ def _yields(d: Decision) -> str:
     )
 
 
+def _cools(d: Decision) -> str:
+    return (
+        f"{_go(d)}, though a better one would be in time: the GPU is at the temperature or the"
+        " power that the policy allows, and this one takes less of its time."
+    )
+
+
 def _recovery(d: Decision) -> str:
     return (
         f"Nothing meets the objective, so {_go(d, start=False)}: the fewest late requests of those"
@@ -270,6 +277,7 @@ _SENTENCES: Mapping[Reason, Callable[[Decision], str]] = {
     Reason.BEST_FEASIBLE: _best_feasible,
     Reason.ESCAPE: _escape,
     Reason.YIELDS: _yields,
+    Reason.COOLS: _cools,
     Reason.RECOVERY: _recovery,
     Reason.IGNORANCE: _ignorance,
     Reason.FALLBACK: _fallback,

@@ -197,6 +197,9 @@ def _check_gpu(gpu: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(
             ("gpu", "devices"), "names devices while `source: none` watches none", at_key=True
         )
+    for key in ("max_temperature", "max_power"):
+        if gpu.get("source") == "none" and gpu.get(key) is not None:
+            yield Finding(("gpu", key), "is a limit that `source: none` never sees", at_key=True)
 
 
 def _check_schedules(

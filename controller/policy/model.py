@@ -148,6 +148,13 @@ class GpuPolicy:
 
     source: GpuSource = GpuSource.NVML
     devices: tuple[int, ...] | None = None  # None: all
+    max_temperature_celsius: float | None = None  # of each; None: no limit of ours
+    max_power_watts: float | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether a GPU may be too warm or draw too much."""
+        return self.max_temperature_celsius is not None or self.max_power_watts is not None
 
 
 @dataclass(frozen=True, slots=True)

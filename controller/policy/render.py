@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.policy.model import (
+    GpuPolicy,
     MemoryPolicy,
     ModelPolicy,
     Policy,
@@ -21,7 +22,13 @@ from controller.policy.model import (
     profile_name,
 )
 from controller.policy.schedules import DAYS
-from controller.policy.units import format_bytes, format_duration, format_percentage
+from controller.policy.units import (
+    format_bytes,
+    format_duration,
+    format_percentage,
+    format_power,
+    format_temperature,
+)
 
 # A word, a path or a URL; or a quantity. YAML 1.1 readers take 12:30 and `on` for something else.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*(:[A-Za-z0-9_./-]+)*|[0-9.]+[A-Za-z%]+")
@@ -45,6 +52,7 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
         "gpu": {
             "source": policy.gpu.source.value,
             "devices": "all" if policy.gpu.devices is None else list(policy.gpu.devices),
+            **_limits_to_dict(policy.gpu),
         },
         "memory": _memory_to_dict(policy.memory),
         "interval": "auto" if interval_s is None else format_duration(interval_s),
@@ -92,6 +100,15 @@ def policy_to_yaml(policy: Policy) -> str:
         ("mqtt", "tls_ca_file"): "no TLS",
     }
     return "\n".join(_lines(policy_to_dict(policy), (), notes, absent)) + "\n"
+
+
+def _limits_to_dict(gpu: GpuPolicy) -> dict[str, Any]:
+    said = {}
+    if gpu.max_temperature_celsius is not None:
+        said["max_temperature"] = format_temperature(gpu.max_temperature_celsius)
+    if gpu.max_power_watts is not None:
+        said["max_power"] = format_power(gpu.max_power_watts)
+    return said
 
 
 def _memory_to_dict(memory: MemoryPolicy) -> dict[str, Any]:

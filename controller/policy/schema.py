@@ -103,7 +103,9 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
             restricted_key_name=triton.restricted_key_name,
         ),
         models=tuple(_to_model(name, section) for name, section in schema.models.items()),
-        gpu=policy.GpuPolicy(policy.GpuSource(gpu.source), gpu.devices),
+        gpu=policy.GpuPolicy(
+            policy.GpuSource(gpu.source), gpu.devices, gpu.max_temperature, gpu.max_power
+        ),
         memory=policy.MemoryPolicy(
             memory.reserve, memory.max_loads_per_hour, memory.gpu_budget, memory.host_budget
         ),

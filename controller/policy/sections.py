@@ -79,6 +79,15 @@ class GpuSection(Section):
         description="`all`, or a list of NVML indices such as [0, 1].",
         json_schema_extra={"default": "all"},
     )
+    max_temperature: Annotated[float, values.temperature("30C", "120C")] | None = Field(
+        default=None,
+        description="Above it, by NVML, models give way to faster variants. Omitted: no limit but "
+        "the GPU's own.",
+    )
+    max_power: Annotated[float, values.power("1W", "10kW")] | None = Field(
+        default=None,
+        description="The same of what each watched GPU draws.",
+    )
 
 
 class ObjectiveSection(Section):

@@ -30,6 +30,8 @@ BYTE_UNITS: Mapping[str, Decimal] = {
     "TiB": Decimal(2**40),
 }
 PERCENT_UNITS: Mapping[str, Decimal] = {"%": Decimal("0.01")}
+TEMPERATURE_UNITS: Mapping[str, Decimal] = {"C": Decimal(1)}
+POWER_UNITS: Mapping[str, Decimal] = {"W": Decimal(1), "kW": Decimal(1000)}
 
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"  # bounded: nobody means more digits than these
 _QUANTITY = re.compile(rf"({_NUMBER}) ?([A-Za-z%µ]{{0,8}})", re.ASCII)
@@ -84,6 +86,26 @@ def parse_bytes(text: object) -> int:
 def parse_percentage(text: object) -> float:
     """Return a ratio: 0.05 for `5%`. Raises ValueError with a sentence for the operator."""
     return float(_parse(text, PERCENT_UNITS, "a percentage", "5%"))
+
+
+def parse_temperature(text: object) -> float:
+    """Return degrees Celsius. Raises ValueError with a sentence for the operator."""
+    return float(_parse(text, TEMPERATURE_UNITS, "a temperature", "84C"))
+
+
+def parse_power(text: object) -> float:
+    """Return watts. Raises ValueError with a sentence for the operator."""
+    return float(_parse(text, POWER_UNITS, "a power", "300W"))
+
+
+def format_temperature(celsius: float) -> str:
+    """Return degrees Celsius."""
+    return f"{_plain(Decimal(str(celsius)))}C"
+
+
+def format_power(watts: float) -> str:
+    """Return watts."""
+    return f"{_plain(Decimal(str(watts)))}W"
 
 
 def format_duration(duration_s: float) -> str:

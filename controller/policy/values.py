@@ -184,6 +184,17 @@ def size(low: str, high: str) -> Rule:
     return _quantity(units.parse_bytes, units.pattern(units.BYTE_UNITS), low, high, ["256MiB"])
 
 
+def temperature(low: str, high: str) -> Rule:
+    """Return the rule of a temperature in degrees Celsius between two, both included."""
+    pattern = units.pattern(units.TEMPERATURE_UNITS)
+    return _quantity(units.parse_temperature, pattern, low, high, ["84C"])
+
+
+def power(low: str, high: str) -> Rule:
+    """Return the rule of a power in watts between two, both included."""
+    return _quantity(units.parse_power, units.pattern(units.POWER_UNITS), low, high, ["300W"])
+
+
 def percentage(low: str, high: str) -> Rule:
     """Return the rule of a percentage, a ratio inside, between two, both included."""
     pattern = units.pattern(units.PERCENT_UNITS)

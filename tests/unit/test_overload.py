@@ -9,7 +9,7 @@ import pytest
 
 from controller.actuation.queueing import is_pending, look_at_folder, queue_view, set_up, take_back
 from controller.actuation.state import Memory, Override, Variant
-from controller.daemon.shedding import Shedding
+from controller.daemon.alarms import Alarms
 from controller.interfaces.views import health_view
 from controller.planning.scorekeeper import Scorekeeper
 from controller.policy.load import PolicyError, parse_policy
@@ -209,31 +209,41 @@ class Events:
         self.told: list[tuple] = []
 
     def event(self, kind, model, message, data=None) -> None:
-        self.told.append((kind, model, data))
+        self.told.append((kind, model, message))
 
 
 def test_that_requests_are_refused_is_said_when_it_begins_and_when_it_ends(caplog):
     policy, journal = parse_policy(TEXT, "p.yaml"), Events()
     rates, totals = {"chat": 0.0, "other": 0.0}, {"chat": 7, "other": 0}
+    limits = SimpleNamespace(exceeded=())
     core = SimpleNamespace(
-        score=lambda name: SimpleNamespace(rejected_rps=rates[name], rejected_total=totals[name])
+        limits=limits,
+        score=lambda name: SimpleNamespace(rejected_rps=rates[name], rejected_total=totals[name]),
     )
-    shedding = Shedding(journal)
+    alarms = Alarms(journal)
     with caplog.at_level(logging.WARNING):
-        shedding.look(core, policy)
+        alarms.look(core, policy)
         assert not journal.told
         rates["chat"], totals["chat"] = 12.0, 19
         for _ in range(3):
-            shedding.look(core, policy)
+            alarms.look(core, policy)
         totals["chat"] = 119
         rates["chat"] = 0.0
         for _ in range(3):
-            shedding.look(core, policy)
-    assert journal.told == [
-        ("shedding", "chat", None),
-        ("shedding ended", "chat", {"rejected": 100}),
+            alarms.look(core, policy)
+        limits.exceeded = ("gpu 0 is at 85 °C",)
+        for _ in range(3):
+            alarms.look(core, policy)
+        limits.exceeded = ()
+        alarms.look(core, policy)
+    assert [told[:2] for told in journal.told] == [
+        ("shedding", "chat"),
+        ("shedding ended", "chat"),
+        ("limit", None),
+        ("limit ended", None),
     ]
-    assert len(caplog.records) == 2
+    assert "100 more were" in journal.told[1][2]
+    assert len(caplog.records) == 4
     problems = health_view(
         {"triton": {"up": True}, "models": [{"name": "chat", "serving": "best", "rejected_rps": 3}]}
     )["problems"]

@@ -1,7 +1,7 @@
-"""Loudly: that requests are refused because even the fastest variant is too slow.
+"""Loudly: that requests are refused, and that a GPU is at a limit of the policy.
 
-Owns when that is said to have begun and ended. It must not change anything: Triton refuses, by the
-limits that its queues have.
+Owns when either is said to have begun and ended. It must not change anything: Triton refuses, by
+the limits of its queues, and the core makes models give way.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("governor")
 
 
-class Shedding:
-    """Tells the journal and the log of each model whose requests Triton refuses."""
+class Alarms:
+    """Tells the journal and the log what an operator should not have to look for."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._before: dict[str, int] = {}  # refused when it began, by model
+        self._at_limit = False
 
     def look(self, core: GovernorCore, policy: Policy) -> None:
-        """Take note of who is refused now; to be called about once a second."""
+        """Take note of how things are now; to be called about once a second."""
         for model in policy.models:
             score = core.score(model.name)
             sheds = score.rejected_rps > 0.0
@@ -35,10 +36,17 @@ class Shedding:
                     f"Triton refuses requests of {model.name}, {score.rejected_rps:.0f} a second: "
                     "its queue is at its limit"
                 )
-                _LOG.warning("%s", text)
-                self._journal.event("shedding", model.name, text)
+                self._tell("shedding", model.name, text)
             elif not sheds and model.name in self._before:
                 count = score.rejected_total - self._before.pop(model.name)
                 text = f"no requests of {model.name} are refused any more; {count} more were"
-                _LOG.warning("%s", text)
-                self._journal.event("shedding ended", model.name, text, {"rejected": count})
+                self._tell("shedding ended", model.name, text)
+        exceeded = core.limits.exceeded
+        if bool(exceeded) != self._at_limit:
+            self._at_limit = bool(exceeded)
+            text = "; ".join(exceeded) or "every GPU is within the policy's limits again"
+            self._tell("limit" if exceeded else "limit ended", None, text)
+
+    def _tell(self, kind: str, model: str | None, text: str) -> None:
+        _LOG.warning("%s", text)
+        self._journal.event(kind, model, text)
