@@ -83,7 +83,10 @@ def local_time(time_unix_s: float) -> str:
     """Return a Unix time as the clock on the wall shows it, with the date."""
     import time
 
-    return time.strftime("%m-%d %H:%M:%S", time.localtime(time_unix_s))
+    try:
+        return time.strftime("%m-%d %H:%M:%S", time.localtime(time_unix_s))
+    except (OverflowError, ValueError, OSError):  # no time that a calendar has
+        return NONE
 
 
 def notes(status: Json) -> list[str]:

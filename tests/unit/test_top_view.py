@@ -144,7 +144,7 @@ def test_one_screen_shows_the_daemon_the_models_and_the_chosen_one() -> None:
         "gpu: none",
         "journal ok   prometheus none   mqtt none   traces ok",
         "digits: wide for 1m 13s (steady)",
-        "at most 212",
+        "at most 212 in 5 min",
         "64 % of 60 ms",
         "escape",
     ):
@@ -235,7 +235,9 @@ def test_an_explanation_is_that_of_the_chosen_model_or_none() -> None:
     other = status(model(), model("words"))
     text = text_of(other, question=asked, explanation=told, explained=True, selected="words")
     assert "digits is steady." not in text
-    assert "asking for the explanation" in text
+    assert "asking ..." in text
+    text = text_of(status(), question=Question("digits"), explained=True, frozen=True)
+    assert "not asked for: space ends the freeze" in text
 
 
 def test_the_age_of_what_is_shown_and_why_there_is_nothing_newer_is_said() -> None:

@@ -31,7 +31,7 @@ from controller.cli.top.feed import Shown
 from controller.cli.top.series import KEPT_S, Memory, bars, bars_to_goal, pressure
 from controller.cli.top.state import State, name_of
 
-_LABEL: Final = 10
+_LABEL: Final = 11
 _TEXT: Final = 28
 _LEAST_ACTIONS: Final = 3
 _LEAST_ROOM: Final = 12  # for charts beside the explanation that was asked for
@@ -60,7 +60,7 @@ def detail(
     if room >= _LEAST_ROOM or not state.explained:
         lines += _charts(model, name, memory, paper, unicode, now_s)
     if state.explained:
-        lines += ["", *_explanation(shown, name, paper)]
+        lines += ["", *_explanation(shown, state, name, paper)]
     rows = _candidates(status, model)
     if rows:
         lines += ["", *table(_CANDIDATE_COLUMNS, rows, paper, lambda _: [])]
@@ -69,6 +69,11 @@ def detail(
     if left >= min(len(actions), _LEAST_ACTIONS):
         lines += ["", *actions[:left]]
     return lines[:room]
+
+
+def asking(state: State) -> str:
+    """Return what stands where an answer is not there yet."""
+    return "not asked for: space ends the freeze" if state.frozen else "asking ..."
 
 
 def _title(model: Json) -> str:
@@ -102,7 +107,7 @@ def _charts(
     most = max((value for value in rates if value is not None), default=None)
     text = NONE if rate is None else f"{rate:.0f}/s"
     if most is not None:
-        text += f", at most {most:.0f}"
+        text += f", at most {most:.0f} in 5 min"
     found.append(_chart("load", bars(rates, unicode=unicode), count, text, paper))
     pressures = memory.pressures(name).columns(now_s, count, step_s)
     share = pressure(model)
@@ -117,10 +122,10 @@ def _chart(label: str, drawn: str, count: int, text: str, paper: Paper) -> str:
     return clipped(line, paper.width)
 
 
-def _explanation(shown: Shown, name: str, paper: Paper) -> list[str]:
+def _explanation(shown: Shown, state: State, name: str, paper: Paper) -> list[str]:
     about = shown.question
     if about.model != name or not about.explain:
-        return ["  asking for the explanation ..."]
+        return [f"  {asking(state)}"]
     if shown.explanation is None:
         return ["  there is no explanation of this model"]
     text = clean(shown.explanation.get("text") or NONE)

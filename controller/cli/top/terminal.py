@@ -26,7 +26,8 @@ from controller.cli.top.keys import decode, flush
 # that line alone looks odd.
 _CLEAR: Final = "\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 _ENTER: Final = f"\x1b[?1049h{_CLEAR}"
-_LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+# A terminal without a second screen (the Linux console) gets its prompt below the last line.
+_LEAVE: Final = "\x1b[0m\x1b[999;1H\r\n\x1b[?7h\x1b[?25h\x1b[?1049l"
 _END_OF_LINE: Final = "\x1b[K"
 _STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -190,7 +191,10 @@ class Terminal:
         settings[3] &= ~(termios.ICANON | termios.ECHO)
         settings[6] = [*settings[6]]
         settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
-        termios.tcsetattr(self._keyboard, termios.TCSADRAIN, settings)
+        try:
+            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, settings)
+        except termios.error as error:  # it has its own, which is no OSError
+            raise OSError(*error.args) from None
 
     def _leave(self) -> None:
         with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from controller.cli.cells import padded, width_of, wrapped
 from controller.cli.head import fitted, head
 from controller.cli.render import notes, render_history
 from controller.cli.table import Json, Paper, clean, duration, list_of, part_of
-from controller.cli.top.detail import detail
+from controller.cli.top.detail import asking, detail
 from controller.cli.top.feed import Shown
 from controller.cli.top.models import model_rows
 from controller.cli.top.series import Memory
@@ -146,8 +146,9 @@ def _health(status: Json) -> tuple[str, str]:
             words.append(f"{name} {'DROPS' if part.get('dropped') else 'ok'}")
             style = style or ("warn" if part.get("dropped") else "")
     for source in list_of(status, "sources"):
-        up = bool(source.get("up"))
-        words.append(f"{clean(source.get('name'))} {'ok' if up else 'DOWN'}")
+        up, name = bool(source.get("up")), clean(source.get("name"))
+        absent = str(source.get("detail")).startswith(f"{name}: none")
+        words.append(f"{name} {'none' if up and absent else 'ok' if up else 'DOWN'}")
         style = style if up else "bad"
     unbroken = (word.replace(" ", "\N{NO-BREAK SPACE}") for word in words)
     return "   ".join(unbroken), style
@@ -167,17 +168,17 @@ def _body(
         return model_rows(models, at, memory, look.paper, look.unicode, now_s, room)
     rows = model_rows(models, at, memory, look.paper, look.unicode, now_s, room - below - 1)
     if state.history:
-        return [*rows, "", *_history(shown, look.paper, below)]
+        return [*rows, "", *_history(shown, state, look.paper, below)]
     part = detail(shown, state, models[at], memory, look.paper, look.unicode, now_s, below)
     return [*rows, "", *part]
 
 
-def _history(shown: Shown, paper: Paper, room: int) -> list[str]:
+def _history(shown: Shown, state: State, paper: Paper, room: int) -> list[str]:
     from controller.cli.render import local_time
 
     title = paper.ink("what was done to the server, the newest first", "bold")
     if not shown.question.everything:
-        return [title, "asking ..."]
+        return [title, asking(state)]
     return [title, *_flat(render_history(shown.actions[:room], paper, local_time))][:room]
 
 
