@@ -409,3 +409,18 @@ def test_it_starts_without_a_heavy_import(daemon, top, tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "[]\n"
+
+
+def test_status_watch_gives_the_cursor_back_when_it_is_killed(daemon, tmp_path: Path) -> None:
+    daemon.start()
+    command = [sys.executable, "-m", "controller.cli.main", "status", "--watch", "0.1"]
+    screen = Screen([*command, "--socket", str(tmp_path / "run" / "governor.sock")])
+    try:
+        screen.until(lambda: "digits" in screen.raw, "the table")
+        screen.process.terminate()
+        screen.until(lambda: screen.process.poll() is not None, "its end")
+        screen.read(0.2)
+        assert screen.process.returncode == 128 + signal.SIGTERM
+        assert screen.raw.rpartition("\x1b[?25l")[2].count("\x1b[?25h") == 1
+    finally:
+        screen.close()

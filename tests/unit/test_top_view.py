@@ -156,8 +156,8 @@ def test_one_screen_shows_the_daemon_the_models_and_the_chosen_one() -> None:
     assert re.search(r"  narrow .* 88! .* not loaded +would miss", candidates)
 
 
-@pytest.mark.parametrize("height", [6, 10, 24, 60])
-@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 140, 200, 240])
+@pytest.mark.parametrize("height", [6, 24, 60])
+@pytest.mark.parametrize("width", [30, 60, 80, 140, 240])
 @pytest.mark.parametrize("view", [{}, {"explained": True}, {"history": True}, {"helped": True}])
 def test_it_fills_any_screen_and_never_more(width: int, height: int, view: dict[str, Any]) -> None:
     models = [model(name, held="hands off " * 9) for name in ODD_NAMES]

@@ -26,6 +26,7 @@ _LEAST_DETAIL: Final = 4
 _LEAST_TABLE: Final = 4
 _NOTES: Final = 3
 _OLD_S: Final = 2.0
+_KEYS_WIDTH: Final = 15
 _SIGNS: Final = (
     "!  beside a number, and in the bars of p99/goal: outside the objective",
     "p99/goal  the measured 99th percentile, drawn from 0 to the objective",
@@ -185,12 +186,9 @@ def _history(shown: Shown, state: State, paper: Paper, room: int) -> list[str]:
 def _help(paper: Paper) -> list[str]:
     lines = ["", paper.ink("keys", "bold")]
     for keys, text in KEYS:
-        lines += [
-            f"  {keys:<12}{line}" if first else f"{'':14}{line}"
-            for first, line in zip(
-                [True, *[False] * 9], wrapped(text, max(paper.width - 14, 10)), strict=False
-            )
-        ]
+        first, *rest = wrapped(text, max(paper.width - _KEYS_WIDTH, 10))
+        lines.append(f"  {keys:<{_KEYS_WIDTH - 2}}{first}")
+        lines += [f"{'':{_KEYS_WIDTH}}{line}" for line in rest]
     lines += ["", paper.ink("signs", "bold")]
     for text in _SIGNS:
         lines += wrapped(text, paper.width, first="  ", rest="    ")
