@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from admin_fakes import FakeControl
 
+from controller.cli.top.terminal import Terminal
 from controller.interfaces.admin import AdminServer
 
 MAIN_SCREEN = "\x1b[?1049l"
@@ -409,6 +410,24 @@ def test_it_starts_without_a_heavy_import(daemon, top, tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_wake_does_not_cut_a_key_in_two() -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    try:
+        with Terminal(slave, slave, "utf-8") as terminal:
+            os.write(master, b"\x1b[")
+            assert terminal.wait(10.0).keys == []
+            terminal.wake()
+            assert terminal.wait(10.0).keys == []
+            os.write(master, b"B")
+            assert terminal.wait(10.0).keys == ["down"]
+        terminal.wake()  # an answer that comes too late does nothing
+        assert termios.tcgetattr(slave) == before
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_status_watch_gives_the_cursor_back_when_it_is_killed(daemon, tmp_path: Path) -> None:

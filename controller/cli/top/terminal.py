@@ -103,7 +103,7 @@ class Terminal:
         ready, _, _ = select.select([self._keyboard, self._read_end], [], [], max(timeout_s, 0.0))
         if self._keyboard in ready:
             self._read_keys(events)
-        elif self._unfinished:
+        elif self._unfinished and not ready:  # not `wake` in the middle of a key
             events.keys += flush(self._unfinished)
             self._unfinished = b""
         if self._read_end in ready:
@@ -210,8 +210,11 @@ class Terminal:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._old_wakeup)
-            os.close(self._read_end)
-            os.close(self._write_end)
+            # The feed may still wake us, and the number may soon be another file's.
+            read_end, write_end = self._read_end, self._write_end
+            self._read_end = self._write_end = -1
+            os.close(read_end)
+            os.close(write_end)
 
     def _write(self, text: str) -> None:
         data = memoryview(text.encode(self._encoding, "replace"))
