@@ -38,9 +38,7 @@ class RefusedError(Exception):
 def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add status, explain, history, pin, unpin, pause and resume."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--socket", metavar="PATH", help="the daemon's socket (default: $TRITON_GOVERNOR_SOCKET)"
-    )
+    add_socket(common)
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
 
@@ -61,7 +59,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--watch",
         nargs="?",
         const=1.0,
-        type=_interval,
+        type=interval,
         metavar="S",
         help="again every S seconds (1) until Ctrl-C",
     )
@@ -81,6 +79,13 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     _add_for_and_why(parser)
     parser = add("resume", _resume, "End a pause, or a hold after a foreign change.")
     parser.add_argument("model", nargs="?", metavar="MODEL")
+
+
+def add_socket(parser: argparse.ArgumentParser) -> None:
+    """Add the option that every command of the daemon has."""
+    parser.add_argument(
+        "--socket", metavar="PATH", help="the daemon's socket (default: $TRITON_GOVERNOR_SOCKET)"
+    )
 
 
 def parse_duration(text: str) -> float:
@@ -139,11 +144,11 @@ def ask(
 
 
 def _status(args: argparse.Namespace) -> int:
-    path = _socket(args)
+    path = socket_of(args)
     if args.watch is not None:
         from controller.cli.watch import watch
 
-        return watch(lambda: _frame(path, as_json=args.json), args.watch)
+        return watch(lambda: frame(path, as_json=args.json), args.watch)
     try:
         status = ask(path, "GET", "/v1/status")
     except DaemonDownError as error:
@@ -161,7 +166,8 @@ def _status(args: argparse.Namespace) -> int:
     return output.OK
 
 
-def _frame(path: Path, *, as_json: bool) -> str:
+def frame(path: Path, *, as_json: bool) -> str:
+    """Return what `status` shows now, or why nothing."""
     from controller.cli.render import render_status
 
     try:
@@ -181,7 +187,7 @@ def _frame(path: Path, *, as_json: bool) -> str:
 def _explain(args: argparse.Namespace) -> int:
     query = "" if args.model is None else f"?model={_quoted(args.model)}"
     try:
-        answer = ask(_socket(args), "GET", f"/v1/explain{query}")
+        answer = ask(socket_of(args), "GET", f"/v1/explain{query}")
     except DaemonDownError as error:
         from controller.cli.offline import show_last_decisions
 
@@ -203,7 +209,7 @@ def _history(args: argparse.Namespace) -> int:
     if args.model is not None:
         query += f"&model={_quoted(args.model)}"
     try:
-        answer = ask(_socket(args), "GET", f"/v1/history{query}")
+        answer = ask(socket_of(args), "GET", f"/v1/history{query}")
     except DaemonDownError as error:
         from controller.cli.offline import show_old_actions
 
@@ -242,7 +248,7 @@ def _resume(args: argparse.Namespace) -> int:
 def _command(args: argparse.Namespace, name: str, body: Mapping[str, Any]) -> int:
     given = {key: value for key, value in body.items() if value is not None}
     try:
-        answer = ask(_socket(args), "POST", f"/v1/{name}", given)
+        answer = ask(socket_of(args), "POST", f"/v1/{name}", given)
     except DaemonDownError as error:
         output.print_error(str(error), advice="start it with `governor run --policy FILE`")
         return output.UNREACHABLE
@@ -259,7 +265,8 @@ def _refused(error: RefusedError) -> int:
     return output.PROBLEM
 
 
-def _socket(args: argparse.Namespace) -> Path:
+def socket_of(args: argparse.Namespace) -> Path:
+    """Return the socket that was named, else the usual one."""
     from pathlib import Path
 
     from controller.interfaces.paths import find_socket
@@ -309,7 +316,8 @@ def _argument(parse: Callable[[str], float]) -> Callable[[str], float]:
     return checked
 
 
-def _interval(text: str) -> float:
+def interval(text: str) -> float:
+    """Return seconds from a command line. Raises argparse.ArgumentTypeError."""
     try:
         value_s = float(text.removesuffix("s"))
     except ValueError:

@@ -66,7 +66,7 @@ def head(status: Json, paper: Paper) -> list[str]:
         ),
     ]
     gpus, load = list_of(status, "gpu"), number_of(host, "load_1m")
-    lines += [fitted(paper, f"gpu {g.get('index', '')}", _gpu(g)) for g in gpus]
+    lines += [fitted(paper, f"gpu {clean(g.get('index', ''))}", _gpu(g)) for g in gpus]
     pool = part_of(status, "memory")
     if pool:
         lines.append(fitted(paper, "pool", _pool(pool)))
@@ -106,7 +106,7 @@ def _switches(switch: Json) -> str | None:
     if not switch.get("count"):
         return None
     return (
-        f"{switch['count']} switches, {milliseconds(number_of(switch, 'p50'))} ms median,"
+        f"{clean(switch['count'])} switches, {milliseconds(number_of(switch, 'p50'))} ms median,"
         f" {milliseconds(number_of(switch, 'p99'))} ms p99"
     )
 

@@ -21,6 +21,7 @@ from controller.cli import output
 COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "run": "controller.cli.run",
     "status": "controller.cli.client",
+    "top": "controller.cli.top.command",
     "explain": "controller.cli.client",
     "history": "controller.cli.client",
     "pin": "controller.cli.client",

@@ -26,19 +26,23 @@ from controller.cli.table import (
     percent,
     table,
 )
+from controller.cli.table import ms_cell as _ms
+from controller.cli.table import number_cell as _number
+from controller.cli.table import share_cell as _share
+from controller.cli.table import text_cell as _name
 
 
 def render_status(status: Json, paper: Paper) -> str:
     """Return the daemon, its sources and a table of its models."""
     lines = head(status, paper)
-    lines += [fitted(paper, "!", note, "warn") for note in _notes(status)]
+    lines += [fitted(paper, "!", note, "warn") for note in notes(status)]
     lines.append("")
     now_unix_s = number_of(status, "time_unix_s")
     lines += table(
         _STATUS_COLUMNS,
         list_of(status, "models"),
         paper,
-        lambda model: _model_notes(model, now_unix_s),
+        lambda model: model_notes(model, now_unix_s),
     )
     return "\n".join(lines)
 
@@ -79,57 +83,61 @@ def local_time(time_unix_s: float) -> str:
     """Return a Unix time as the clock on the wall shows it, with the date."""
     import time
 
-    return time.strftime("%m-%d %H:%M:%S", time.localtime(time_unix_s))
+    try:
+        return time.strftime("%m-%d %H:%M:%S", time.localtime(time_unix_s))
+    except (OverflowError, ValueError, OSError):  # no time that a calendar has
+        return NONE
 
 
-def _notes(status: Json) -> list[str]:
+def notes(status: Json) -> list[str]:
     """Return a sentence for everything that is not as it should be."""
     daemon, triton = part_of(status, "daemon"), part_of(status, "triton")
     now = number_of(status, "time_unix_s")
-    notes: list[str] = []
+    found: list[str] = []
     if daemon.get("paused"):
-        notes.append(_by_whom("paused", daemon["paused"], now))
+        found.append(_by_whom("paused", daemon["paused"], now))
     if daemon.get("policy_error"):
-        notes.append(f"the changed policy was {clean(daemon['policy_error'])}")
+        found.append(f"the changed policy was {clean(daemon['policy_error'])}")
     limits = (daemon.get("advice"), triton.get("capability"))
-    notes += [clean(text) for text in dict.fromkeys(str(text) for text in limits if text)]
-    notes += [
+    found += [clean(text) for text in dict.fromkeys(str(text) for text in limits if text)]
+    found += [
         f"source {clean(source.get('name'))} is down: {clean(source.get('error') or 'no reason')}"
         for source in list_of(status, "sources")
         if not source.get("up")
     ]
-    notes += [
-        f"gpu {gpu.get('index')}: {clean(gpu['error'])}"
+    found += [
+        f"gpu {clean(gpu.get('index'))}: {clean(gpu['error'])}"
         for gpu in list_of(status, "gpu")
         if gpu.get("error")
     ]
     at_limit = status.get("limits")
-    notes += [clean(sentence) for sentence in (at_limit if isinstance(at_limit, list) else ())]
+    found += [clean(sentence) for sentence in (at_limit if isinstance(at_limit, list) else ())]
     for name in ("journal", "mqtt", "prometheus"):
         part = part_of(status, name)
         if part and not part.get("up"):
-            notes.append(f"{name} is down: {clean(part.get('error') or 'no reason')}")
+            found.append(f"{name} is down: {clean(part.get('error') or 'no reason')}")
         if part.get("dropped"):
-            notes.append(f"{name}: {part['dropped']} records dropped")
-    return notes
+            found.append(f"{name}: {clean(part['dropped'])} records dropped")
+    return found
 
 
-def _model_notes(model: Json, now: float | None) -> list[str]:
-    notes = []
+def model_notes(model: Json, now: float | None) -> list[str]:
+    """Return a sentence for everything an operator must know of a model."""
+    found = []
     if model.get("pinned"):
         pin = model["pinned"]
         variant = clean(pin.get("variant") if isinstance(pin, Mapping) else pin)
-        notes.append(_by_whom(f"pinned to {variant}", pin, now))
+        found.append(_by_whom(f"pinned to {variant}", pin, now))
     if model.get("paused"):
-        notes.append(_by_whom("paused", model["paused"], now))
+        found.append(_by_whom("paused", model["paused"], now))
     if model.get("held"):
-        notes.append(f"held: {clean(model['held'])}; `governor resume` ends it")
+        found.append(f"held: {clean(model['held'])}; `governor resume` ends it")
     refused = number_of(model, "rejected_rps")
     if refused:
-        notes.append(f"Triton refuses {refused:.1f} requests a second: its queue is at its limit")
+        found.append(f"Triton refuses {refused:.1f} requests a second: its queue is at its limit")
     if model.get("failed_actions"):
-        notes.append(f"{model['failed_actions']} actions failed; see `governor history`")
-    return notes
+        found.append(f"{clean(model['failed_actions'])} actions failed; see `governor history`")
+    return found
 
 
 def _action_notes(action: Json) -> list[str]:
@@ -144,26 +152,6 @@ def _by_whom(what: str, entry: Any, now_unix_s: float | None) -> str:
     if until is not None and now_unix_s is not None:
         text += f" for another {duration(until - now_unix_s)}"
     return text + (f": {clean(entry['why'])}" if entry.get("why") else "")
-
-
-def _name(key: str, style: str = "") -> Callable[[Json], tuple[str, str]]:
-    return lambda row: (clean(row.get(key) or NONE), style)
-
-
-def _ms(key: str) -> Callable[[Json], tuple[str, str]]:
-    return lambda row: (milliseconds(number_of(row, key)), "")
-
-
-def _share(key: str, digits: int = 0) -> Callable[[Json], tuple[str, str]]:
-    return lambda row: (percent(number_of(row, key), digits), "")
-
-
-def _number(key: str, digits: int) -> Callable[[Json], tuple[str, str]]:
-    def cell(row: Json) -> tuple[str, str]:
-        value = number_of(row, key)
-        return (NONE if value is None else f"{value:.{digits}f}"), ""
-
-    return cell
 
 
 def _against_goal(key: str) -> Callable[[Json], tuple[str, str]]:

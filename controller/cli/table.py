@@ -7,10 +7,11 @@ read a terminal.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from controller.cli.cells import clipped, padded, width_of, wrapped
 
 NONE: Final = "-"
 GAP: Final = "  "
@@ -86,7 +87,7 @@ def table(
     """Return aligned lines; columns of the highest rank give way to a narrow paper."""
     cells = [[column.cell(row) for column in columns] for row in rows]
     widths = [
-        max([len(column.header), *(len(_short(row[i][0])) for row in cells)])
+        max([len(column.header), *(width_of(_short(row[i][0])) for row in cells)])
         for i, column in enumerate(columns)
     ]
     shown: list[int] = []
@@ -105,10 +106,9 @@ def table(
         for i in shown:
             text, style = parts[i]
             text = _short(text)
-            padded = text.rjust(widths[i]) if columns[i].right else text.ljust(widths[i])
-            if i == shown[-1] and not columns[i].right:
-                padded = text
-            texts.append(paper.ink(padded, style))
+            if i != shown[-1] or columns[i].right:
+                text = padded(text, widths[i], right=columns[i].right)
+            texts.append(paper.ink(text, style))
         return GAP.join(texts)
 
     lines = [line([(column.header, "dim") for column in columns])]
@@ -117,15 +117,13 @@ def table(
         lines += [
             paper.ink(piece, "warn")
             for note in notes(row)
-            for piece in textwrap.wrap(
-                note, paper.width, initial_indent="  ", subsequent_indent="    "
-            )
+            for piece in wrapped(note, paper.width, first="  ", rest="    ")
         ]
     return lines
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 2] + ".."
+    return clipped(text, _LONGEST_CELL)
 
 
 def part_of(value: Json, key: str) -> Json:
@@ -150,3 +148,28 @@ def number_of(value: Json, key: str) -> float | None:
     except OverflowError:
         return None
     return plain if math.isfinite(plain) else None
+
+
+def text_cell(key: str, style: str = "") -> Callable[[Json], tuple[str, str]]:
+    """Return a column's cell that shows a text of the row."""
+    return lambda row: (clean(row.get(key) or NONE), style)
+
+
+def ms_cell(key: str) -> Callable[[Json], tuple[str, str]]:
+    """Return a column's cell that shows milliseconds."""
+    return lambda row: (milliseconds(number_of(row, key)), "")
+
+
+def share_cell(key: str, digits: int = 0) -> Callable[[Json], tuple[str, str]]:
+    """Return a column's cell that shows a ratio as percent."""
+    return lambda row: (percent(number_of(row, key), digits), "")
+
+
+def number_cell(key: str, digits: int) -> Callable[[Json], tuple[str, str]]:
+    """Return a column's cell that shows a number."""
+
+    def cell(row: Json) -> tuple[str, str]:
+        value = number_of(row, key)
+        return (NONE if value is None else f"{value:.{digits}f}"), ""
+
+    return cell

@@ -6,10 +6,13 @@ what it shows.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 _HOME = "\x1b[H"
 _CLEAR = "\x1b[2J"
@@ -20,9 +23,10 @@ _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 
 def watch(frame: Callable[[], str], interval_s: float) -> int:
     """Show frames until Ctrl-C, `interval_s` apart; return the exit code."""
-    live = sys.stdout.isatty()
+    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     try:
         if live:
+            signal.signal(signal.SIGTERM, _terminate)
             sys.stdout.write(_HIDE + _CLEAR)
         while True:
             began_s = time.monotonic()
@@ -38,6 +42,11 @@ def watch(frame: Callable[[], str], interval_s: float) -> int:
         if live:
             sys.stdout.write(_SHOW + "\n")
             sys.stdout.flush()
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    """End as `kill` asks, by way of the cursor's return."""
+    raise SystemExit(128 + number)
 
 
 def _draw(text: str) -> None:
