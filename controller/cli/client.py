@@ -41,6 +41,11 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     common.add_argument(
         "--socket", metavar="PATH", help="the daemon's socket (default: $TRITON_GOVERNOR_SOCKET)"
     )
+    common.add_argument(
+        "--instance",
+        metavar="NAME",
+        help="the server's name where services govern several (default: $TRITON_GOVERNOR_INSTANCE)",
+    )
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
 
@@ -115,7 +120,9 @@ def ask(
         answer = connection.getresponse()
         text = answer.read(_MAX_ANSWER_BYTES)
     except FileNotFoundError:
-        raise DaemonDownError(f"no governor runs here: there is no {socket_path}") from None
+        raise DaemonDownError(
+            f"no governor runs here: there is no {socket_path}{_others()}"
+        ) from None
     except ConnectionRefusedError:
         raise DaemonDownError(f"the governor is gone: nobody listens on {socket_path}") from None
     except PermissionError:
@@ -139,17 +146,18 @@ def ask(
 
 
 def _status(args: argparse.Namespace) -> int:
-    path = _socket(args)
-    if args.watch is not None:
-        from controller.cli.watch import watch
-
-        return watch(lambda: _frame(path, as_json=args.json), args.watch)
     try:
+        path = _socket(args)
+        if args.watch is not None:
+            from controller.cli.watch import watch
+
+            return watch(lambda: _frame(path, as_json=args.json), args.watch)
         status = ask(path, "GET", "/v1/status")
     except DaemonDownError as error:
-        from controller.cli.offline import show_last_status
+        from controller.cli.offline import journal_of, show_last_status
 
-        return show_last_status(str(error), as_json=args.json, paper=_paper())
+        journal = journal_of(args.instance)
+        return show_last_status(str(error), journal, as_json=args.json, paper=_paper())
     except RefusedError as error:
         return _refused(error)
     if args.json:
@@ -183,9 +191,12 @@ def _explain(args: argparse.Namespace) -> int:
     try:
         answer = ask(_socket(args), "GET", f"/v1/explain{query}")
     except DaemonDownError as error:
-        from controller.cli.offline import show_last_decisions
+        from controller.cli.offline import journal_of, show_last_decisions
 
-        return show_last_decisions(str(error), args.model, as_json=args.json, paper=_paper())
+        journal = journal_of(args.instance)
+        return show_last_decisions(
+            str(error), journal, args.model, as_json=args.json, paper=_paper()
+        )
     except RefusedError as error:
         return _refused(error)
     if args.json:
@@ -205,10 +216,11 @@ def _history(args: argparse.Namespace) -> int:
     try:
         answer = ask(_socket(args), "GET", f"/v1/history{query}")
     except DaemonDownError as error:
-        from controller.cli.offline import show_old_actions
+        from controller.cli.offline import journal_of, show_old_actions
 
+        journal = journal_of(args.instance)
         return show_old_actions(
-            str(error), args.model, args.limit, as_json=args.json, paper=_paper()
+            str(error), journal, args.model, args.limit, as_json=args.json, paper=_paper()
         )
     except RefusedError as error:
         return _refused(error)
@@ -259,12 +271,22 @@ def _refused(error: RefusedError) -> int:
     return output.PROBLEM
 
 
+def _others() -> str:
+    from controller.interfaces.paths import running_instances
+
+    found = running_instances()
+    return f"; instances that run: {', '.join(found)} (--instance NAME)" if found else ""
+
+
 def _socket(args: argparse.Namespace) -> Path:
     from pathlib import Path
 
     from controller.interfaces.paths import find_socket
 
-    return Path(args.socket) if args.socket else find_socket()
+    try:
+        return Path(args.socket) if args.socket else find_socket(args.instance)
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
 
 
 def _paper() -> Paper:
