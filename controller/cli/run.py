@@ -55,10 +55,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         policy = load_policy(policy_file, environment=os.environ)
     except PolicyError as error:
-        output.print_error(str(error))
-        return output.BAD_POLICY
-    except OSError as error:
-        output.print_error(f"{policy_file}: cannot be read: {error.strerror}")
+        _tell(str(error))
         return output.BAD_POLICY
     from controller.daemon.log import start_log
     from controller.daemon.loop import Options
@@ -70,6 +67,19 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(serve(policy, Options(policy_file, socket, ablation=args.ablate)))
     except AdminSocketError as error:
-        output.print_error(str(error))
+        _tell(str(error))
         return output.PROBLEM
     return output.OK
+
+
+def _tell(problem: str) -> None:
+    """Say why the daemon ends, as an error to journald too."""
+    import logging
+    import sys
+
+    from controller.daemon.log import is_journald, prioritised
+
+    if is_journald(sys.stderr):
+        print(prioritised(problem, logging.ERROR), file=sys.stderr)
+    else:
+        output.print_error(problem)

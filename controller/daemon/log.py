@@ -59,7 +59,7 @@ def audit(
 def start_log(level: str, form: str = "text", stream: TextIO | None = None) -> None:
     """Log to a stream, stderr by default, from a level on."""
     to = sys.stderr if stream is None else stream
-    journald = _is_journald(to)
+    journald = is_journald(to)
     handler = logging.StreamHandler(to)
     handler.setFormatter(_Json(journald) if form == "json" else _Text(journald))
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -101,12 +101,16 @@ class _Json(logging.Formatter):
 
 
 def _prioritised(record: logging.LogRecord, text: str) -> str:
-    """Return the text with its syslog priority before each line, as sd-daemon(3) describes."""
-    prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>"
+    return prioritised(text, record.levelno)
+
+
+def prioritised(text: str, level: int) -> str:
+    """Return a text with its syslog priority before each line, as sd-daemon(3) describes."""
+    prefix = f"<{_PRIORITIES.get(level, 6)}>"
     return "\n".join(prefix + line for line in text.splitlines())
 
 
-def _is_journald(stream: TextIO) -> bool:
+def is_journald(stream: TextIO) -> bool:
     """Return whether a stream leads to journald: it names its end in the environment.
 
     A program that a service starts inherits the variable, and may write elsewhere.

@@ -43,8 +43,8 @@ def secret_file(named: str, environment: Mapping[str, str] = os.environ) -> Path
     wanted = f"LoadCredential={name}:/path/of/the/secret"
     if not folder:
         raise CredentialError(
-            f"no credentials were given to this process: start it as a service whose unit has"
-            f" {wanted}, or name the file by its path"
+            f"this process was given no credentials: add {wanted} to the service's unit (systemctl"
+            " edit), or name the file by its path"
         )
     file = Path(folder, name)
     if not file.is_file():

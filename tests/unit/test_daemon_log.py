@@ -12,7 +12,9 @@ from typing import TextIO
 
 import pytest
 
+from controller.daemon.actions import ActionLog
 from controller.daemon.log import AUDIT, audit, start_log
+from controller.ports import ActionRecord, Outcome
 
 Start = Callable[[str, str, TextIO], None]
 
@@ -98,3 +100,34 @@ def test_a_stream_that_is_not_the_journal_s_gets_no_priorities(
         start("info", "text", stream)
         logging.getLogger("governor").error("one")
     assert "ERROR" in (tmp_path / "log").read_text()
+
+
+class Unused:
+    """A journal or telemetry that takes everything."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_args, **_more: None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "told"),
+    [
+        (Outcome.DONE, None, "INFO    switch of m by the governor: done: a to b, 3.4 ms, escape"),
+        (
+            Outcome.ROLLED_BACK,
+            "no answer",
+            "WARNING switch of m by the governor: rolled_back: a to b, 3.4 ms, escape, no answer",
+        ),
+        (Outcome.NOTHING_TO_DO, None, None),
+        (Outcome.BUSY, None, None),
+    ],
+)
+def test_each_action_on_the_server_is_a_line(
+    outcome: Outcome, error: str | None, told: str | None, start: Start
+) -> None:
+    stream = io.StringIO()
+    start("error", "text", stream)
+    log = ActionLog(Unused(), Unused())  # type: ignore[arg-type]
+    log.record(ActionRecord("switch", "m", "a", "b", outcome, 0.0, 0.002, 0.0034, "escape", error))
+    assert stream.getvalue().rstrip().endswith(told or "")
+    assert bool(stream.getvalue()) == (told is not None)
