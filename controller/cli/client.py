@@ -86,6 +86,11 @@ def add_socket(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", metavar="PATH", help="the daemon's socket (default: $TRITON_GOVERNOR_SOCKET)"
     )
+    parser.add_argument(
+        "--instance",
+        metavar="NAME",
+        help="the server's name where services govern several (default: $TRITON_GOVERNOR_INSTANCE)",
+    )
 
 
 def parse_duration(text: str) -> float:
@@ -120,7 +125,9 @@ def ask(
         answer = connection.getresponse()
         text = answer.read(_MAX_ANSWER_BYTES)
     except FileNotFoundError:
-        raise DaemonDownError(f"no governor runs here: there is no {socket_path}") from None
+        raise DaemonDownError(
+            f"no governor runs here: there is no {socket_path}{_others()}"
+        ) from None
     except ConnectionRefusedError:
         raise DaemonDownError(f"the governor is gone: nobody listens on {socket_path}") from None
     except PermissionError:
@@ -144,19 +151,20 @@ def ask(
 
 
 def _status(args: argparse.Namespace) -> int:
-    path = socket_of(args)
-    if args.watch is not None:
-        from controller.cli.watch import watch
-
-        return watch(lambda: frame(path, as_json=args.json), args.watch)
     try:
+        path = socket_of(args)
+        if args.watch is not None:
+            from controller.cli.watch import watch
+
+            return watch(lambda: frame(path, as_json=args.json), args.watch)
         status = ask(path, "GET", "/v1/status")
     except DaemonDownError as error:
-        from controller.cli.offline import show_last_status
+        from controller.cli.offline import journal_of, show_last_status
 
-        return show_last_status(str(error), as_json=args.json, paper=_paper())
+        journal = journal_of(args.instance)
+        return show_last_status(str(error), journal, as_json=args.json, paper=_paper())
     except RefusedError as error:
-        return _refused(error)
+        return refused(error)
     if args.json:
         output.print_json(status)
     else:
@@ -189,11 +197,14 @@ def _explain(args: argparse.Namespace) -> int:
     try:
         answer = ask(socket_of(args), "GET", f"/v1/explain{query}")
     except DaemonDownError as error:
-        from controller.cli.offline import show_last_decisions
+        from controller.cli.offline import journal_of, show_last_decisions
 
-        return show_last_decisions(str(error), args.model, as_json=args.json, paper=_paper())
+        journal = journal_of(args.instance)
+        return show_last_decisions(
+            str(error), journal, args.model, as_json=args.json, paper=_paper()
+        )
     except RefusedError as error:
-        return _refused(error)
+        return refused(error)
     if args.json:
         output.print_json(answer)
         return output.OK
@@ -211,13 +222,14 @@ def _history(args: argparse.Namespace) -> int:
     try:
         answer = ask(socket_of(args), "GET", f"/v1/history{query}")
     except DaemonDownError as error:
-        from controller.cli.offline import show_old_actions
+        from controller.cli.offline import journal_of, show_old_actions
 
+        journal = journal_of(args.instance)
         return show_old_actions(
-            str(error), args.model, args.limit, as_json=args.json, paper=_paper()
+            str(error), journal, args.model, args.limit, as_json=args.json, paper=_paper()
         )
     except RefusedError as error:
-        return _refused(error)
+        return refused(error)
     if args.json:
         output.print_json(answer)
         return output.OK
@@ -253,25 +265,39 @@ def _command(args: argparse.Namespace, name: str, body: Mapping[str, Any]) -> in
         output.print_error(str(error), advice="start it with `governor run --policy FILE`")
         return output.UNREACHABLE
     except RefusedError as error:
-        return _refused(error)
+        return refused(error)
     print(answer.get("message") or "done")
     return output.OK
 
 
-def _refused(error: RefusedError) -> int:
+def refused(error: RefusedError) -> int:
+    """Print why a command was refused; return the exit code."""
     from controller.cli.table import clean
 
     output.print_error(clean(error))
     return output.PROBLEM
 
 
+def _others() -> str:
+    from controller.interfaces.paths import running_instances
+
+    found = running_instances()
+    return f"; instances that run: {', '.join(found)} (--instance NAME)" if found else ""
+
+
 def socket_of(args: argparse.Namespace) -> Path:
-    """Return the socket that was named, else the usual one."""
+    """Return the socket that was named, else that of the instance, else the usual one.
+
+    Raises RefusedError: no instance can have such a name.
+    """
     from pathlib import Path
 
     from controller.interfaces.paths import find_socket
 
-    return Path(args.socket) if args.socket else find_socket()
+    try:
+        return Path(args.socket) if args.socket else find_socket(args.instance)
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
 
 
 def _paper() -> Paper:

@@ -26,6 +26,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--policy", metavar="FILE", help="the policy (default: that of the running governor)"
     )
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket")
+    parser.add_argument("--instance", metavar="NAME", help="the server's name, of several")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -39,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
     from controller.doctor.finding import Finding, Level, fail, ok, report, warn
     from controller.interfaces.paths import find_socket
 
-    socket = Path(args.socket) if args.socket else find_socket()
+    try:
+        socket = Path(args.socket) if args.socket else find_socket(args.instance)
+    except ValueError as error:
+        output.print_error(str(error))
+        return output.USAGE
     status = _status(socket)
     policy: Policy | None = None
     findings: list[Finding] = []

@@ -32,6 +32,8 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "profiles": "controller.cli.profiles",
     "replay": "controller.cli.replay",
     "doctor": "controller.cli.doctor",
+    "install-service": "controller.cli.service",
+    "uninstall-service": "controller.cli.service",
     "triton": "controller.cli.triton",
     "demo": "controller.cli.demo",
 }

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from controller.cli import output
 from controller.cli.render import local_time, render_explanation, render_history, render_last
 from controller.cli.table import Paper
+from controller.interfaces.paths import named_instance, service_name
 from controller.journal.paths import find_journal
 from controller.journal.reader import JournalReader, JournalUnreadableError
 
 _ADVICE = "start it with `governor run --policy FILE`"
 
 
-def show_last_status(why: str, *, as_json: bool, paper: Paper) -> int:
+def journal_of(instance: str | None) -> Path:
+    """Return the journal to read of a service, or of who asks. Raises ValueError."""
+    instance = instance or named_instance()
+    return find_journal(service_name(instance), only=instance is not None)
+
+
+def show_last_status(why: str, journal: Path, *, as_json: bool, paper: Paper) -> int:
     """Say that the daemon is down, and show each model's last known state with its age."""
-    models = [_model(age_s, decision) for age_s, decision in _last_decisions()]
+    models = [_model(age_s, decision) for age_s, decision in _last_decisions(journal)]
     if as_json:
         output.print_json({"version": 1, "daemon": None, "error": why, "last": models})
         return output.UNREACHABLE
@@ -31,7 +39,9 @@ def show_last_status(why: str, *, as_json: bool, paper: Paper) -> int:
     return output.UNREACHABLE
 
 
-def show_last_decisions(why: str, model: str | None, *, as_json: bool, paper: Paper) -> int:
+def show_last_decisions(
+    why: str, journal: Path, model: str | None, *, as_json: bool, paper: Paper
+) -> int:
     """Say that the daemon is down, and show what the last decisions were chosen from."""
     entries = [
         {
@@ -41,7 +51,7 @@ def show_last_decisions(why: str, model: str | None, *, as_json: bool, paper: Pa
             f" {age_s:.0f} s old; its reason was {decision.get('reason')}.",
             "decision": _in_ms(decision),
         }
-        for age_s, decision in _last_decisions()
+        for age_s, decision in _last_decisions(journal)
         if model in (None, decision.get("model"))
     ]
     if as_json:
@@ -54,11 +64,11 @@ def show_last_decisions(why: str, model: str | None, *, as_json: bool, paper: Pa
 
 
 def show_old_actions(
-    why: str, model: str | None, limit: int, *, as_json: bool, paper: Paper
+    why: str, journal: Path, model: str | None, limit: int, *, as_json: bool, paper: Paper
 ) -> int:
     """Say that the daemon is down, and show the newest actions in the journal."""
     try:
-        with JournalReader(find_journal()) as reader:
+        with JournalReader(journal) as reader:
             actions = reader.actions(model, limit)
     except JournalUnreadableError:
         actions = []
@@ -71,9 +81,9 @@ def show_old_actions(
     return output.UNREACHABLE
 
 
-def _last_decisions() -> list[tuple[float, dict[str, Any]]]:
+def _last_decisions(journal: Path) -> list[tuple[float, dict[str, Any]]]:
     try:
-        with JournalReader(find_journal()) as reader:
+        with JournalReader(journal) as reader:
             found = reader.last_decisions()
     except JournalUnreadableError:
         return []

@@ -23,7 +23,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--policy", required=True, metavar="FILE", help="what is wanted (YAML)")
     parser.add_argument("--socket", metavar="PATH", help="where to listen for operators")
     parser.add_argument(
-        "--log-level", default="info", choices=("debug", "info", "warning", "error")
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="from which on (info); what was done, and by whom, is always logged",
+    )
+    parser.add_argument(
+        "--log-format",
+        default="text",
+        choices=("text", "json"),
+        help="text, or a JSON object a line; with its priority where journald reads it",
     )
     parser.add_argument(
         "--ablate",
@@ -36,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon until a signal ends it."""
     import asyncio
+    import os
     from pathlib import Path
 
     from controller.interfaces.paths import default_socket
@@ -43,22 +53,33 @@ def run(args: argparse.Namespace) -> int:
 
     policy_file = Path(args.policy)
     try:
-        policy = load_policy(policy_file)
+        policy = load_policy(policy_file, environment=os.environ)
     except PolicyError as error:
-        output.print_error(str(error))
+        _tell(str(error))
         return output.BAD_POLICY
-    except OSError as error:
-        output.print_error(f"{policy_file}: cannot be read: {error.strerror}")
-        return output.BAD_POLICY
+    from controller.daemon.log import start_log
     from controller.daemon.loop import Options
-    from controller.daemon.process import serve, start_log
+    from controller.daemon.process import serve
     from controller.interfaces.admin import AdminSocketError
 
-    start_log(args.log_level)
+    start_log(args.log_level, args.log_format)
     socket = Path(args.socket) if args.socket else default_socket()
     try:
         asyncio.run(serve(policy, Options(policy_file, socket, ablation=args.ablate)))
     except AdminSocketError as error:
-        output.print_error(str(error))
+        _tell(str(error))
         return output.PROBLEM
     return output.OK
+
+
+def _tell(problem: str) -> None:
+    """Say why the daemon ends, as an error to journald too."""
+    import logging
+    import sys
+
+    from controller.daemon.log import is_journald, prioritised
+
+    if is_journald(sys.stderr):
+        print(prioritised(problem, logging.ERROR), file=sys.stderr)
+    else:
+        output.print_error(problem)

@@ -5,11 +5,11 @@ Owns the counts and times of actions. It must not act.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from controller.daemon.log import audit
 from controller.daemon.meters import Durations
 from controller.ports import ActionRecord, Outcome
 from controller.telemetry.observation import ActionCost
@@ -17,8 +17,6 @@ from controller.telemetry.observation import ActionCost
 if TYPE_CHECKING:
     from controller.journal.journal import Journal
     from controller.telemetry.hub import Telemetry
-
-_LOG = logging.getLogger("governor")
 
 _FRESHENS: Final = frozenset({"load", "reload", "resize", "heal"})  # variants run cold after these
 
@@ -51,16 +49,17 @@ class ActionLog:
             self.transactions.add(record.transaction_s)
         if record.outcome in {Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.UNKNOWN}:
             self.failure_counts[record.model] += 1
-            _LOG.warning(
-                "%s of %s to %s: %s: %s",
-                record.kind,
-                record.model,
-                record.target,
-                record.outcome,
-                record.error,
-            )
         now_s = time.monotonic()
         duration_s = record.transaction_s or record.switch_s or 0.0
+        if record.outcome not in {Outcome.NOTHING_TO_DO, Outcome.BUSY, Outcome.REFUSED}:
+            audit(
+                record.kind,
+                who="the governor",
+                model=record.model,
+                outcome=record.outcome.value,
+                told=_told(record, duration_s),
+                good=good,
+            )
         self._costs.append(
             ActionCost(record.kind, record.model, record.target or "", duration_s, now_s, ok=good)
         )
@@ -68,3 +67,15 @@ class ActionLog:
         if done and record.kind in _FRESHENS and record.target is not None:
             self._telemetry.note_action(record.target, record.started_s)
             self._telemetry.note_action(record.target, now_s)
+
+
+def _told(record: ActionRecord, duration_s: float) -> str:
+    """Return from what to what, how long it took, why, and what went wrong."""
+    moved = [name for name in (record.source, record.target) if name is not None]
+    parts = [
+        " to ".join(dict.fromkeys(moved)),
+        f"{duration_s * 1e3:.1f} ms" if duration_s else "",
+        record.reason,
+        record.error or "",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -7,16 +7,14 @@ admin socket and MQTT come through here.
 from __future__ import annotations
 
 import difflib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from controller.daemon import status
+from controller.daemon.log import audit
 from controller.interfaces.control import CommandResult
 
 if TYPE_CHECKING:
     from controller.daemon.loop import Daemon
-
-_LOG = logging.getLogger("governor")
 
 
 class DaemonControl:
@@ -41,6 +39,26 @@ class DaemonControl:
         self, model: str, variant: str, *, for_s: float | None, why: str | None, who: str
     ) -> CommandResult:
         """Keep a model on one variant until unpinned, or for a time."""
+        result = self._pin(model, variant, for_s, why, who)
+        return self._noted("pin", model, result, who, why)
+
+    async def unpin(self, model: str, *, who: str) -> CommandResult:
+        """Let the governor choose again."""
+        return self._noted("unpin", model, self._unpin(model, who), who)
+
+    async def pause(
+        self, model: str | None, *, for_s: float | None, why: str | None, who: str
+    ) -> CommandResult:
+        """Stop acting on one model or on all; go on observing and recording."""
+        return self._noted("pause", model, self._pause(model, for_s, why, who), who, why)
+
+    async def resume(self, model: str | None, *, who: str) -> CommandResult:
+        """End a pause, and a hold after a foreign change."""
+        return self._noted("resume", model, self._resume(model, who), who)
+
+    def _pin(
+        self, model: str, variant: str, for_s: float | None, why: str | None, who: str
+    ) -> CommandResult:
         problem = self._unknown(model) or self._unknown_variant(model, variant)
         if problem is not None:
             return problem
@@ -52,8 +70,7 @@ class DaemonControl:
             message += f" (its quality {quality:g} is under the policy's min_quality {floor:g})"
         return self._taken("pin", model, message, who, why)
 
-    async def unpin(self, model: str, *, who: str) -> CommandResult:
-        """Let the governor choose again."""
+    def _unpin(self, model: str, who: str) -> CommandResult:
         problem = self._unknown(model)
         if problem is not None:
             return problem
@@ -61,10 +78,9 @@ class DaemonControl:
             return CommandResult(ok=False, message=f"{model} is not pinned")
         return self._taken("unpin", model, f"{model} is chosen by the governor again", who, None)
 
-    async def pause(
-        self, model: str | None, *, for_s: float | None, why: str | None, who: str
+    def _pause(
+        self, model: str | None, for_s: float | None, why: str | None, who: str
     ) -> CommandResult:
-        """Stop acting on one model or on all; go on observing and recording."""
         problem = self._unknown(model)
         if problem is not None:
             return problem
@@ -72,8 +88,7 @@ class DaemonControl:
         message = f"{model or 'every model'} is left as it is{_for(for_s)}"
         return self._taken("pause", model, message, who, why)
 
-    async def resume(self, model: str | None, *, who: str) -> CommandResult:
-        """End a pause, and a hold after a foreign change."""
+    def _resume(self, model: str | None, who: str) -> CommandResult:
         problem = self._unknown(model)
         if problem is not None:
             return problem
@@ -102,8 +117,22 @@ class DaemonControl:
         daemon = self._daemon
         daemon.journal.event(kind, model, message, {"who": who, "why": why})
         daemon.journal.save_learned("operator", daemon.wishes.state())
-        _LOG.info("%s: %s (by %s%s)", kind, message, who, f": {why}" if why else "")
         return CommandResult(ok=True, message=message)
+
+    @staticmethod
+    def _noted(
+        kind: str, model: str | None, result: CommandResult, who: str, why: str | None = None
+    ) -> CommandResult:
+        """Log what an operator wanted, and how he was answered."""
+        audit(
+            kind,
+            who=who,
+            model=model,
+            outcome="done" if result.ok else "refused",
+            told=f"{result.message} ({why})" if why else result.message,
+            good=result.ok,
+        )
+        return result
 
     def _unknown(self, model: str | None) -> CommandResult | None:
         names = [m.name for m in self._daemon.policy.models]

@@ -25,6 +25,7 @@ from controller.daemon.alarms import Alarms
 from controller.daemon.calendar import Calendar
 from controller.daemon.control import DaemonControl
 from controller.daemon.learned import Learned
+from controller.daemon.log import AUDIT
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.operator import OperatorWishes
 from controller.daemon.policy_file import PolicyFile
@@ -170,7 +171,7 @@ class Daemon:
         self._manager.ready()
 
     def _refuse(self, error: str) -> None:
-        _LOG.error("the policy was not taken, the last good one stays: %s", error)
+        AUDIT.error("the policy was not taken, the last good one stays: %s", error)
         self.journal.event("policy", None, "a bad policy was refused", {"error": error})
 
     def _take(self, policy: Policy) -> str | None:
@@ -187,7 +188,7 @@ class Daemon:
         self._put_in_force(policy)
         self._in_force(as_read, active)
         self.journal.event("policy", None, "a new policy is in force", {"sha256": policy.sha256})
-        _LOG.info("a new policy is in force%s", f" ({note})" if restart else "")
+        AUDIT.info("a new policy is in force%s", f" ({note})" if restart else "")
         return note
 
     def _put_in_force(self, policy: Policy) -> None:

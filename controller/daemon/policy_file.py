@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -89,7 +90,7 @@ class PolicyFile:
 def _read(path: Path) -> Policy | str:
     """Return the policy, or what is wrong with the file."""
     try:
-        return load_policy(path)
+        return load_policy(path, environment=os.environ)
     except (PolicyError, OSError) as error:
         return str(error)
 

@@ -10,9 +10,9 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from controller.policy.credentials import CredentialError, secret_file
 from controller.policy.model import MqttPolicy
 
 if TYPE_CHECKING:  # loaded on first use: a daemon without a broker does not pay for it
@@ -199,7 +199,9 @@ def _password(file: str | None) -> str | None:
     if file is None:
         return None
     try:
-        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        return secret_file(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except CredentialError as error:
+        raise BusError(f"mqtt.password_file: {error}") from error
     except UnicodeDecodeError as error:
         raise BusError(f"mqtt.password_file {file}: not UTF-8 text") from error
 
@@ -209,6 +211,8 @@ def _tls(ca_file: str | None) -> ssl.SSLContext | None:
     if ca_file is None:
         return None
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return ssl.create_default_context(cafile=secret_file(ca_file))
+    except CredentialError as error:
+        raise BusError(f"mqtt.tls_ca_file: {error}") from error
     except OSError as error:  # ssl.SSLError is one, and its text names no file
         raise BusError(f"mqtt.tls_ca_file {ca_file}: {error}") from error

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 JOURNAL_NAME = "journal.sqlite3"
-SYSTEM_STATE_DIR = Path("/var/lib/triton-governor")
+SYSTEM_STATES = Path("/var/lib")
 
 
 def state_dir() -> Path:
@@ -28,8 +28,22 @@ def default_journal() -> Path:
     return state_dir() / JOURNAL_NAME
 
 
-def find_journal() -> Path:
-    """Return where a client should look: the user's journal, else that of the system's service."""
+def find_journal(service: str, *, only: bool = False) -> Path:
+    """Return where a client should look: the user's journal, else that of the system's service.
+
+    Args:
+        service: what the service's folders are called.
+        only: the user's own journal is not meant.
+    """
+    system = SYSTEM_STATES / service / JOURNAL_NAME
+    if only:
+        return system
     own = default_journal()
-    system = SYSTEM_STATE_DIR / JOURNAL_NAME
-    return system if not own.exists() and system.exists() else own
+    return system if not own.exists() and _is_there(system) else own
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # to be said when it is opened
+        return True

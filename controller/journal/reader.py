@@ -24,7 +24,11 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except PermissionError:
+            raise JournalUnreadableError(f"you may not read the journal {path}") from None
+        if not there:
             raise JournalUnreadableError(f"there is no journal at {path}")
         try:
             self._connection = sqlite3.connect(

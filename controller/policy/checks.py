@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from controller.policy import units
+from controller.policy.credentials import CredentialError, is_credential, secret_file
 from controller.policy.model import profile_name
 from controller.policy.problems import Path, quoted
+
+_SECRETS: Final = (
+    ("triton", "restricted_key_file"),
+    ("mqtt", "password_file"),
+    ("mqtt", "tls_ca_file"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,17 @@ def cross_check(data: object) -> Iterator[Finding]:
     yield from _check_schedules(_mapping(root.get("schedules")), models)
     for place in ("gpu", "host"):
         yield from _check_budget(root, place)
+
+
+def check_credentials(data: object, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield which credentials are named that a process with this environment was not given."""
+    for section, key in _SECRETS:
+        named = _mapping(_mapping(data).get(section)).get(key)
+        if isinstance(named, str) and is_credential(named):
+            try:
+                secret_file(named, environment)
+            except CredentialError as error:
+                yield Finding((section, key), str(error))
 
 
 def _check_model(

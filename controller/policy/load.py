@@ -9,14 +9,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from controller.policy.checks import cross_check
+from controller.policy.checks import check_credentials, cross_check
 from controller.policy.model import Policy
 from controller.policy.positions import MAX_BYTES, Document, position_at, read_yaml
 from controller.policy.problems import Path, PolicyError, Problem, format_path, quoted
@@ -50,8 +51,16 @@ _RATIOS: Final = ("quality", "min_quality")
 _BOOLEANS: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
-def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """Read a policy file. Raises PolicyError with all problems, an unreadable file included."""
+def load_policy(
+    path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None
+) -> Policy:
+    """Read a policy file. Raises PolicyError with all problems, an unreadable file included.
+
+    Args:
+        path: the file.
+        environment: of the process that will need the credentials which the policy names, so that
+            one that it was not given is a problem; None: somebody else will need them.
+    """
     name = os.fspath(path)
     try:
         with open(name, "rb") as stream:  # noqa: PTH123 - a name as given, for the messages
@@ -59,10 +68,10 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PolicyError([Problem(name, 0, 0, "", f"cannot be read: {reason}")]) from error
-    return parse_raw(raw, name)
+    return parse_raw(raw, name, environment=environment)
 
 
-def parse_raw(raw: bytes, filename: str) -> Policy:
+def parse_raw(raw: bytes, filename: str, *, environment: Mapping[str, str] | None = None) -> Policy:
     """Return the policy that bytes say. Raises PolicyError; a byte over the limit is enough."""
     try:
         text = raw.decode("utf-8")
@@ -70,10 +79,12 @@ def parse_raw(raw: bytes, filename: str) -> Policy:
         if len(raw) <= MAX_BYTES:  # else the cut may have split a character
             raise PolicyError([_encoding_problem(raw, error, filename)]) from error
         text = raw.decode("utf-8", "replace")
-    return parse_policy(text, filename)
+    return parse_policy(text, filename, environment=environment)
 
 
-def parse_policy(text: str, filename: str) -> Policy:
+def parse_policy(
+    text: str, filename: str, *, environment: Mapping[str, str] | None = None
+) -> Policy:
     """Return the policy that a text says. Raises PolicyError with all problems and positions."""
     document = read_yaml(text, filename)
     problems = list(document.problems)
@@ -85,7 +96,10 @@ def parse_policy(text: str, filename: str) -> Policy:
             problems += _describe(document, error)
         problems += [
             document.problem(finding.path, finding.message, at_key=finding.at_key)
-            for finding in cross_check(document.data)
+            for finding in chain(
+                cross_check(document.data),
+                () if environment is None else check_credentials(document.data, environment),
+            )
         ]
     if schema is None or problems:
         raise PolicyError(_in_order(problems, filename))

@@ -22,6 +22,7 @@ _MEMORY = policy.MemoryPolicy()
 Name = Annotated[str, values.NAME]
 HostPort = Annotated[str, values.HOST_PORT]
 AbsolutePath = Annotated[str, values.ABSOLUTE_PATH]
+SecretFile = Annotated[str, values.SECRET_FILE]
 Latency = Annotated[float, values.duration("100us", "1h")]
 Interval = Annotated[float | None, values.INTERVAL]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -57,9 +58,10 @@ class TritonSection(Section):
         description="Receiver of Triton's traces. Without it there are only mean latencies: "
         "attainment is unknown and margins are wider.",
     )
-    restricted_key_file: AbsolutePath | None = Field(
+    restricted_key_file: SecretFile | None = Field(
         default=None,
-        description="File that holds the secret of Triton's --grpc-restricted-protocol.",
+        description="File that holds the secret of Triton's --grpc-restricted-protocol; or "
+        "credential:NAME, given to the service by systemd's LoadCredential=.",
     )
     restricted_key_name: Name = Field(
         default="admin-key",
@@ -357,11 +359,12 @@ class MqttSection(Section):
     username: Annotated[str, values.TEXT] | None = Field(
         default=None, description="User name at the broker."
     )
-    password_file: AbsolutePath | None = Field(
+    password_file: SecretFile | None = Field(
         default=None,
-        description="File that holds the password at the broker.",
+        description="File that holds the password at the broker; or credential:NAME.",
     )
-    tls_ca_file: AbsolutePath | None = Field(
+    tls_ca_file: SecretFile | None = Field(
         default=None,
-        description="Certificate authority of the broker, PEM. Omitted: no TLS.",
+        description="Certificate authority of the broker, PEM; a path or credential:NAME. "
+        "Omitted: no TLS.",
     )

@@ -17,7 +17,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from controller.policy import units
+from controller.policy import credentials, units
 from controller.policy.problems import quoted
 
 _NAME: Final = r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}"  # `..` is a folder, not a name
@@ -212,6 +212,10 @@ def _time_of_day(value: object) -> int:
 
 NAME: Final = _matches(_NAME, "a name of letters, digits and `_ . -`, at most 128")
 ABSOLUTE_PATH: Final = _matches(r"/[^\x00-\x1f]{0,1023}", "an absolute path, starting with /")
+SECRET_FILE: Final = _matches(
+    rf"(/[^\x00-\x1f]{{0,1023}}|{credentials.PATTERN})",
+    "an absolute path, starting with /, or credential:NAME of systemd's LoadCredential=NAME:FILE",
+)
 TEXT: Final = _matches(r"[^\x00-\x1f]{1,256}", "text of 1 to 256 characters")
 TOPIC_PREFIX: Final = _matches(
     r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64}){0,7}",

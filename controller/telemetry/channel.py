@@ -4,10 +4,9 @@ Owns the channel's options and the header that opens restricted protocols. It mu
 anything itself.
 """
 
-from pathlib import Path
-
 import tritonclient.grpc.aio as triton
 
+from controller.policy.credentials import CredentialError, secret_file
 from controller.policy.model import TritonPolicy
 
 _HEADER_PREFIX = "triton-grpc-protocol-"
@@ -36,9 +35,11 @@ def read_headers(policy: TritonPolicy) -> dict[str, str]:
     """
     if policy.restricted_key_file is None:
         return {}
-    path = Path(policy.restricted_key_file)
     try:
+        path = secret_file(policy.restricted_key_file)
         secret = path.read_text(encoding="ascii").strip()
+    except CredentialError as error:
+        raise KeyFileError(f"triton.restricted_key_file: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(
             f"{path}: cannot read the key of the restricted protocols ({error}); "

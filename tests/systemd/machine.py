@@ -1,7 +1,9 @@
 """A machine with a real systemd, whatever this one's PID 1 is.
 
 An overlay of this machine's root is booted with systemd-nspawn, with a network of its own; nothing
-in it reaches the disk. The service runs this checkout, in this environment.
+in it reaches the disk. There the governor is installed as an operator does it: from a wheel of this
+checkout into /opt/triton-governor, then by its own `install-service`. Only its libraries are those
+of this environment.
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNIT = "triton-governor.service"
+GOVERNOR = "/opt/triton-governor/bin/governor"
 POLICY = """\
 version: 1
 triton: {grpc: "127.0.0.1:1", metrics: "http://127.0.0.1:1/metrics"}
@@ -35,27 +39,27 @@ NSPAWN = (
     *("--boot", "--quiet", "--machine=governor", "--register=no", "--keep-unit"),
     *("--link-journal=no", "--console=pipe", "--private-network"),
 )
-# What the service must see although homes are hidden from it and /tmp is its own: in a
-# developer's checkout, unlike under /opt, the program lies there. And seconds where the unit has
-# tens of them.
+# Seconds where the unit has tens of them.
 DROP_IN = """\
 [Service]
-ProtectHome=tmpfs
-BindReadOnlyPaths={paths}
 WatchdogSec=4s
 TimeoutAbortSec=2s
 RestartSec=500ms
 """
+# Where this environment's Python and libraries are shown: not in a home, which services do not see.
+PYTHON, LIBRARIES, WHEELS = "/opt/python", "/opt/libraries", "/opt/wheels"
 
 
 class Machine:
     """The booted machine."""
 
-    def __init__(self, root: Path, leader: int) -> None:
-        self.root = root
+    def __init__(self, upper: Path, leader: int) -> None:
+        self.upper = upper  # what was written in it
         self.leader = leader
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, given: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in it."""
         done = subprocess.run(
             ["nsenter", "-t", str(self.leader), "-a", *command],
@@ -63,6 +67,7 @@ class Machine:
             text=True,
             timeout=90,
             check=False,
+            input=given,
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done
@@ -70,12 +75,16 @@ class Machine:
     def systemctl(self, *words: str, check: bool = True) -> str:
         return self.run("systemctl", "--no-ask-password", *words, check=check).stdout.strip()
 
-    def show(self, name: str) -> str:
-        """Return a property of the service."""
-        return self.systemctl("show", "--value", "--property", name, UNIT)
+    def governor(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the `governor` that is installed in it, as root."""
+        return self.run(GOVERNOR, *words, check=check)
 
-    def log(self) -> str:
-        return self.run("journalctl", "--no-pager", "--output=cat", "--unit", UNIT).stdout
+    def show(self, name: str, unit: str = UNIT) -> str:
+        """Return a property of the service."""
+        return self.systemctl("show", "--value", "--property", name, unit)
+
+    def log(self, unit: str = UNIT, *words: str) -> str:
+        return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}", *words).stdout
 
     def until(self, holds: Callable[[], bool], within_s: float = 30.0) -> None:
         ends_s = time.monotonic() + within_s
@@ -84,13 +93,25 @@ class Machine:
             assert time.monotonic() < ends_s, f"{state}\n{self.log()[-4000:]}"
             time.sleep(0.1)
 
-    def write_policy(self, text: str) -> None:
-        """Replace the policy as an editor does."""
+    def write(self, path: str, text: str, mode: str = "644", group: str = "root") -> None:
+        """Put a file there as an editor does: as a whole."""
         self.run(
-            "sh", "-c", "cat > /etc/triton-governor/new <<'END'\n" + text + "END\n"
-            "chgrp triton-governor /etc/triton-governor/new; chmod 640 /etc/triton-governor/new; "
-            "mv /etc/triton-governor/new /etc/triton-governor/policy.yaml",
+            "sh", "-ec", 'mkdir -p "${1%/*}"; cat >"$1.new"; chgrp "$3" "$1.new"; '
+            'chmod "$2" "$1.new"; mv "$1.new" "$1"', "sh", path, mode, group, given=text,
         )  # fmt: skip
+
+    def write_policy(self, text: str) -> None:
+        """Replace the policy."""
+        self.write("/etc/triton-governor/policy.yaml", text, "640", "triton-governor")
+
+    def files(self) -> set[str]:
+        """Return what was written below /etc, /usr and /var/lib since the machine is there."""
+        return {
+            str(path.relative_to(self.upper))
+            for folder in ("etc", "usr", "var/lib")
+            for path in (self.upper / folder).rglob("*")
+            if path.is_file() or path.is_symlink()
+        }
 
 
 def _why_not() -> str | None:
@@ -118,30 +139,45 @@ def _mounted(kind: str, where: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", where], check=True)
 
 
-def _program_folders() -> list[Path]:
-    """Return what must be there for this environment's Python to run this checkout."""
-    return sorted({REPOSITORY, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()})
+def _shown_folders() -> dict[Path, str]:
+    """Return which folders of ours are shown where: Python, unless it is the system's, and more."""
+    shown = {Path(sysconfig.get_path("purelib")): LIBRARIES}
+    if Path(sys.base_prefix) != Path("/usr"):
+        shown[Path(sys.base_prefix).resolve()] = PYTHON
+    return shown
 
 
-def _furnish(root: Path) -> None:
-    """Put the unit, its user, a policy and the program where an installation would."""
-    (root / "etc/machine-id").write_text("")
-    with (root / "etc/passwd").open("a") as passwd, (root / "etc/group").open("a") as group:
-        passwd.write("triton-governor:x:64999:64999::/:/usr/sbin/nologin\n")
-        group.write("triton-governor:x:64999:\n")
-    units = root / "etc/systemd/system"
-    shutil.copy(REPOSITORY / "systemd" / UNIT, units / UNIT)
-    shown = " ".join(map(str, _program_folders()))
-    (units / f"{UNIT}.d").mkdir()
-    (units / f"{UNIT}.d" / "test.conf").write_text(DROP_IN.format(paths=shown))
-    program = root / "opt/triton-governor/bin/governor"
-    program.parent.mkdir(parents=True, exist_ok=True)
-    program.write_text(f'#!/bin/sh\nexec {Path(sys.prefix) / "bin/governor"} "$@"\n')
-    program.chmod(0o755)
-    folder = root / "etc/triton-governor"
-    folder.mkdir(exist_ok=True)
-    (folder / "policy.yaml").write_text(POLICY)
-    (folder / "policy.yaml").chmod(0o644)
+def _build_wheel(folder: Path) -> None:
+    """Build the wheel of this checkout, from a copy: a build may write beside what it reads."""
+    copy = folder / "checkout"
+    copy.mkdir(parents=True)
+    for name in ("controller", "systemd"):
+        shutil.copytree(
+            REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, copy)
+    wheel = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    subprocess.run([sys.executable, "-m", "pip", *wheel, "-w", folder, copy], check=True)
+    shutil.rmtree(copy)
+
+
+def _install(machine: Machine) -> None:
+    """Make an environment in /opt and install the wheel into it."""
+    system = Path(sys.base_prefix) == Path("/usr")
+    python = f"{'/usr' if system else PYTHON}/bin/python{sysconfig.get_python_version()}"
+    # A Python that has moved finds its shared library by its old place, or not at all.
+    machine.write("/etc/ld.so.conf.d/python.conf", f"{PYTHON}/lib\n")
+    machine.run("ldconfig")
+    machine.run(python, "-m", "venv", "--without-pip", "/opt/triton-governor")
+    packages = f"/opt/triton-governor/lib/python{sysconfig.get_python_version()}/site-packages"
+    machine.write(f"{packages}/libraries.pth", f"{LIBRARIES}\n")
+    install = ("install", "--quiet", "--no-deps", "--no-index", "--ignore-installed")
+    machine.run(
+        "sh",
+        "-ec",
+        f"exec /opt/triton-governor/bin/python -m pip {' '.join(install)} {WHEELS}/*.whl",
+    )
 
 
 @contextlib.contextmanager
@@ -160,8 +196,10 @@ def boot(folder: Path) -> Iterator[Machine]:
         work.mkdir()
         layers = f"lowerdir=/,upperdir={upper},workdir={work}"
         stack.enter_context(_mounted("overlay", root, layers))
-        _furnish(root)
-        binds = [f"--bind-ro={path}" for path in _program_folders()]
+        (root / "etc/machine-id").write_text("")
+        _build_wheel(folder / "wheels")
+        shown = _shown_folders() | {folder / "wheels": WHEELS}
+        binds = [f"--bind-ro={path}:{where}" for path, where in shown.items()]
         log = stack.enter_context((folder / "console.log").open("wb"))
         booted = subprocess.Popen(
             ["systemd-nspawn", "-D", root, *NSPAWN, *binds, "systemd.unit=basic.target"],
@@ -170,7 +208,9 @@ def boot(folder: Path) -> Iterator[Machine]:
             stderr=subprocess.STDOUT,
         )
         try:
-            yield Machine(root, _leader(booted, folder / "console.log"))
+            machine = Machine(upper, _leader(booted, folder / "console.log"))
+            _install(machine)
+            yield machine
         finally:
             booted.terminate()  # asks the machine to power off
             try:

@@ -6,7 +6,15 @@ import argparse
 import os
 import sys
 
-from controller.cli.client import add_socket, frame, interval, paper_of_stdout, socket_of
+from controller.cli.client import (
+    RefusedError,
+    add_socket,
+    frame,
+    interval,
+    paper_of_stdout,
+    refused,
+    socket_of,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,7 +39,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show the live view, or plain tables where it cannot be."""
-    path = socket_of(args)
+    try:
+        path = socket_of(args)
+    except RefusedError as error:
+        return refused(error)
     cursor = os.environ.get("TERM", "dumb") not in {"", "dumb"}
     if not (cursor and sys.stdin.isatty() and sys.stdout.isatty()):
         from controller.cli.watch import watch

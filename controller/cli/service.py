@@ -1,0 +1,179 @@
+"""`governor install-service` and `uninstall-service`: the governor in systemd's hands.
+
+Owns the command lines, what has to hold before anything is touched, and the text. What is done is
+`controller.service`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from controller.cli import output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from controller.policy.model import Policy
+    from controller.service.layout import Layout
+    from controller.service.steps import Step
+
+Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+
+
+class RefusedError(Exception):
+    """Nothing was touched; the text says why, and the advice what to do."""
+
+    def __init__(self, message: str, advice: str | None = None) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add install-service and uninstall-service."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--instance", metavar="NAME", help="the server's name, where there are several here"
+    )
+    common.add_argument(
+        "--prefix", default="/", metavar="DIR", help="an image's root instead of this machine's"
+    )
+    common.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, and do nothing"
+    )
+    parser = subparsers.add_parser(
+        "install-service",
+        help="put the governor into systemd's hands",
+        description="Puts the unit, its user, its folders and the policy in place and enables the"
+        " service. Can be run again, after an upgrade too: what is as it should be stays, and a"
+        " policy that is there is never overwritten.",
+        parents=[common],
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--policy", metavar="FILE", help="copied to /etc/triton-governor, if there is none yet"
+    )
+    parser.add_argument("--start", action="store_true", help="start it at once")
+    parser.set_defaults(run=_install)
+    parser = subparsers.add_parser(
+        "uninstall-service",
+        help="take it out of systemd's hands",
+        description="Stops the service and removes what install-service put in place. The policy"
+        " and the journal stay.",
+        parents=[common],
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--purge", action="store_true", help="remove policy, journal, drop-ins and user too"
+    )
+    parser.set_defaults(run=_uninstall)
+
+
+def _install(args: argparse.Namespace) -> int:
+    from controller.service.install import install, notes
+    from controller.service.program import ProgramError, check_program, running_program
+
+    try:
+        layout = _layout(args)
+        program = running_program()
+        check_program(program, layout.root)
+        policy, raw = _policy(args, layout)
+    except (ProgramError, RefusedError) as error:
+        output.print_error(str(error), advice=error.advice)
+        return output.PROBLEM
+    said = list(notes(layout, policy))
+    for note in said:
+        print(f"note      {note}")
+    code = _carry_out(install(layout, program, raw, start=args.start), dry=args.dry_run)
+    if code == output.OK and not args.start and not args.dry_run and layout.live:
+        print(f"next      systemctl start {layout.unit}; then `governor status`")
+    return code
+
+
+def _uninstall(args: argparse.Namespace) -> int:
+    from controller.service.uninstall import left, uninstall
+
+    try:
+        layout = _layout(args)
+    except RefusedError as error:
+        output.print_error(str(error), advice=error.advice)
+        return output.PROBLEM
+    code = _carry_out(uninstall(layout, purge=args.purge), dry=args.dry_run)
+    if code == output.OK:
+        for thing in left(layout, purge=args.purge):
+            print(f"stays     {thing}")
+    return code
+
+
+def _layout(args: argparse.Namespace) -> Layout:
+    """Return where everything goes. Raises RefusedError where nothing can be done here."""
+    import os
+    import shlex
+    import sys
+    from pathlib import Path
+
+    from controller.interfaces.paths import service_name
+    from controller.service.layout import Layout
+
+    try:
+        service_name(args.instance)
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
+    root = Path(args.prefix).resolve()
+    if not root.is_dir():
+        raise RefusedError(f"there is no folder {root}")
+    layout = Layout(root, args.instance)
+    if "start" in args and args.start and not layout.live:
+        raise RefusedError("--start is for this machine, not for an image")
+    if layout.live and not Path("/run/systemd/system").is_dir():
+        raise RefusedError(
+            "systemd does not run here, so that there is nobody to give the service to",
+            "give `governor run --policy FILE` to whatever runs services here (docs/service.md)",
+        )
+    if os.geteuid() != 0 and not args.dry_run:
+        program = Path(sys.prefix) / "bin" / "governor"
+        words = [str(program if program.is_file() else sys.argv[0]), *sys.argv[1:]]
+        raise RefusedError(
+            "this writes below /etc and needs root", f"run: sudo {shlex.join(words)}"
+        )
+    return layout
+
+
+def _policy(args: argparse.Namespace, layout: Layout) -> tuple[Policy, bytes | None]:
+    """Return the policy that will hold and, if it is to be put there, its text."""
+    from pathlib import Path
+
+    from controller.policy.load import PolicyError, load_policy, parse_raw
+
+    try:
+        given = None if args.policy is None else Path(args.policy).read_bytes()
+        if layout.policy.exists():
+            policy = load_policy(layout.policy)
+            if given is not None and given != layout.policy.read_bytes():
+                print(
+                    f"note      {layout.policy} is there, differs from {args.policy} and stays; to"
+                    f" take that one: cp {args.policy} {layout.policy}"
+                )
+            return policy, None
+        if given is not None:
+            return parse_raw(given, args.policy), given
+    except PolicyError as error:
+        raise RefusedError(f"the policy is bad, so nothing was done\n{error}") from None
+    except OSError as error:
+        raise RefusedError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    raise RefusedError(
+        f"there is no policy {layout.policy} yet",
+        "name the one to put there: --policy FILE; policies/example.yaml has every setting",
+    )
+
+
+def _carry_out(steps: Sequence[Step], *, dry: bool) -> int:
+    from controller.service.steps import StepError, carry_out
+
+    try:
+        for line in carry_out(steps, dry=dry):
+            print(line, flush=True)
+    except StepError as error:
+        output.print_error(str(error), advice="mend that and run the same again")
+        return output.PROBLEM
+    return output.OK
