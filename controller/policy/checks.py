@@ -31,6 +31,7 @@ def cross_check(data: object) -> Iterator[Finding]:
         yield from _check_model(name, _mapping(section), models)
     yield from _check_stale_after(root)
     yield from _check_mqtt(_mapping(root.get("mqtt")))
+    yield from _check_tls(_mapping(root.get("triton")))
     yield from _check_gpu(_mapping(root.get("gpu")))
     yield from _check_schedules(_mapping(root.get("schedules")), models)
     for place in ("gpu", "host"):
@@ -157,6 +158,31 @@ def _check_mqtt(mqtt: Mapping[str, object]) -> Iterator[Finding]:
             "needs a username beside it: MQTT sends no password alone",
             at_key=True,
         )
+
+    yield from _check_pair(("mqtt",), mqtt, "tls_")
+    if mqtt.get("tls_cert_file") is not None and mqtt.get("tls_ca_file") is None:
+        yield Finding(
+            ("mqtt", "tls_cert_file"),
+            "needs tls_ca_file beside it: without it there is no TLS",
+            at_key=True,
+        )
+
+
+def _check_tls(triton: Mapping[str, object]) -> Iterator[Finding]:
+    for key in ("tls", "metrics_tls"):
+        yield from _check_pair(("triton", key), _mapping(triton.get(key)), "")
+    url = triton.get("metrics")
+    if triton.get("metrics_tls") is not None and not str(url).startswith("https://"):
+        yield Finding(
+            ("triton", "metrics_tls"), "needs a triton.metrics that is an https URL", at_key=True
+        )
+
+
+def _check_pair(path: Path, section: Mapping[str, object], prefix: str) -> Iterator[Finding]:
+    pair = (f"{prefix}cert_file", f"{prefix}key_file")
+    for key, other in (pair, pair[::-1]):
+        if section.get(key) is not None and section.get(other) is None:
+            yield Finding((*path, key), f"needs {other} beside it", at_key=True)
 
 
 def _check_gpu(gpu: Mapping[str, object]) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ from controller.policy.sections import (
     ScheduleSection,
     Section,
     StabilitySection,
+    TlsSection,
     TritonSection,
     VariantMemorySection,
     VariantSection,
@@ -100,6 +101,8 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
             traces_listen=triton.traces.listen if triton.traces is not None else None,
             restricted_key_file=triton.restricted_key_file,
             restricted_key_name=triton.restricted_key_name,
+            tls=_to_tls(triton.tls, "triton.tls."),
+            metrics_tls=_to_tls(triton.metrics_tls, "triton.metrics_tls."),
         ),
         models=tuple(_to_model(name, section) for name, section in schema.models.items()),
         gpu=policy.GpuPolicy(policy.GpuSource(gpu.source), gpu.devices),
@@ -124,6 +127,10 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         on_stop=policy.OnStop(schema.on_stop),
         sha256=sha256,
     )
+
+
+def _to_tls(section: TlsSection | None, prefix: str) -> policy.TlsPolicy | None:
+    return None if section is None else policy.TlsPolicy(**section.model_dump(), prefix=prefix)
 
 
 def _to_schedule(name: str, section: ScheduleSection) -> policy.SchedulePolicy:

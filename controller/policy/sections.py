@@ -42,6 +42,26 @@ class TracesSection(Section):
     )
 
 
+class TlsSection(Section):
+    """Whom to believe that he is the server, and who the governor is to him; PEM files."""
+
+    ca_file: AbsolutePath = Field(
+        description="Certificates of the authorities that may have signed the server's."
+    )
+    cert_file: AbsolutePath | None = Field(
+        default=None,
+        description="The governor's own certificate and those between it and an authority. "
+        "Omitted: it does not say who it is.",
+    )
+    key_file: AbsolutePath | None = Field(
+        default=None, description="The private key of cert_file, without a passphrase."
+    )
+    server_name: Annotated[str, values.HOST] | None = Field(
+        default=None,
+        description="The name in the server's certificate. Omitted: the host that is called.",
+    )
+
+
 class TritonSection(Section):
     """Where the server is and how to talk to it."""
 
@@ -64,6 +84,16 @@ class TritonSection(Section):
     restricted_key_name: Name = Field(
         default="admin-key",
         description="Name of the key in Triton's --grpc-restricted-protocol=...:NAME=SECRET.",
+    )
+    tls: TlsSection | None = Field(
+        default=None,
+        description="TLS for gRPC, for a Triton started with --grpc-use-ssl; with cert_file and "
+        "key_file for one with --grpc-use-ssl-mutual, too. Omitted: no TLS.",
+    )
+    metrics_tls: TlsSection | None = Field(
+        default=None,
+        description="The same for a metrics page at an https URL. Omitted: the authorities that "
+        "the system trusts.",
     )
 
 
@@ -323,4 +353,10 @@ class MqttSection(Section):
     tls_ca_file: AbsolutePath | None = Field(
         default=None,
         description="Certificate authority of the broker, PEM. Omitted: no TLS.",
+    )
+    tls_cert_file: AbsolutePath | None = Field(
+        default=None, description="The governor's own certificate for the broker, PEM."
+    )
+    tls_key_file: AbsolutePath | None = Field(
+        default=None, description="The private key of tls_cert_file, without a passphrase."
     )

@@ -13,8 +13,9 @@ import pytest
 from controller.cli.main import main
 from controller.doctor.finding import Finding, Level, fail, ok, report, warn
 from controller.doctor.host import check_journal, check_receiver, check_socket
-from controller.doctor.server import check_listeners, check_metrics, is_loopback
+from controller.doctor.server import check_listeners, check_metrics
 from controller.journal import Journal
+from controller.policy.cautions import is_loopback
 from controller.policy.model import JournalPolicy, TritonPolicy
 
 

@@ -5,6 +5,7 @@ import compileall
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from controller.policy.model import (
     VariantPolicy,
 )
 from controller.ports import ActionRecord, Outcome
+from controller.telemetry.channel import open_client
 from controller.telemetry.hub import Telemetry
 
 ALIAS = "chat"
@@ -64,9 +66,14 @@ async def until(
 class Governed:
     """What a test sees of an actuator and of the server behind it."""
 
-    def __init__(self, actuator: Actuator, records: list[ActionRecord], grpc: str) -> None:
+    def __init__(
+        self,
+        actuator: Actuator,
+        records: list[ActionRecord],
+        outside: triton.InferenceServerClient,
+    ) -> None:
         self.actuator, self.records = actuator, records
-        self.outside = triton.InferenceServerClient(grpc)  # somebody else on the same server
+        self.outside = outside  # somebody else on the same server
         self._sequence = 0
 
     @property
@@ -172,7 +179,8 @@ async def governed(
         actuator.set_speed_order(ALIAS, order)
     await telemetry.start()
     await actuator.start()
-    test = Governed(actuator, records, server or policy.triton.grpc)
+    plain = replace(policy.triton, grpc=server or policy.triton.grpc, restricted_key_file=None)
+    test = Governed(actuator, records, open_client(plain)[0])
     try:
         yield test
     finally:
