@@ -124,8 +124,12 @@ class TritonControl:
     def __init__(self, policy: TritonPolicy) -> None:
         self.address = policy.grpc
         self._headers = read_headers(policy)
-        self._link = Link(policy)
+        self._link = Link(policy, "acting")
         self._configs: dict[str, tuple[bytes, dict[str, Any]]] = {}  # as last told
+
+    def set_places(self, policy: TritonPolicy) -> None:
+        """Know where the same policy stands in its file now."""
+        self._link.policy = policy
 
     async def close(self) -> None:
         """Close the connection; calls under way fail as unreachable."""

@@ -94,9 +94,10 @@ def _notes(status: Json) -> list[str]:
     limits = (daemon.get("advice"), triton.get("capability"))
     notes += [clean(text) for text in dict.fromkeys(str(text) for text in limits if text)]
     notes += [
-        f"source {clean(source.get('name'))} is down: {clean(source.get('error') or 'no reason')}"
+        f"source {clean(source.get('name'))}{'' if source.get('up') else ' is down'}: "
+        f"{clean(source.get('error') or 'no reason')}"
         for source in list_of(status, "sources")
-        if not source.get("up")
+        if source.get("error") or not source.get("up")
     ]
     notes += [
         f"gpu {gpu.get('index')}: {clean(gpu['error'])}"

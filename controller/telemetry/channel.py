@@ -97,11 +97,16 @@ class Link:
     What is under way then ends on the connection on which it began; later calls use the new one.
     Files that cannot be used change nothing: what was made of those before stays, if anything was,
     and a server is never called without TLS because of them. Build it in the running event loop.
+
+    Args:
+        policy: the server.
+        use: what the connection is for, for the log.
     """
 
-    def __init__(self, policy: TritonPolicy) -> None:
+    def __init__(self, policy: TritonPolicy, use: str) -> None:
         self.problem: str | None = None  # with the files as they are now
-        self._policy = policy
+        self.policy = policy  # another may be put here that differs in places only
+        self._use = use
         self._client: triton.InferenceServerClient | None = None
         self._known: Mark = ()
         self._retired: dict[asyncio.Task[None], triton.InferenceServerClient] = {}
@@ -114,7 +119,7 @@ class Link:
             self._client = _client(policy, read_credentials(policy.tls))
         except TlsError as error:
             self.problem = str(error)
-        self._task = asyncio.create_task(self._follow(policy.tls), name="triton-tls")
+        self._task = asyncio.create_task(self._follow(), name="triton-tls")
 
     @property
     def client(self) -> triton.InferenceServerClient:
@@ -133,9 +138,9 @@ class Link:
         for client in clients:
             await client.close()
 
-    async def _follow(self, tls: TlsPolicy) -> None:
+    async def _follow(self) -> None:
         before = self._known
-        while True:
+        while (tls := self.policy.tls) is not None:
             await asyncio.sleep(_LOOK_S)
             try:
                 mark = await asyncio.to_thread(marks, tls)  # may hang with its file system
@@ -152,9 +157,9 @@ class Link:
         except TlsError as error:
             self.problem, self._known = str(error), mark
             return
-        before, self._client = self._client, _client(self._policy, credentials)
+        before, self._client = self._client, _client(self.policy, credentials)
         self.problem, self._known = None, mark
-        _LOG.info("the files of triton.tls changed: new calls to Triton use them")
+        _LOG.info("the files of triton.tls were read: new calls for %s use them", self._use)
         if before is not None:
             task = asyncio.create_task(_retire(before), name="triton-tls-before")
             self._retired[task] = before

@@ -180,6 +180,8 @@ class Telemetry:
             self._receiver.set_aliases(self._aliases)
         if (old.triton, old.gpu) != (policy.triton, policy.gpu):
             self._swap = asyncio.create_task(self._replace(self._swap), name="telemetry-swap")
+        else:
+            self._statistics.set_places(policy.triton)
 
     @property
     def gpus(self) -> tuple[GpuReading, ...]:
@@ -274,7 +276,7 @@ class Telemetry:
             page = task.result()
             self._page = page
             self._metrics_ledger.succeed(page, page.at_s)
-            self._metrics_ledger.detail = None if self._metrics is None else self._metrics.problem
+            self._metrics_ledger.caution = None if self._metrics is None else self._metrics.problem
             if not was_up and not self._statistics.ledger.up:
                 self._statistics.poke()  # it looks as if Triton were back
             return

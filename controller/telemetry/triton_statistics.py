@@ -99,6 +99,12 @@ class TritonStatistics:
             self._task = None
         await self._close()
 
+    def set_places(self, policy: TritonPolicy) -> None:
+        """Know where the same policy stands in its file now."""
+        self._policy = policy
+        if self._link is not None:
+            self._link.policy = policy
+
     def poke(self) -> None:
         """Poll now: another source saw the server disappear, or come back."""
         self._poke.set()
@@ -160,15 +166,15 @@ class TritonStatistics:
     def _note(self, problem: str | None) -> None:
         """Tell of files that changed for the worse; calls go on with those of before."""
         told = None if problem is None else f"{problem}; what was read before is still used"
-        if told is not None and told != self.ledger.detail:
+        if told is not None and told != self.ledger.caution:
             _LOG.warning("triton: %s", told)
-        self.ledger.detail = told
+        self.ledger.caution = told
 
     def _connect(self) -> None:
         # The key is read again after a failure: it may have been rotated with the server.
         self._headers = read_headers(self._policy)
         if self._link is None:
-            self._link = Link(self._policy)
+            self._link = Link(self._policy, "observing")
 
     async def _close(self) -> None:
         if self._link is not None:

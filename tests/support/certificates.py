@@ -34,6 +34,10 @@ class Authority:
         now = datetime.now(UTC)
         self.issue(name, *identities, not_before=now - DAY, not_after=now + 3 * DAY)
 
+    def mix_up(self, name: str, other: str) -> None:
+        """Put the key of another certificate beside a certificate."""
+        put(self.folder / f"{name}.key", (self.folder / f"{other}.key").read_bytes())
+
     def files(self, name: str) -> dict[str, str]:
         """The two files of a certificate under the policy's keys."""
         return {
@@ -45,10 +49,10 @@ class Authority:
 def write(stem: Path, issued: trustme.LeafCert) -> None:
     chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
     for suffix, content in ((".key", issued.private_key_pem.bytes()), (".pem", chain)):
-        replace(stem.with_suffix(suffix), content)
+        put(stem.with_suffix(suffix), content)
 
 
-def replace(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
     """Put a file in the place of another, in one step."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_bytes(content)

@@ -194,7 +194,7 @@ async def test_files_that_change_need_no_restart_and_break_no_call(mutual, autho
 
         # A key that belongs to another certificate: what works goes on, and it is told.
         good = link.client
-        (folder / "rotating.key").write_bytes((folder / "governor.key").read_bytes())
+        authority.mix_up("rotating", "governor")
         await until(lambda: link.problem is not None)
         assert "is not the private key of" in link.problem
         assert link.client is good
