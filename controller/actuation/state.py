@@ -18,8 +18,10 @@ from typing import Any
 from controller.actuation import alias as shape
 from controller.actuation.client import TritonControl
 from controller.actuation.memory import MemoryWatch
+from controller.actuation.state_file import LONGEST_BYTES, check_override, write_private
 from controller.policy.model import AliasKind, ModelPolicy, Policy
 from controller.ports import ActionRecord
+from controller.telemetry.small_file import read_small
 from controller.telemetry.triton_metrics import ModelCounters
 
 _LOG = logging.getLogger(__name__)
@@ -172,10 +174,10 @@ class Memory:
         if path is None:
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_small(str(path), LONGEST_BYTES))
             targets, overrides = found["targets"], found["overrides"]
             self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
-            self.overrides = {k: Override(**v) for k, v in overrides.items()}
+            self.overrides = {k: Override(**check_override(v)) for k, v in overrides.items()}
             needs = found.get("needs", {})  # files before this have none
             self.needs = {
                 model: {str(gpu): int(held) for gpu, held in on.items() if int(held) >= 0}
@@ -225,11 +227,8 @@ class Memory:
         text = json.dumps(
             {"targets": dict(self.targets), "overrides": overrides, "needs": dict(self.needs)}
         )
-        fresh = self.path.with_name(f".{self.path.name}.new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(self.path)
+            write_private(self.path, text)
         except OSError as error:
             _LOG.warning("%s cannot be written (%s): not remembered", self.path, error)
 

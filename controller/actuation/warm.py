@@ -19,6 +19,7 @@ from controller.actuation.client import Fault, TritonError
 from controller.actuation.memory import Used
 from controller.actuation.room import short_of, used_bytes, weigh
 from controller.actuation.state import Override, Server, Variant
+from controller.actuation.state_file import differ_as_allowed
 from controller.ports import ActionRecord, Outcome
 
 _LOG = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Warmer:
         if override is not None and seen != override.expected:
             if ours and override.is_met_by(seen):
                 self.confirm_override(variant, seen)  # its load's answer was lost, or we died
-            elif ours or seen == override.disk:
+            elif (ours or seen == override.disk) and differ_as_allowed(override.sent, seen):
                 variant.reapply = True
             else:
                 self.drop_override(variant)

@@ -154,7 +154,8 @@ def check_listeners(triton: TritonPolicy) -> list[Finding]:
     """Return whether the server's ports are open to the network, as this host sees it."""
     addresses = [triton.grpc]
     if triton.metrics_url:
-        addresses.append(urllib.parse.urlsplit(triton.metrics_url).netloc)
+        page = urllib.parse.urlsplit(without_password(triton.metrics_url))
+        addresses.append(page.netloc)
     local = [address for address in addresses if is_loopback(address)]
     if not local:
         return []

@@ -10,10 +10,10 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.policy.model import MqttPolicy, TlsPolicy
+from controller.telemetry.small_file import LONGEST_SECRET_BYTES, read_small
 from controller.telemetry.tls import TlsError, client_context
 
 if TYPE_CHECKING:  # loaded on first use: a daemon without a broker does not pay for it
@@ -200,9 +200,11 @@ def _password(file: str | None) -> str | None:
     if file is None:
         return None
     try:
-        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        return read_small(file, LONGEST_SECRET_BYTES).decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise BusError(f"mqtt.password_file {file}: not UTF-8 text") from error
+    except ValueError as error:
+        raise BusError(f"mqtt.password_file {file}: {error}") from error
 
 
 def _tls(policy: TlsPolicy | None) -> ssl.SSLContext | None:

@@ -12,6 +12,7 @@ import grpc
 import tritonclient.grpc.aio as triton
 
 from controller.policy.model import TlsPolicy, TritonPolicy
+from controller.telemetry.small_file import LONGEST_SECRET_BYTES, read_small
 from controller.telemetry.tls import (
     Credentials,
     CredentialsError,
@@ -55,8 +56,8 @@ def read_headers(policy: TritonPolicy) -> dict[str, str]:
         return {}
     path = Path(policy.restricted_key_file)
     try:
-        secret = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        secret = read_small(str(path), LONGEST_SECRET_BYTES).decode("ascii").strip()
+    except (OSError, ValueError) as error:  # what is no ASCII is one, too
         raise KeyFileError(
             f"{path}: cannot read the key of the restricted protocols ({error}); "
             "check triton.restricted_key_file and the file's permissions"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from controller.policy.model import TlsPolicy
+from controller.telemetry.small_file import read_small
 
 Mark = tuple[tuple[int, int, int, int, int] | None, ...]
 
@@ -180,16 +181,11 @@ def _no_passphrase() -> str:
 
 
 def _read(policy: TlsPolicy, key: str) -> bytes:
-    name = str(getattr(policy, key))
     try:
-        with Path(name).open("rb") as stream:
-            content = stream.read(_LONGEST_BYTES + 1)
+        return read_small(str(getattr(policy, key)), _LONGEST_BYTES)
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         _refuse(policy, key, f"cannot be read: {reason}", error)
-    if len(content) > _LONGEST_BYTES:
-        _refuse(policy, key, f"is longer than {_LONGEST_BYTES // 1024} KiB")
-    return content
 
 
 def _text(name: str) -> str:

@@ -1,6 +1,7 @@
 """The files of TLS: what is wrong with them, said of the key that names the file."""
 
 import asyncio
+import os
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -86,8 +87,18 @@ def test_a_key_with_a_passphrase_asks_nobody_on_the_terminal(authority, policy, 
     assert "is encrypted: store it without a passphrase" in text
 
 
-def test_an_endless_file_is_not_read_to_its_end(policy):
-    assert "is longer than" in problem(replace(policy, ca_file="/dev/zero"))
+def test_an_endless_file_is_not_read_to_its_end(policy, tmp_path):
+    assert "not a regular file" in problem(replace(policy, ca_file="/dev/zero"))
+    huge = tmp_path / "huge.pem"
+    with huge.open("wb") as stream:
+        stream.truncate(1 << 40)
+    assert "longer than 1024 KiB" in problem(replace(policy, ca_file=str(huge)))
+
+
+def test_a_pipe_that_nobody_writes_to_holds_nobody_up(policy, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "not a regular file" in problem(replace(policy, key_file=str(pipe)))
 
 
 def test_the_place_in_the_policy_is_told(tmp_path):
