@@ -72,12 +72,20 @@ def check_secrets(policy: Policy) -> Iterator[Finding]:
             mode = path.stat().st_mode
             with path.open("rb"):
                 pass
+        except PermissionError:
+            sound = False
+            yield warn(
+                _SECRET,
+                f"{key}: you may not read {name}, so it was not looked at",
+                "ask as the governor's user, who must be able to read it",
+            )
+            continue
         except OSError as error:
             sound = False
             yield fail(
                 _SECRET,
                 f"{key}: {name} cannot be read: {error.strerror}",
-                "make the file, or make it readable for the governor's user",
+                "make the file, or correct the policy",
             )
             continue
         if stat.S_IMODE(mode) & (stat.S_IROTH | stat.S_IWOTH):

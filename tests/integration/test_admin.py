@@ -168,12 +168,18 @@ async def test_a_bug_in_the_daemon_is_an_error_without_its_details(
     assert "division" not in answer["error"]
 
 
+def owner(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid
+
+
 def permissions(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
 async def test_the_socket_is_for_its_owner_and_group_only(server: AdminServer, path: Path) -> None:
     assert permissions(path) == 0o660
+    assert owner(path) == (os.geteuid(), os.getegid())
     assert permissions(path.parent) == 0o700
 
 
