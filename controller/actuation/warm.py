@@ -62,12 +62,7 @@ class Warmer:
         variant.config = seen
         ours = override is not None and not override.expected
         if override is not None and seen != override.expected:
-            if ours and override.is_met_by(seen):
-                self.confirm_override(variant, seen)  # its load's answer was lost, or we died
-            elif (ours or seen == override.disk) and differ_as_allowed(override.sent, seen):
-                variant.reapply = True
-            else:
-                self.drop_override(variant)
+            self._judge_override(variant, override, seen)
         problems = shape.unsuitable(seen)
         if problems:
             variant.error = "; ".join(map(str, problems))
@@ -75,6 +70,20 @@ class Warmer:
             variant.proven = variant.warm = False
             if not ours and not variant.reapply and variant.operation is None:
                 self._report(variant, "foreign change: it was loaded with another config")
+
+    def _judge_override(self, variant: Variant, override: Override, seen: dict[str, Any]) -> None:
+        """Decide what becomes of an override that is not, or not known to be, on the server."""
+        ours = not override.expected
+        if ours and override.is_met_by(seen):
+            self.confirm_override(variant, seen)  # its load's answer was lost, or we died
+        elif not differ_as_allowed(override.sent, seen):
+            # It came from a file, or the folder changed: nothing else of a config is ours to set.
+            _LOG.warning("%s has another config than its override was made for", variant.model)
+            self.drop_override(variant)
+        elif ours or seen == override.disk:
+            variant.reapply = True
+        else:
+            self.drop_override(variant)
 
     def confirm_override(self, variant: Variant, seen: dict[str, Any]) -> None:
         """Take note that a variant has the config that it is to have, as the server tells it."""
