@@ -159,6 +159,17 @@ def decision(target: str, *, urgent: bool = False, sequence: int = 1) -> Decisio
     )
 
 
+def _outside(policy: TritonPolicy, server: str | None) -> triton.InferenceServerClient:
+    """Somebody else's client, without our key; of a server without TLS, without our options, too.
+
+    With the same options gRPC would have both use one connection.
+    """
+    address = server or policy.grpc
+    if policy.tls is None:
+        return triton.InferenceServerClient(address)
+    return open_client(replace(policy, grpc=address, restricted_key_file=None))[0]
+
+
 @contextlib.asynccontextmanager
 async def governed(
     policy: Policy,
@@ -179,8 +190,7 @@ async def governed(
         actuator.set_speed_order(ALIAS, order)
     await telemetry.start()
     await actuator.start()
-    plain = replace(policy.triton, grpc=server or policy.triton.grpc, restricted_key_file=None)
-    test = Governed(actuator, records, open_client(plain)[0])
+    test = Governed(actuator, records, _outside(policy.triton, server))
     try:
         yield test
     finally:
