@@ -177,7 +177,7 @@ class Memory:
             found = json.loads(read_small(str(path), LONGEST_BYTES))
             targets, overrides = found["targets"], found["overrides"]
             self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
-            self.overrides = {k: Override(**check_override(v)) for k, v in overrides.items()}
+            self.overrides = dict(_believed(path, overrides))
             needs = found.get("needs", {})  # files before this have none
             self.needs = {
                 model: {str(gpu): int(held) for gpu, held in on.items() if int(held) >= 0}
@@ -231,6 +231,14 @@ class Memory:
             write_private(self.path, text)
         except OSError as error:
             _LOG.warning("%s cannot be written (%s): not remembered", self.path, error)
+
+
+def _believed(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, Override]]:
+    for model, override in found.items():
+        try:
+            yield model, Override(**check_override(override))
+        except ValueError as error:
+            _LOG.warning("%s: the override of %s is not believed: %s", path, model, error)
 
 
 @dataclass(slots=True)
