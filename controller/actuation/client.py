@@ -24,7 +24,8 @@ from google.protobuf.json_format import MessageToDict
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from controller.policy.model import TritonPolicy
-from controller.telemetry.channel import open_client
+from controller.telemetry.channel import Link, read_headers
+from controller.telemetry.tls import TlsError
 
 # A file beside the config is what allows a load without a folder in the repository.
 _ALIAS_FILES = {"file:1/alias": b"x"}
@@ -45,15 +46,16 @@ class Fault(enum.StrEnum):
 class TritonError(Exception):
     """A call that failed: `fault` says how, the text what the server said."""
 
-    def __init__(self, fault: Fault, message: str) -> None:
+    def __init__(self, fault: Fault, message: str, *, sent: bool = True) -> None:
         super().__init__(message)
         self.fault = fault
+        self._sent = sent
 
     @property
     def may_have_happened(self) -> bool:
         """Whether the call may have taken effect, or may yet, although nobody heard of it."""
         if self.fault is Fault.UNREACHABLE:
-            return _NEVER_SENT not in str(self).lower()
+            return self._sent and _NEVER_SENT not in str(self).lower()
         return self.fault is Fault.UNKNOWN
 
 
@@ -107,6 +109,8 @@ def _named_errors(what: str) -> Iterator[None]:
     except grpc.RpcError as error:
         code = error.code() if hasattr(error, "code") else ""
         raise TritonError(classify(str(code), str(error)), f"{what}: {error}") from error
+    except TlsError as error:
+        raise TritonError(Fault.UNREACHABLE, f"{what}: {error}", sent=False) from error
     except grpc.aio.UsageError as error:  # the channel was closed under the call
         raise TritonError(Fault.UNREACHABLE, f"{what}: {error}") from error
 
@@ -120,23 +124,28 @@ class TritonControl:
 
     def __init__(self, policy: TritonPolicy) -> None:
         self.address = policy.grpc
-        self._client, self._headers = open_client(policy)
+        self._headers = read_headers(policy)
+        self._link = Link(policy, "acting")
         self._configs: dict[str, tuple[bytes, dict[str, Any]]] = {}  # as last told
+
+    def set_places(self, policy: TritonPolicy) -> None:
+        """Know where the same policy stands in its file now."""
+        self._link.policy = policy
 
     async def close(self) -> None:
         """Close the connection; calls under way fail as unreachable."""
-        await self._client.close()
+        await self._link.close()
 
     async def server_live(self, *, deadline_s: float) -> bool:
         """Tell whether the server answers. Raises TritonError where it does not."""
         with _named_errors("server live"):
-            return bool(await self._client.is_server_live(self._headers, deadline_s))
+            return bool(await self._link.client.is_server_live(self._headers, deadline_s))
 
     async def model_ready(self, name: str, *, deadline_s: float) -> bool:
         """Tell whether a model says it is ready; true is no proof that requests succeed."""
         with _named_errors(f"ready {name}"):
             return bool(
-                await self._client.is_model_ready(
+                await self._link.client.is_model_ready(
                     check_name(name), headers=self._headers, client_timeout=deadline_s
                 )
             )
@@ -144,7 +153,7 @@ class TritonControl:
     async def model_config(self, name: str, *, deadline_s: float) -> dict[str, Any]:
         """Return a loaded model's config as JSON values (64-bit numbers are strings)."""
         with _named_errors(f"config of {name}"):
-            response = await self._client.get_model_config(
+            response = await self._link.client.get_model_config(
                 check_name(name), headers=self._headers, client_timeout=deadline_s
             )
         # It is asked for every second and hardly ever changes; who gets it does not change it.
@@ -161,7 +170,7 @@ class TritonControl:
         Of several versions the most alive one counts.
         """
         with _named_errors("repository index"):
-            response = await self._client.get_model_repository_index(
+            response = await self._link.client.get_model_repository_index(
                 headers=self._headers, client_timeout=deadline_s
             )
         alive = {"READY": 4, "LOADING": 3, "UNLOADING": 2, "UNAVAILABLE": 1}
@@ -175,7 +184,7 @@ class TritonControl:
     async def successes(self, name: str, *, deadline_s: float) -> tuple[int, int]:
         """Return how many requests a model answered and failed since it was last loaded."""
         with _named_errors(f"statistics of {name}"):
-            response = await self._client.get_inference_statistics(
+            response = await self._link.client.get_inference_statistics(
                 check_name(name), headers=self._headers, client_timeout=deadline_s
             )
         stats = [entry.inference_stats for entry in response.model_stats]
@@ -191,7 +200,7 @@ class TritonControl:
         """
         config = None if override is None else json.dumps({**override, "name": name})
         with _named_errors(f"load {name}"):
-            await self._client.load_model(
+            await self._link.client.load_model(
                 check_name(name), headers=self._headers, config=config, client_timeout=deadline_s
             )
 
@@ -211,7 +220,7 @@ class TritonControl:
             raise TritonError(Fault.INVALID, f"{name}: an alias is an ensemble of one step")
         check_name(str(steps[0].get("model_name")))
         with _named_errors(f"load alias {name}"):
-            await self._client.load_model(
+            await self._link.client.load_model(
                 name,
                 headers=self._headers,
                 config=json.dumps(config),
@@ -222,7 +231,7 @@ class TritonControl:
     async def unload(self, name: str, *, deadline_s: float) -> None:
         """Unload a model; returns before its memory is free, so look at the index."""
         with _named_errors(f"unload {name}"):
-            await self._client.unload_model(
+            await self._link.client.unload_model(
                 check_name(name), headers=self._headers, client_timeout=deadline_s
             )
 
@@ -243,7 +252,7 @@ class TritonControl:
             if config.get("model_transaction_policy", {}).get("decoupled"):
                 await self._probe_stream(name, inputs, deadline_s)
             else:
-                await self._client.infer(
+                await self._link.client.infer(
                     name, inputs, headers=self._headers, client_timeout=deadline_s
                 )
 
@@ -251,7 +260,7 @@ class TritonControl:
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield {"model_name": name, "inputs": inputs}
 
-        stream = self._client.stream_infer(
+        stream = self._link.client.stream_infer(
             requests(), stream_timeout=deadline_s, headers=self._headers
         )
         try:

@@ -14,12 +14,11 @@ from typing import Any
 from controller.actuation import alias as shape
 from controller.actuation.client import Fault, TritonError
 from controller.actuation.state import Override, Server, Variant
+from controller.actuation.state_file import OVERRIDABLE
 from controller.actuation.warm import Warmer
 from controller.ports import ActionRecord, Outcome
 
 _POLL_S = 0.1
-# The only fields an override may set; all others could run code or change what clients see.
-OVERRIDABLE = frozenset({"instance_group", "dynamic_batching", "max_batch_size"})
 
 
 class IdleOperations:

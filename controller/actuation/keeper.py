@@ -82,6 +82,7 @@ class Keeper:
         """Look after another policy's aliases and variants from now on."""
         before = {name for name, variant in self.server.variants.items() if variant.ready}
         self.server.set_policy(policy)
+        self.server.control.set_places(policy.triton)
         for name in sorted(before - self.server.variants.keys()):
             # Others may use it, so it is not ours to unload.
             _LOG.warning("%s is in the policy no more and stays loaded", name)

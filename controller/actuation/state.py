@@ -11,15 +11,17 @@ import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import TritonControl
 from controller.actuation.memory import MemoryWatch
+from controller.actuation.state_file import LONGEST_BYTES, check_override, write_private
 from controller.policy.model import AliasKind, ModelPolicy, Policy, QueuePolicy
 from controller.ports import ActionRecord
+from controller.telemetry.small_file import read_small
 from controller.telemetry.triton_metrics import ModelCounters
 
 _LOG = logging.getLogger(__name__)
@@ -176,13 +178,10 @@ class Memory:
         if path is None:
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_small(str(path), LONGEST_BYTES))
             targets, overrides = found["targets"], found["overrides"]
             self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
-            self.overrides = {  # of_policy: files before it have none
-                name: replace(Override(**one), of_policy=tuple(one.get("of_policy", ())))
-                for name, one in overrides.items()
-            }
+            self.overrides = dict(_believed(path, overrides))
             needs = found.get("needs", {})  # files before this have none
             self.needs = {
                 model: {str(gpu): int(held) for gpu, held in on.items() if int(held) >= 0}
@@ -232,13 +231,18 @@ class Memory:
         text = json.dumps(
             {"targets": dict(self.targets), "overrides": overrides, "needs": dict(self.needs)}
         )
-        fresh = self.path.with_name(f".{self.path.name}.new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(self.path)
+            write_private(self.path, text)
         except OSError as error:
             _LOG.warning("%s cannot be written (%s): not remembered", self.path, error)
+
+
+def _believed(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, Override]]:
+    for model, override in found.items():
+        try:
+            yield model, Override(**check_override(override))
+        except ValueError as error:
+            _LOG.warning("%s: the override of %s is not believed: %s", path, model, error)
 
 
 @dataclass(slots=True)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from controller.actuation import alias as shape
+from controller.actuation import overrides
 from controller.actuation.client import Fault, TritonError
 from controller.actuation.memory import Used
 from controller.actuation.queueing import is_pending, look_at_folder, set_up, take_back
@@ -63,12 +63,7 @@ class Warmer:
         variant.config = seen
         ours = override is not None and not override.expected
         if override is not None and seen != override.expected:
-            if ours and override.is_met_by(seen):
-                self.confirm_override(variant, seen)  # its load's answer was lost, or we died
-            elif ours or seen == override.disk:
-                variant.reapply = True
-            else:
-                self.drop_override(variant)
+            overrides.judge(self._server, variant, override, seen)
         problems = shape.unsuitable(seen)
         if problems:
             variant.error = "; ".join(map(str, problems))
@@ -76,23 +71,6 @@ class Warmer:
             variant.proven = variant.warm = False
             if not ours and not variant.reapply and variant.operation is None:
                 self._report(variant, "foreign change: it was loaded with another config")
-
-    def confirm_override(self, variant: Variant, seen: dict[str, Any]) -> None:
-        """Take note that a variant has the config that it is to have, as the server tells it."""
-        override = variant.override
-        if override is None:
-            return
-        variant.reapply = False
-        if override.sent == override.disk:  # none is wanted any more
-            self.drop_override(variant)
-            return
-        variant.override = replace(override, expected=seen)
-        self._server.memory.override(variant.model, variant.override)
-
-    def drop_override(self, variant: Variant) -> None:
-        """Want a variant as it stands in its folder."""
-        variant.override, variant.reapply = None, False
-        self._server.memory.override(variant.model, None)
 
     async def prove(self, variant: Variant) -> None:
         """Send a variant one request. Raises TritonError where it does not answer it."""
@@ -316,7 +294,7 @@ class Warmer:
             variant.config, variant.ready, variant.reapply = seen, True, False
             variant.leaving = False
             variant.checked_s = server.clock()
-            self.confirm_override(variant, seen)
+            overrides.confirm(self._server, variant, seen)
         return took_s
 
     def _put_off(self, variant: Variant, error: str, started_s: float, reason: str) -> ActionRecord:

@@ -30,7 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "check",
         help="say all that is wrong with policy files",
         description="Say all that is wrong, one problem a line: file:line:column: path: problem. "
-        "Exit code 1 if there is any.",
+        "Exit code 1 if there is any. Lines that end with (warning) tell what is allowed and less "
+        "safe than it looks; they do not count.",
     )
     check.add_argument("files", nargs="+", metavar="FILE", help="a policy; - is standard input")
     check.add_argument("--json", action="store_true", help="print the problems as JSON")
@@ -79,9 +80,11 @@ def run_check(args: argparse.Namespace) -> int:
     from controller.policy.load import PolicyError
 
     problems: list[Problem] = []
+    warnings: list[Problem] = []
     for name in args.files:
         try:
-            policy = _load(name)
+            policy, found = _check(name)
+            warnings += found
         except PolicyError as error:
             problems += error.problems
             if not args.json:
@@ -89,9 +92,15 @@ def run_check(args: argparse.Namespace) -> int:
         else:
             if not args.json:
                 shown = "<stdin>" if name == "-" else name
+                for one in found:
+                    print(f"{one} (warning)")
                 print(f"{shown}: fine, {_summary(policy)}")
     if args.json:
-        output.print_json({"ok": not problems, "problems": [_to_json(item) for item in problems]})
+        told = {
+            "problems": list(map(_to_json, problems)),
+            "warnings": list(map(_to_json, warnings)),
+        }
+        output.print_json({"ok": not problems, **told})
     elif problems:
         count = len(problems)
         print(f"{count} problem{'s' if count != 1 else ''}", file=sys.stderr)
@@ -166,13 +175,29 @@ def run_schema(_args: argparse.Namespace) -> int:
 
 
 def _load(name: str) -> Policy:
-    from controller.policy.load import load_policy, parse_raw
+    from controller.policy.load import parse_raw
+
+    return parse_raw(*_read(name))
+
+
+def _check(name: str) -> tuple[Policy, list[Problem]]:
+    """Return the policy and what is less safe in it than it looks."""
+    from controller.policy.cautions import located
+    from controller.policy.load import parse_raw
+
+    raw, shown = _read(name)
+    policy = parse_raw(raw, shown)
+    return policy, located(policy, raw.decode("utf-8"), shown)
+
+
+def _read(name: str) -> tuple[bytes, str]:
+    from controller.policy.load import read_raw
 
     if name != "-":
-        return load_policy(name)
+        return read_raw(name), name
     from controller.policy.positions import MAX_BYTES
 
-    return parse_raw(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
+    return sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"
 
 
 def _summary(policy: Policy) -> str:

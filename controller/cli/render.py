@@ -101,9 +101,10 @@ def notes(status: Json) -> list[str]:
     limits = (daemon.get("advice"), triton.get("capability"))
     found += [clean(text) for text in dict.fromkeys(str(text) for text in limits if text)]
     found += [
-        f"source {clean(source.get('name'))} is down: {clean(source.get('error') or 'no reason')}"
+        f"source {clean(source.get('name'))}{'' if source.get('up') else ' is down'}: "
+        f"{clean(source.get('error') or 'no reason')}"
         for source in list_of(status, "sources")
-        if not source.get("up")
+        if source.get("error") or not source.get("up")
     ]
     found += [
         f"gpu {clean(gpu.get('index'))}: {clean(gpu['error'])}"

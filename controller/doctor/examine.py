@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from controller.doctor.finding import Finding, fail
+from controller.doctor.finding import Finding, fail, warn
 from controller.doctor.folders import check_folders
 from controller.doctor.host import check_gpu, check_journal, check_receiver, check_socket
 from controller.doctor.models import check_models
+from controller.doctor.secrets import check_certificates, check_secrets, check_tls_files
 from controller.doctor.server import (
     check_control,
     check_listeners,
@@ -20,8 +21,11 @@ from controller.doctor.server import (
     check_reach,
     check_traces,
 )
+from controller.policy.cautions import cautions
 from controller.policy.model import GpuPolicy, JournalPolicy, Policy, TritonPolicy
-from controller.telemetry.channel import KeyFileError, open_client
+from controller.policy.problems import format_path
+from controller.telemetry.channel import open_client
+from controller.telemetry.tls import CredentialsError
 
 
 async def examine(
@@ -48,19 +52,32 @@ async def examine(
     findings += await asyncio.to_thread(check_gpu, GpuPolicy() if policy is None else policy.gpu)
     findings.append(check_journal(JournalPolicy() if policy is None else policy.journal))
     findings.append(check_socket(socket))
+    if policy is not None:
+        findings += await asyncio.to_thread(_safety, policy)
     findings += check_receiver(triton.traces_listen, governor_runs=governor_runs)
     return findings
+
+
+def _safety(policy: Policy) -> list[Finding]:
+    """Return what of the policy is open to others, and the state of the files it names."""
+    advice = "see docs/security.md"
+    open_ones = [
+        warn("exposure", f"{format_path(one.path)} {one.message}", advice)
+        for one in cautions(policy)
+    ]
+    return [*open_ones, *check_tls_files(policy), *check_secrets(policy)]
 
 
 async def _server(triton: TritonPolicy, policy: Policy | None) -> list[Finding]:
     try:
         client, headers = open_client(triton)
-    except KeyFileError as error:
-        return [fail("triton", str(error), "make the file readable for the governor's user")]
+    except CredentialsError as error:
+        return [fail("triton", str(error), "mend the file, or correct the policy")]
     async with client:
         reached, finding = await check_reach(client, headers, triton)
         findings = [finding]
         if reached:
+            findings += await check_certificates(triton)
             findings += await check_control(client, headers, triton)
             findings += check_listeners(triton)
             findings += await check_traces(client, headers, triton)

@@ -17,7 +17,7 @@ from typing import Final
 import psutil
 
 from controller.doctor.finding import Finding, ok, warn
-from controller.doctor.server import is_loopback
+from controller.policy.cautions import is_loopback
 from controller.policy.model import ModelPolicy, TritonPolicy
 
 _FLAGS: Final = ("--model-repository", "--model-store")

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 from pathlib import Path
 
 from controller.doctor.finding import Finding, fail, ok, warn
@@ -64,7 +65,19 @@ def check_journal(policy: JournalPolicy) -> Finding:
     advice = "correct journal.path or the folder's owner; without it nothing survives a restart"
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return fail(name, f"{path} cannot be written: {folder} does not allow it", advice)
+    if _open_to_all(folder):
+        return warn(
+            name,
+            f"everybody may put files into {folder}, and so beside {path}",
+            "name a folder of the governor's own in journal.path",
+        )
     if path.exists():
+        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            return warn(
+                name,
+                f"every user of this machine may read {path} or write to it",
+                f"chmod 0640 {path}: it tells what was decided and who asked for it",
+            )
         if not os.access(path, os.R_OK | os.W_OK):
             return fail(name, f"{path} cannot be read and written", advice)
         try:
@@ -81,6 +94,10 @@ def check_journal(policy: JournalPolicy) -> Finding:
             "make room, or lower journal.max_size",
         )
     return ok(name, f"{path} can be written")
+
+
+def _open_to_all(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IWOTH)
 
 
 def check_socket(path: Path) -> Finding:

@@ -8,7 +8,6 @@ the words in which it is refused.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -21,8 +20,12 @@ import psutil
 from tritonclient.utils import InferenceServerException
 
 from controller.doctor.finding import Finding, fail, ok, warn
+from controller.policy.cautions import is_loopback, is_loopback_ip
 from controller.policy.model import TritonPolicy
+from controller.telemetry.handshake import explain_refusal
 from controller.telemetry.sampling import is_fragile
+from controller.telemetry.tls import TlsError, client_context
+from controller.telemetry.triton_metrics import without_password
 
 DEADLINE_S = 3.0
 _SAFE = (2, 59)  # 25.07, with the fixes of CVE-2025-23319, -23320, -23334, -23310 and -23311
@@ -80,6 +83,10 @@ async def check_reach(
             client.get_server_metadata(headers=headers, client_timeout=DEADLINE_S),
         )
     except CallError as error:
+        why = await explain_refusal(triton)
+        if why is not None:
+            advice = "see docs/security.md for TLS; the files are read again without a restart"
+            return False, fail(name, why, advice)
         return False, fail(
             name,
             f"{triton.grpc} does not answer over gRPC ({error})",
@@ -147,7 +154,8 @@ def check_listeners(triton: TritonPolicy) -> list[Finding]:
     """Return whether the server's ports are open to the network, as this host sees it."""
     addresses = [triton.grpc]
     if triton.metrics_url:
-        addresses.append(urllib.parse.urlsplit(triton.metrics_url).netloc)
+        page = urllib.parse.urlsplit(without_password(triton.metrics_url))
+        addresses.append(page.netloc)
     local = [address for address in addresses if is_loopback(address)]
     if not local:
         return []
@@ -230,29 +238,32 @@ async def check_metrics(triton: TritonPolicy) -> Finding:
             "set triton.metrics to Triton's page, often http://127.0.0.1:8002/metrics",
         )
     advice = "start Triton with --allow-metrics=true, or correct triton.metrics in the policy"
+    told, tls = without_password(url), triton.metrics_tls
     try:
+        context = True if tls is None else await asyncio.to_thread(client_context, tls)
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE_S)) as session,
-            session.get(url, allow_redirects=False) as answer,
+            session.get(
+                url,
+                allow_redirects=False,
+                ssl=context,
+                server_hostname=None if tls is None else tls.server_name,
+            ) as answer,
         ):
             if answer.status != 200:
-                return fail(name, f"{url} answered {answer.status}", advice)
+                return fail(name, f"{told} answered {answer.status}", advice)
             page = await _bounded(answer.content)
+    except TlsError as error:
+        return fail(name, str(error), "mend the file; it is read again without a restart")
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        return fail(name, f"{url} cannot be read: {error or type(error).__name__}", advice)
+        return fail(name, f"{told} cannot be read: {error or type(error).__name__}", advice)
     if _PENDING.encode() not in page:
         return fail(
             name,
-            f"{url} has no {_PENDING}",
+            f"{told} has no {_PENDING}",
             "use Triton 23.09 or newer with --metrics-config left at its defaults",
         )
-    return ok(name, f"{url} has the queue depth of each model")
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether a `host:port` is this machine's alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    return host == "localhost" or _is_loopback_ip(host)
+    return ok(name, f"{told} has the queue depth of each model")
 
 
 async def _bounded(content: aiohttp.StreamReader) -> bytes:
@@ -285,17 +296,8 @@ def _open_listeners(addresses: list[str]) -> list[str]:
         return []  # not ours to see: silence is no proof, and the message says so
     listening = {c.laddr for c in connections if c.status == psutil.CONN_LISTEN and c.laddr}
     return sorted(
-        f"{ip}:{port}" for ip, port in listening if port in ports and not _is_loopback_ip(ip)
+        f"{ip}:{port}" for ip, port in listening if port in ports and not is_loopback_ip(ip)
     )
-
-
-def _is_loopback_ip(text: str) -> bool:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def _endpoint(url: str) -> tuple[str | None, int | None, str]:

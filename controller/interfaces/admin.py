@@ -23,7 +23,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from controller.interfaces.control import CommandResult, Control
+from controller.interfaces.control import Caller, CommandResult, Control
 from controller.interfaces.paths import ensure_private
 from controller.interfaces.requests import (
     DEFAULT_LIMIT,
@@ -38,6 +38,7 @@ from controller.interfaces.requests import (
     parse_body,
 )
 from controller.interfaces.views import health_view, json_ready
+from controller.telemetry.gate import Gate
 
 _LOG = logging.getLogger(__name__)
 # A client's malformed HTTP is answered, not logged with a traceback: it could fill the log.
@@ -54,18 +55,11 @@ _NAME_TIMEOUT_S = 1.0  # a user database on the network may hang
 _NAME_KEPT_S = 60.0
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid, as SO_PEERCRED gives them
 
-Command = Callable[[dict[str, Any], str], Awaitable[CommandResult]]
+Command = Callable[[dict[str, Any], Caller], Awaitable[CommandResult]]
 
 
 class AdminSocketError(OSError):
     """The socket cannot be opened; the text says why and what to do."""
-
-
-class _Refused(asyncio.Protocol):
-    """One connection too many: closed before it can ask anything."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
 
 
 class AdminServer:
@@ -82,8 +76,10 @@ class AdminServer:
     async def start(self) -> None:
         """Listen. Raises AdminSocketError when another daemon does, or the folder does not suit."""
         listener = self._bind()
+        app = self._application()
+        gate = Gate(app, most=_MAX_CONNECTIONS)
         runner = web.AppRunner(
-            self._application(),
+            app,
             access_log=None,
             logger=_QUIET,
             handle_signals=False,
@@ -95,17 +91,9 @@ class AdminServer:
             max_field_size=_MAX_FIELD_BYTES,
         )
         await runner.setup()
-        handlers = runner.server
-        if handlers is None:
-            raise AdminSocketError("the HTTP server could not be set up")
-
-        def accept() -> asyncio.BaseProtocol:
-            full = len(handlers.connections) >= _MAX_CONNECTIONS
-            return _Refused() if full else handlers()
-
         self._runner = runner
         self._server = await asyncio.get_running_loop().create_unix_server(
-            accept, sock=listener, backlog=_MAX_CONNECTIONS
+            lambda: gate.admit(runner), sock=listener, backlog=_MAX_CONNECTIONS
         )
 
     async def stop(self) -> None:
@@ -244,12 +232,18 @@ class AdminServer:
 
         return handle
 
-    async def _who(self, request: web.Request) -> str:
-        """Return the name of the user at the other end, as the kernel vouches for it."""
+    async def _who(self, request: web.Request) -> Caller:
+        """Return who is at the other end, as the kernel vouches for it.
+
+        That is who connected: the process may have handed the connection on, or be gone.
+        """
         peer = request.get_extra_info("socket")
         if peer is None:
-            return "unknown"
-        uid = peer_credentials(peer)[1]
+            return Caller("unknown", "socket")
+        pid, uid, gid = peer_credentials(peer)
+        return Caller(await self._name(uid), "socket", uid, gid, pid)
+
+    async def _name(self, uid: int) -> str:
         known = self._names.get(uid)
         if known is not None and time.monotonic() - known[1] < _NAME_KEPT_S:
             return known[0]

@@ -18,6 +18,33 @@ class CommandResult:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who gave a command, as far as the way it came can tell."""
+
+    name: str
+    via: str  # `socket` or `mqtt`
+    uid: int | None = None  # None: the way tells no more than the name
+    gid: int | None = None
+    pid: int | None = None
+
+    def __str__(self) -> str:
+        """Return who it was, for the log."""
+        if self.uid is None:
+            return self.name
+        return f"{self.name}, uid {self.uid}, gid {self.gid}, pid {self.pid}"
+
+    def audit(self) -> dict[str, str | int | None]:
+        """Return what the journal keeps."""
+        return {
+            "who": self.name,
+            "via": self.via,
+            "uid": self.uid,
+            "gid": self.gid,
+            "pid": self.pid,
+        }
+
+
 class Control(Protocol):
     """The daemon as its interfaces see it. Values returned are JSON-ready."""
 
@@ -37,21 +64,21 @@ class Control(Protocol):
         ...
 
     async def pin(
-        self, model: str, variant: str, *, for_s: float | None, why: str | None, who: str
+        self, model: str, variant: str, *, for_s: float | None, why: str | None, who: Caller
     ) -> CommandResult:
         """Keep a model on one variant until unpinned, or for a time."""
         ...
 
-    async def unpin(self, model: str, *, who: str) -> CommandResult:
+    async def unpin(self, model: str, *, who: Caller) -> CommandResult:
         """Let the governor choose again."""
         ...
 
     async def pause(
-        self, model: str | None, *, for_s: float | None, why: str | None, who: str
+        self, model: str | None, *, for_s: float | None, why: str | None, who: Caller
     ) -> CommandResult:
         """Stop acting on one model or on all; go on observing and recording."""
         ...
 
-    async def resume(self, model: str | None, *, who: str) -> CommandResult:
+    async def resume(self, model: str | None, *, who: Caller) -> CommandResult:
         """End a pause, and a hold after a foreign change."""
         ...

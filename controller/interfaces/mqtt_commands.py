@@ -7,11 +7,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from controller.interfaces.control import CommandResult, Control
+from controller.interfaces.control import Caller, CommandResult, Control
 from controller.interfaces.mqtt_messages import Command, RefusedCommandError, Topics, parse_command
 
 _LOG = logging.getLogger(__name__)
-_WHO = "mqtt"  # the broker knows who sent it, and does not tell
+_WHO = Caller("mqtt", via="mqtt")  # the broker knows who sent it, and does not tell
 
 
 class CommandTaker:

@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from controller.policy.credentials import CredentialError, secret_file
-from controller.policy.model import MqttPolicy
+from controller.policy.model import MqttPolicy, TlsPolicy
+from controller.telemetry.small_file import LONGEST_SECRET_BYTES, read_small
+from controller.telemetry.tls import TlsError, client_context
 
 if TYPE_CHECKING:  # loaded on first use: a daemon without a broker does not pay for it
     import aiomqtt
@@ -123,7 +125,7 @@ async def connect(
         policy.port,
         username=policy.username,
         password=await asyncio.to_thread(_password, policy.password_file),
-        tls_context=await asyncio.to_thread(_tls, policy.tls_ca_file),
+        tls_context=await asyncio.to_thread(_tls, policy.tls),
         identifier=identifier,
         clean_session=True,  # a command that came while we were away is stale
         will=aiomqtt.Will(will[0], will[1], qos=1, retain=True),
@@ -199,20 +201,19 @@ def _password(file: str | None) -> str | None:
     if file is None:
         return None
     try:
-        return secret_file(file).read_text(encoding="utf-8").rstrip("\r\n")
+        path = str(secret_file(file))
+        return read_small(path, LONGEST_SECRET_BYTES).decode("utf-8").rstrip("\r\n")
     except CredentialError as error:
         raise BusError(f"mqtt.password_file: {error}") from error
     except UnicodeDecodeError as error:
         raise BusError(f"mqtt.password_file {file}: not UTF-8 text") from error
+    except ValueError as error:
+        raise BusError(f"mqtt.password_file {file}: {error}") from error
 
 
-def _tls(ca_file: str | None) -> ssl.SSLContext | None:
-    """Return how the broker is verified; None: no TLS."""
-    if ca_file is None:
-        return None
+def _tls(policy: TlsPolicy | None) -> ssl.SSLContext | None:
+    """Return how the broker is verified, and who we are to it; at every connection anew."""
     try:
-        return ssl.create_default_context(cafile=secret_file(ca_file))
-    except CredentialError as error:
-        raise BusError(f"mqtt.tls_ca_file: {error}") from error
-    except OSError as error:  # ssl.SSLError is one, and its text names no file
-        raise BusError(f"mqtt.tls_ca_file {ca_file}: {error}") from error
+        return None if policy is None else client_context(policy)
+    except TlsError as error:
+        raise BusError(str(error)) from error

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from controller.telemetry.gate import Gate
+
 _LOG = logging.getLogger(__name__)
 # A client's malformed HTTP is answered, not logged with a traceback: it could fill the log.
 _QUIET = logging.getLogger(f"{__name__}.http")
@@ -24,6 +26,8 @@ _RETRY_S: Final = 5.0  # before an address that was taken is tried again
 _FRESH_S: Final = 0.5
 _MAX_LINE_BYTES: Final = 2048
 _SHUTDOWN_S: Final = 0.5
+_MAX_CONNECTIONS: Final = 32
+_KEEP_ALIVE_S: Final = 120.0  # longer than the usual time between two scrapes
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -71,20 +75,22 @@ class MetricsServer:
         host, _, port = listen.rpartition(":")
         app = web.Application()
         app.router.add_get("/metrics", self._answer)
+        gate = Gate(app, most=_MAX_CONNECTIONS)
+        server: asyncio.Server | None = None
         runner = web.AppRunner(
             app,
             access_log=None,
             logger=_QUIET,
             handle_signals=False,
             shutdown_timeout=_SHUTDOWN_S,
+            keepalive_timeout=_KEEP_ALIVE_S,
             max_line_size=_MAX_LINE_BYTES,
         )
         await runner.setup()
         try:
             while True:
                 try:
-                    site = web.TCPSite(runner, host.strip("[]"), int(port))
-                    await site.start()
+                    server = await gate.listen(runner, host.strip("[]"), int(port))
                 except OSError as error:
                     if self.error is None:
                         _LOG.error("prometheus: cannot listen at %s: %s", listen, error)
@@ -96,6 +102,8 @@ class MetricsServer:
                     await asyncio.Event().wait()
         finally:
             self.listening = False
+            if server is not None:
+                server.close()
             with contextlib.suppress(Exception):
                 await runner.cleanup()
 

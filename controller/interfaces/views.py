@@ -137,7 +137,7 @@ def health_view(status: Mapping[str, Any]) -> dict[str, Any]:
     problems += [
         f"source {source['name']}: {source.get('error') or 'down'}"
         for source in status.get("sources") or ()
-        if not source.get("up")
+        if source.get("error") or not source.get("up")
     ]
     for model in status.get("models") or ():
         if model.get("serving") is None:

@@ -75,7 +75,8 @@ class Store:
         """Open the file, or begin a new one. Raises sqlite3.Error, OSError."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.path.exists():  # decisions name models and operators: not for everybody
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o640))
+            # Not through a link to nothing, which somebody may have laid to have a file made.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
         connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None)
         connection.text_factory = lenient_text
         try:

@@ -15,10 +15,12 @@ from controller.policy.credentials import CredentialError, is_credential, secret
 from controller.policy.model import profile_name
 from controller.policy.problems import Path, quoted
 
-_SECRETS: Final = (
+_TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
+_SECRETS: Final[tuple[Path, ...]] = (
     ("triton", "restricted_key_file"),
+    *(("triton", section, key) for section in ("tls", "metrics_tls") for key in _TLS_FILES),
     ("mqtt", "password_file"),
-    ("mqtt", "tls_ca_file"),
+    *(("mqtt", f"tls_{key}") for key in _TLS_FILES),
 )
 
 
@@ -40,6 +42,7 @@ def cross_check(data: object) -> Iterator[Finding]:
     yield from _check_shared(models)
     yield from _check_stale_after(root)
     yield from _check_mqtt(_mapping(root.get("mqtt")))
+    yield from _check_tls(_mapping(root.get("triton")))
     yield from _check_gpu(_mapping(root.get("gpu")))
     yield from _check_schedules(_mapping(root.get("schedules")), models)
     for place in ("gpu", "host"):
@@ -48,13 +51,15 @@ def cross_check(data: object) -> Iterator[Finding]:
 
 def check_credentials(data: object, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Yield which credentials are named that a process with this environment was not given."""
-    for section, key in _SECRETS:
-        named = _mapping(_mapping(data).get(section)).get(key)
+    for path in _SECRETS:
+        named: object = data
+        for key in path:
+            named = _mapping(named).get(str(key))
         if isinstance(named, str) and is_credential(named):
             try:
                 secret_file(named, environment)
             except CredentialError as error:
-                yield Finding((section, key), str(error))
+                yield Finding(path, str(error))
 
 
 def _check_model(
@@ -209,6 +214,31 @@ def _check_mqtt(mqtt: Mapping[str, object]) -> Iterator[Finding]:
             "needs a username beside it: MQTT sends no password alone",
             at_key=True,
         )
+
+    yield from _check_pair(("mqtt",), mqtt, "tls_")
+    if mqtt.get("tls_cert_file") is not None and mqtt.get("tls_ca_file") is None:
+        yield Finding(
+            ("mqtt", "tls_cert_file"),
+            "needs tls_ca_file beside it: without it there is no TLS",
+            at_key=True,
+        )
+
+
+def _check_tls(triton: Mapping[str, object]) -> Iterator[Finding]:
+    for key in ("tls", "metrics_tls"):
+        yield from _check_pair(("triton", key), _mapping(triton.get(key)), "")
+    url = triton.get("metrics")
+    if triton.get("metrics_tls") is not None and not str(url).startswith("https://"):
+        yield Finding(
+            ("triton", "metrics_tls"), "needs a triton.metrics that is an https URL", at_key=True
+        )
+
+
+def _check_pair(path: Path, section: Mapping[str, object], prefix: str) -> Iterator[Finding]:
+    pair = (f"{prefix}cert_file", f"{prefix}key_file")
+    for key, other in (pair, pair[::-1]):
+        if section.get(key) is not None and section.get(other) is None:
+            yield Finding((*path, key), f"needs {other} beside it", at_key=True)
 
 
 def _check_gpu(gpu: Mapping[str, object]) -> Iterator[Finding]:

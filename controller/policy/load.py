@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from typing import Any, Final
@@ -20,7 +21,14 @@ from pydantic_core import ErrorDetails
 from controller.policy.checks import check_credentials, cross_check
 from controller.policy.model import Policy
 from controller.policy.positions import MAX_BYTES, Document, position_at, read_yaml
-from controller.policy.problems import Path, PolicyError, Problem, format_path, quoted
+from controller.policy.problems import (
+    Path,
+    PolicyError,
+    Problem,
+    format_path,
+    printable,
+    quoted,
+)
 from controller.policy.schedules import left_without
 from controller.policy.schema import PolicySchema, section_at, to_policy
 from controller.policy.sections import Section
@@ -62,13 +70,17 @@ def load_policy(
             one that it was not given is a problem; None: somebody else will need them.
     """
     name = os.fspath(path)
+    return parse_raw(read_raw(name), name, environment=environment)
+
+
+def read_raw(name: str) -> bytes:
+    """Return the bytes of a policy file, one over the limit at most. Raises PolicyError."""
     try:
         with open(name, "rb") as stream:  # noqa: PTH123 - a name as given, for the messages
-            raw = stream.read(MAX_BYTES + 1)
+            return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PolicyError([Problem(name, 0, 0, "", f"cannot be read: {reason}")]) from error
-    return parse_raw(raw, name, environment=environment)
 
 
 def parse_raw(raw: bytes, filename: str, *, environment: Mapping[str, str] | None = None) -> Policy:
@@ -104,7 +116,7 @@ def parse_policy(
     if schema is None or problems:
         raise PolicyError(_in_order(problems, filename))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    policy = to_policy(schema, sha256=digest)
+    policy = _placed(to_policy(schema, sha256=digest), document)
     problems = [
         document.problem(("schedules", schedule, "models", model), message, at_key=True)
         for schedule, model, message in left_without(policy)
@@ -112,6 +124,27 @@ def parse_policy(
     if problems:
         raise PolicyError(_in_order(problems, filename))
     return policy
+
+
+def _placed(policy: Policy, document: Document) -> Policy:
+    """Return the policy that knows where it names the files of TLS."""
+    triton, mqtt = policy.triton, policy.mqtt
+    tls, page = triton.tls, triton.metrics_tls
+    if tls is not None:
+        tls = replace(tls, places=_places(document, ("triton", "tls"), ""))
+    if page is not None:
+        page = replace(page, places=_places(document, ("triton", "metrics_tls"), ""))
+    if mqtt is not None:
+        mqtt = replace(mqtt, places=_places(document, ("mqtt",), "tls_"))
+    return replace(policy, triton=replace(triton, tls=tls, metrics_tls=page), mqtt=mqtt)
+
+
+def _places(document: Document, path: Path, prefix: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for key in ("ca_file", "cert_file", "key_file", "server_name"):
+        place = document.locate((*path, f"{prefix}{key}"))
+        found.append((key, f"{printable(document.file)}:{place.line}:{place.column}"))
+    return tuple(found)
 
 
 def _in_order(problems: list[Problem], filename: str) -> list[Problem]:

@@ -7,7 +7,7 @@ Owns the shape of what an operator wants. It must not read files, know YAML or c
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class AliasKind(enum.StrEnum):
@@ -132,6 +132,24 @@ class SchedulePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """Whom to believe that he is the server, and who we are to him; the files are PEM."""
+
+    ca_file: str
+    cert_file: str | None = None  # None: we do not say who we are
+    key_file: str | None = None
+    server_name: str | None = None  # in the server's certificate; None: the host that is called
+    prefix: str = "triton.tls."  # of these keys in the policy
+    # Where each key stands, as FILE:LINE:COLUMN. A key that only moved is no other policy.
+    places: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+
+    def place(self, key: str) -> str:
+        """Return what a sentence about one of the keys begins with."""
+        where = dict(self.places).get(key)
+        return f"{self.prefix}{key}" if where is None else f"{where}: {self.prefix}{key}"
+
+
+@dataclass(frozen=True, slots=True)
 class TritonPolicy:
     """Where the server is and how to talk to it."""
 
@@ -140,6 +158,8 @@ class TritonPolicy:
     traces_listen: str | None  # host:port of the OTLP/HTTP receiver; None: statistics only
     restricted_key_file: str | None = None  # holds the secret of --grpc-restricted-protocol
     restricted_key_name: str = "admin-key"
+    tls: TlsPolicy | None = None  # None: gRPC goes over the network as it is
+    metrics_tls: TlsPolicy | None = None  # None: an https page is believed as the system does
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +222,22 @@ class MqttPolicy:
     username: str | None = None
     password_file: str | None = None
     tls_ca_file: str | None = None
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    places: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def tls(self) -> TlsPolicy | None:
+        """Return how the broker is verified; None: no TLS."""
+        if self.tls_ca_file is None:
+            return None
+        return TlsPolicy(
+            self.tls_ca_file,
+            self.tls_cert_file,
+            self.tls_key_file,
+            prefix="mqtt.tls_",
+            places=self.places,
+        )
 
 
 @dataclass(frozen=True, slots=True)

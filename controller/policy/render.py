@@ -18,6 +18,7 @@ from controller.policy.model import (
     Policy,
     QueuePolicy,
     SchedulePolicy,
+    TlsPolicy,
     VariantPolicy,
     profile_name,
 )
@@ -48,6 +49,8 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
             "traces": traces,
             "restricted_key_file": triton.restricted_key_file,
             "restricted_key_name": triton.restricted_key_name,
+            "tls": _tls_to_dict(triton.tls),
+            "metrics_tls": _tls_to_dict(triton.metrics_tls),
         },
         "gpu": {
             "source": policy.gpu.source.value,
@@ -92,12 +95,15 @@ def policy_to_yaml(policy: Policy) -> str:
         ("triton", "metrics"): "not read",
         ("triton", "traces"): "statistics only",
         ("triton", "restricted_key_file"): "no key is sent",
+        ("triton", "tls"): "no TLS",
+        ("triton", "metrics_tls"): "the authorities that the system trusts",
         ("journal", "path"): "the state folder",
         ("prometheus",): "off",
         ("schedules",): "none",
         ("mqtt",): "off",
         ("mqtt", "node"): "the machine's name",
         ("mqtt", "tls_ca_file"): "no TLS",
+        ("mqtt", "tls_cert_file"): "no certificate of our own",
     }
     return "\n".join(_lines(policy_to_dict(policy), (), notes, absent)) + "\n"
 
@@ -210,7 +216,14 @@ def _mqtt_to_dict(policy: Policy) -> dict[str, Any] | None:
         "username": mqtt.username,
         "password_file": mqtt.password_file,
         "tls_ca_file": mqtt.tls_ca_file,
+        "tls_cert_file": mqtt.tls_cert_file,
+        "tls_key_file": mqtt.tls_key_file,
     }
+
+
+def _tls_to_dict(tls: TlsPolicy | None) -> dict[str, Any] | None:
+    keys = ("ca_file", "cert_file", "key_file", "server_name")
+    return None if tls is None else {key: getattr(tls, key) for key in keys}
 
 
 def _lines(

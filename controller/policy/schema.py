@@ -2,7 +2,7 @@
 
 Owns the top of the schema, from which the JSON Schema, the checks and the messages come, and the
 translation into `controller.policy.model`. It must not read files; the sections are those of
-`controller.policy.sections`.
+`controller.policy.sections` and `controller.policy.wires`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,16 @@ from controller.policy.sections import (
     JournalSection,
     MemorySection,
     ModelSection,
-    MqttSection,
     Name,
     ProbingSection,
-    PrometheusSection,
     QueueSection,
     ScheduleSection,
     Section,
     StabilitySection,
-    TritonSection,
     VariantMemorySection,
     VariantSection,
 )
+from controller.policy.wires import MqttSection, PrometheusSection, TlsSection, TritonSection
 
 
 class PolicySchema(Section):
@@ -101,6 +99,8 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
             traces_listen=triton.traces.listen if triton.traces is not None else None,
             restricted_key_file=triton.restricted_key_file,
             restricted_key_name=triton.restricted_key_name,
+            tls=_to_tls(triton.tls, "triton.tls."),
+            metrics_tls=_to_tls(triton.metrics_tls, "triton.metrics_tls."),
         ),
         models=tuple(_to_model(name, section) for name, section in schema.models.items()),
         gpu=policy.GpuPolicy(
@@ -127,6 +127,10 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
         on_stop=policy.OnStop(schema.on_stop),
         sha256=sha256,
     )
+
+
+def _to_tls(section: TlsSection | None, prefix: str) -> policy.TlsPolicy | None:
+    return None if section is None else policy.TlsPolicy(**section.model_dump(), prefix=prefix)
 
 
 def _to_schedule(name: str, section: ScheduleSection) -> policy.SchedulePolicy:

@@ -15,14 +15,12 @@ from controller.policy import units, values
 
 _STABILITY = policy.StabilityPolicy()
 _PROBING = policy.ProbingPolicy()
-_MQTT = policy.MqttPolicy(host="localhost")
 _JOURNAL = policy.JournalPolicy()
 _MEMORY = policy.MemoryPolicy()
 
 Name = Annotated[str, values.NAME]
 HostPort = Annotated[str, values.HOST_PORT]
 AbsolutePath = Annotated[str, values.ABSOLUTE_PATH]
-SecretFile = Annotated[str, values.SECRET_FILE]
 Latency = Annotated[float, values.duration("100us", "1h")]
 Interval = Annotated[float | None, values.INTERVAL]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -32,41 +30,6 @@ class Section(BaseModel):
     """What all parts of a policy share: unknown keys are errors, and nothing is guessed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class TracesSection(Section):
-    """Where the governor receives Triton's traces."""
-
-    listen: HostPort = Field(
-        description="host:port of the governor's OTLP/HTTP receiver, the address that Triton's "
-        "`--trace-config opentelemetry,url=http://HOST:PORT/v1/traces` names."
-    )
-
-
-class TritonSection(Section):
-    """Where the server is and how to talk to it."""
-
-    grpc: HostPort = Field(
-        description="host:port of Triton's gRPC endpoint: model control, statistics, probes."
-    )
-    metrics: Annotated[str, values.HTTP_URL] | None = Field(
-        default=None,
-        description="URL of Triton's metrics page. Without it nothing tells what waits.",
-    )
-    traces: TracesSection | None = Field(
-        default=None,
-        description="Receiver of Triton's traces. Without it there are only mean latencies: "
-        "attainment is unknown and margins are wider.",
-    )
-    restricted_key_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds the secret of Triton's --grpc-restricted-protocol; or "
-        "credential:NAME, given to the service by systemd's LoadCredential=.",
-    )
-    restricted_key_name: Name = Field(
-        default="admin-key",
-        description="Name of the key in Triton's --grpc-restricted-protocol=...:NAME=SECRET.",
-    )
 
 
 class GpuSection(Section):
@@ -326,45 +289,4 @@ class ScheduleSection(Section):
     )
     models: dict[Name, ScheduledModelSection] = Field(
         min_length=1, description="What holds then, by model."
-    )
-
-
-class PrometheusSection(Section):
-    """Where Prometheus scrapes the governor."""
-
-    listen: HostPort = Field(
-        description="host:port of the metrics page, /metrics. Nobody is asked who he is there: "
-        "keep it on loopback, or behind what asks."
-    )
-
-
-class MqttSection(Section):
-    """The bus for fleets. There is none unless this names a broker."""
-
-    host: Annotated[str, values.HOST] = Field(description="The broker's host name or address.")
-    port: int = Field(
-        default=_MQTT.port,
-        ge=1,
-        le=65_535,
-        description="The broker's port; brokers with TLS usually listen on 8883.",
-    )
-    node: Annotated[str, values.NAME] | None = Field(
-        default=None,
-        description="This machine's name in topics. Omitted: its host name.",
-    )
-    topic_prefix: Annotated[str, values.TOPIC_PREFIX] = Field(
-        default=_MQTT.topic_prefix,
-        description="What all topics start with.",
-    )
-    username: Annotated[str, values.TEXT] | None = Field(
-        default=None, description="User name at the broker."
-    )
-    password_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds the password at the broker; or credential:NAME.",
-    )
-    tls_ca_file: SecretFile | None = Field(
-        default=None,
-        description="Certificate authority of the broker, PEM; a path or credential:NAME. "
-        "Omitted: no TLS.",
     )

@@ -180,6 +180,8 @@ class Telemetry:
             self._receiver.set_aliases(self._aliases)
         if (old.triton, old.gpu) != (policy.triton, policy.gpu):
             self._swap = asyncio.create_task(self._replace(self._swap), name="telemetry-swap")
+        else:
+            self._statistics.set_places(policy.triton)
 
     @property
     def gpus(self) -> tuple[GpuReading, ...]:
@@ -203,7 +205,7 @@ class Telemetry:
         self._gpu = GpuWatch(policy.gpu, clock=clock)
         self._metrics: MetricsReader | None = None
         if triton.metrics_url is not None:
-            self._metrics = MetricsReader(triton.metrics_url, clock=clock)
+            self._metrics = MetricsReader(triton.metrics_url, clock=clock, tls=triton.metrics_tls)
         self._receiver: TraceReceiver | None = None
         if triton.traces_listen is not None:
             self._receiver = TraceReceiver(triton.traces_listen, self._aliases, clock=clock)
@@ -274,6 +276,7 @@ class Telemetry:
             page = task.result()
             self._page = page
             self._metrics_ledger.succeed(page, page.at_s)
+            self._metrics_ledger.caution = None if self._metrics is None else self._metrics.problem
             if not was_up and not self._statistics.ledger.up:
                 self._statistics.poke()  # it looks as if Triton were back
             return

@@ -51,7 +51,7 @@ class SourceHealth:
     up: bool
     age_s: float | None  # of its newest reading; None: it never gave one
     failures: int
-    error: str | None = None
+    error: str | None = None  # beside `up`: it works, and this will end it if nobody looks
     detail: str | None = None  # one short phrase for people, such as "gpu: none"
 
 

@@ -17,12 +17,16 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from controller.telemetry.gate import Gate
 from controller.telemetry.observation import RequestSample
 from controller.telemetry.source import Backoff, Clock, Ledger
 from controller.telemetry.spans import MalformedTraceError, SpanJoiner, read_spans
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_SAMPLES = 4096
+MAX_CONNECTIONS = 16  # times the size of a body is what memory they may take
+_BODY_S = 5.0
+_KEEP_ALIVE_S = 75.0
 _SHUTDOWN_S = 0.2
 _JSON = "application/json"
 _ENCODINGS = ("identity", "", "gzip")
@@ -41,6 +45,8 @@ class TraceReceiver:
         self._listen = listen
         self._clock = clock
         self._samples: deque[RequestSample] = deque()
+        self._gate: Gate | None = None
+        self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -60,12 +66,14 @@ class TraceReceiver:
     async def start(self) -> None:
         """Listen; where the address is in use, say so and go on trying in the background."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
+        self._gate = Gate(app, most=MAX_CONNECTIONS)
         app.router.add_post("/v1/traces", self._receive)
         self._runner = web.AppRunner(
             app,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=_SHUTDOWN_S,
+            keepalive_timeout=_KEEP_ALIVE_S,
             # Done here, as a broken stream would cost the connection and an error in the log.
             auto_decompress=False,
         )
@@ -80,6 +88,9 @@ class TraceReceiver:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -98,9 +109,9 @@ class TraceReceiver:
     async def _bind(self) -> bool:
         host, _, port = self._listen.rpartition(":")
         assert self._runner is not None  # noqa: S101 - set by start
+        assert self._gate is not None  # noqa: S101 - the same
         try:
-            site = web.TCPSite(self._runner, host.strip("[]"), int(port))
-            await site.start()
+            self._server = await self._gate.listen(self._runner, host.strip("[]"), int(port))
         except (OSError, ValueError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             self.ledger.fail(
@@ -108,7 +119,7 @@ class TraceReceiver:
                 "free the address or change triton.traces.listen"
             )
             return False
-        bound = self._runner.addresses[0]
+        bound = self._server.sockets[0].getsockname()
         self.address = (str(bound[0]), int(bound[1]))
         self.ledger.detail = f"listening on {self._listen}"
         # It works as soon as it listens: a server without traffic posts nothing.
@@ -133,7 +144,8 @@ class TraceReceiver:
             self.refused += 1
             return web.json_response({"message": "send gzip or no encoding"}, status=415)
         try:
-            body = await request.read()
+            async with asyncio.timeout(_BODY_S):
+                body = await request.read()
             spans = read_spans(_gunzip(body) if encoding == "gzip" else body)
         except web.HTTPException:
             self.refused += 1
@@ -141,6 +153,9 @@ class TraceReceiver:
         except MalformedTraceError as error:
             self.refused += 1
             return web.json_response({"message": str(error)[:200]}, status=400)
+        except TimeoutError:
+            self.refused += 1
+            return web.json_response({"message": "the body took too long"}, status=408)
         now_s = self._clock()
         samples = self.joiner.take(spans, now_s, time.time() - now_s)
         self.ledger.succeed(len(samples), now_s)

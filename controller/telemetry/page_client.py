@@ -9,9 +9,17 @@ is a library's (llhttp). No redirects, cookies, compression or proxies.
 import asyncio
 import base64
 import contextlib
+import math
+import ssl
+import time
 import urllib.parse
 
 import httptools
+
+from controller.policy.model import TlsPolicy
+from controller.telemetry.tls import Mark, TlsError, client_context, marks
+
+_LOOK_S = 1.0  # between looks at the files of TLS
 
 
 class PageError(Exception):
@@ -28,13 +36,19 @@ class PageClient:
     Args:
         url: http or https.
         longest_bytes: of a body that is accepted.
+        tls: of an https URL; None: whom the system trusts is believed.
     """
 
-    def __init__(self, url: str, *, longest_bytes: int) -> None:
+    def __init__(self, url: str, *, longest_bytes: int, tls: TlsPolicy | None = None) -> None:
+        self.problem: str | None = None  # with the files of TLS as they are now
         parts = urllib.parse.urlsplit(url)
-        self._tls = parts.scheme == "https"
+        self._is_https = parts.scheme == "https"
+        self._tls = tls if self._is_https else None
+        self._context: ssl.SSLContext | bool = True
+        self._known: Mark | None = None
+        self._looked_s = -math.inf
         self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._tls else 80)
+        self._port = parts.port or (443 if self._is_https else 80)
         self._longest_bytes = longest_bytes
         credentials, _, host = parts.netloc.rpartition("@")
         path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
@@ -51,7 +65,10 @@ class PageClient:
         Raises:
             UnreachableError: no connection.
             PageError: another status than 200, no HTTP, too long, or broken off.
+            TlsError: the files of TLS cannot be used, and never could.
         """
+        if self._tls is not None and time.monotonic() - self._looked_s > _LOOK_S:
+            await self._look(self._tls)
         connection = self._connection
         if connection is not None and not connection.closed:
             # A server closes what idled for long; it has not begun to answer then.
@@ -63,6 +80,23 @@ class PageClient:
         except _DroppedError as error:
             raise PageError("the connection was closed without an answer") from error
 
+    async def _look(self, tls: TlsPolicy) -> None:
+        """Read the files of TLS if they changed; what cannot be used changes nothing."""
+        self._looked_s = time.monotonic()
+        mark = await asyncio.to_thread(marks, tls)
+        if mark == self._known and self.problem is None:
+            return
+        try:
+            self._context = await asyncio.to_thread(client_context, tls)
+        except TlsError as error:
+            self.problem = str(error)
+            if self._known is None:
+                self._looked_s = -math.inf
+                raise
+            return
+        self.problem, self._known = None, mark
+        self.close()
+
     async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
         try:
@@ -70,8 +104,17 @@ class PageClient:
                 lambda: _Connection(self._longest_bytes),
                 self._host,
                 self._port,
-                ssl=True if self._tls else None,
+                ssl=self._context if self._is_https else None,
+                server_hostname=None if self._tls is None else self._tls.server_name,
             )
+        except ssl.SSLCertVerificationError as error:
+            words = f"its certificate is not believed: {error.verify_message.rstrip('.')}"
+            if self._tls is not None:
+                words += f" (by {self._tls.place('ca_file')})"
+            raise PageError(words) from error
+        except ssl.SSLError as error:
+            reason = (error.reason or str(error)).lower().replace("_", " ")
+            raise PageError(f"no TLS with it: {reason}") from error
         except (OSError, UnicodeError) as error:  # a host that cannot be a name is not found
             raise UnreachableError(getattr(error, "strerror", None) or str(error)) from error
         return connection

@@ -62,6 +62,7 @@ class Ledger(Generic[T]):
     ) -> None:
         self.name = name
         self.detail: str | None = None
+        self.caution: str | None = None  # told while it works
         self._clock = clock
         self._backoff = backoff or Backoff(first_s=0.1, longest_s=5.0)
         self._silent_s = silent_s  # no news for so long means that it hangs
@@ -127,7 +128,7 @@ class Ledger(Generic[T]):
 
     def health(self, now_s: float) -> SourceHealth:
         """Return how well the source does at this moment of the clock."""
-        up, error = self.up, self._error
+        up, error = self.up, self._error or self.caution
         if self._silent_s is not None and self._heard_s is not None:
             quiet_s = now_s - self._heard_s
             if quiet_s > self._silent_s:

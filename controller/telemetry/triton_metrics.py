@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter, lt
 
+from controller.policy.model import TlsPolicy
 from controller.telemetry.observation import VariantReading
 from controller.telemetry.page_client import PageClient, PageError, UnreachableError
 from controller.telemetry.source import Clock
+from controller.telemetry.tls import TlsError
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_KNOWN_SERIES = 50_000
@@ -118,6 +120,13 @@ class PageParser:
         return meaning
 
 
+def without_password(url: str) -> str:
+    """Return a URL as it may be told: without the user name and password that it may have."""
+    scheme, slashes, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
+
+
 def _unescape(match: re.Match[bytes]) -> bytes:
     return b"\n" if match[1] == b"n" else match[1]
 
@@ -133,12 +142,19 @@ class Page:
 class MetricsReader:
     """Fetches and parses the page over one keep-alive connection."""
 
-    def __init__(self, url: str, *, clock: Clock, deadline_s: float = 1.0) -> None:
-        self._url = url
+    def __init__(
+        self, url: str, *, clock: Clock, deadline_s: float = 1.0, tls: TlsPolicy | None = None
+    ) -> None:
+        self._url = without_password(url)
         self._clock = clock
         self._deadline_s = deadline_s
         self._parser = PageParser()
-        self._client = PageClient(url, longest_bytes=MAX_PAGE_BYTES)
+        self._client = PageClient(url, longest_bytes=MAX_PAGE_BYTES, tls=tls)
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with files of TLS that changed; those of before are still used."""
+        return self._client.problem
 
     async def fetch(self) -> Page:
         """Read the page once.
@@ -156,6 +172,8 @@ class MetricsReader:
             ) from error
         except UnreachableError as error:
             raise MetricsRefusedError(f"{self._url} is not reachable: {error}") from error
+        except TlsError as error:
+            raise MetricsReadError(str(error)) from error
         except PageError as error:
             raise MetricsReadError(f"{self._url}: {error}") from error
         at_s = self._clock()

@@ -7,6 +7,8 @@ must not change anything on the server.
 
 import asyncio
 import contextlib
+import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,12 +18,17 @@ from tritonclient.utils import InferenceServerException
 
 from controller.policy.model import TritonPolicy
 from controller.telemetry.batches import BatchTotals, ModelTotals
-from controller.telemetry.channel import KeyFileError, open_client, read_headers
+from controller.telemetry.channel import Link, read_headers
+from controller.telemetry.handshake import explain_refusal
 from controller.telemetry.source import Backoff, Clock, Ledger, silence_s
+from controller.telemetry.tls import CredentialsError
 from controller.telemetry.triton_metrics import ModelCounters
+
+_LOG = logging.getLogger(__name__)
 
 CADENCE_S = 0.5
 _DEADLINE_S = 2.0
+_EXPLAIN_EVERY_S = 5.0
 _US_PER_NS = 1e-3
 _RESTRICTED = "protocol is restricted"
 
@@ -59,15 +66,19 @@ class TritonStatistics:
         self._clock = clock
         self._on_poll = on_poll
         self._on_restart = on_restart
-        self._client: triton.InferenceServerClient | None = None
+        self._link: Link | None = None
+        self._explained: tuple[float, str | None] = (-math.inf, None)
         self._headers: dict[str, str] = {}
         self._poke = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def client(self) -> triton.InferenceServerClient | None:
-        """The client that observes, for the trace settings; None before the first poll."""
-        return self._client
+        """The client that observes, for the trace settings; None before there is one."""
+        try:
+            return None if self._link is None else self._link.client
+        except CredentialsError:
+            return None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -88,6 +99,12 @@ class TritonStatistics:
             self._task = None
         await self._close()
 
+    def set_places(self, policy: TritonPolicy) -> None:
+        """Know where the same policy stands in its file now."""
+        self._policy = policy
+        if self._link is not None:
+            self._link.policy = policy
+
     def poke(self) -> None:
         """Poll now: another source saw the server disappear, or come back."""
         self._poke.set()
@@ -98,7 +115,7 @@ class TritonStatistics:
             try:
                 await self._poll()
             except Exception as error:  # noqa: BLE001 - one bad answer must not end the watch
-                wait_s = self._failed(error)
+                wait_s = await self._failed(error)
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: on Python 3.11 that swallows a cancellation when the event is set.
                 async with asyncio.timeout(wait_s):
@@ -107,17 +124,27 @@ class TritonStatistics:
                 await asyncio.sleep(CADENCE_S / 10.0)
             self._poke.clear()
 
-    def _failed(self, error: BaseException) -> float:
+    async def _failed(self, error: BaseException) -> float:
         text = describe(error, self._policy.grpc)
         if is_unreachable(error):
             self.gone = self.gone or self.ledger.reading is not None
+            text = await self._explain() or text
         return self.ledger.fail(text)
 
+    async def _explain(self) -> str | None:
+        """Return why nobody answers; asked anew now and then, as asking is a connection."""
+        asked_s, told = self._explained
+        if self._clock() - asked_s > _EXPLAIN_EVERY_S:
+            told = await explain_refusal(self._policy)
+            self._explained = self._clock(), told
+        return told
+
     async def _poll(self) -> None:
-        if self._client is None or not self.ledger.up:
+        if self._link is None or not self.ledger.up:
             self._connect()
-        client = self._client
-        assert client is not None  # noqa: S101 - connected above
+        link = self._link
+        assert link is not None  # noqa: S101 - connected above
+        client = link.client
         if self.version is None or self.gone:
             metadata = await client.get_server_metadata(
                 headers=self._headers, client_timeout=_DEADLINE_S
@@ -131,20 +158,28 @@ class TritonStatistics:
             self.gone = False
             self.restarts += 1
             self._on_restart()
+        self._explained = (-math.inf, None)
+        self._note(link.problem)
         self.ledger.succeed(statistics)
         self._on_poll(statistics)
 
+    def _note(self, problem: str | None) -> None:
+        """Tell of files that changed for the worse; calls go on with those of before."""
+        told = None if problem is None else f"{problem}; what was read before is still used"
+        if told is not None and told != self.ledger.caution:
+            _LOG.warning("triton: %s", told)
+        self.ledger.caution = told
+
     def _connect(self) -> None:
         # The key is read again after a failure: it may have been rotated with the server.
-        if self._client is None:
-            self._client, self._headers = open_client(self._policy)
-        else:
-            self._headers = read_headers(self._policy)
+        self._headers = read_headers(self._policy)
+        if self._link is None:
+            self._link = Link(self._policy, "observing")
 
     async def _close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
 
 
 def is_restricted(error: BaseException) -> bool:
@@ -161,7 +196,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 def describe(error: BaseException, address: str) -> str:
     """Return what is wrong with the server at an address, and what to do, in one line."""
-    if isinstance(error, KeyFileError):
+    if isinstance(error, CredentialsError):
         return str(error)
     if isinstance(error, InferenceServerException):
         # Triton answers both with UNAVAILABLE, so the words are looked at first.

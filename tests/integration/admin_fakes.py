@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.interfaces.control import CommandResult
+from controller.interfaces.control import Caller, CommandResult
 
 VARIANTS = {"digits": ("wide", "narrow"), "words": ("large", "small")}
 
@@ -124,7 +124,7 @@ class FakeControl:
                     else {
                         "variant": self.pins[name][0],
                         "why": self.pins[name][2],
-                        "who": self.pins[name][3],
+                        "who": self.pins[name][3].name,
                         "until_unix_s": None,
                     },
                 )
@@ -169,7 +169,7 @@ class FakeControl:
         return [row for row in rows if model in (None, row["model"])][:limit]
 
     async def pin(
-        self, model: str, variant: str, *, for_s: float | None, why: str | None, who: str
+        self, model: str, variant: str, *, for_s: float | None, why: str | None, who: Caller
     ) -> CommandResult:
         self.calls += 1
         if variant not in VARIANTS.get(model, ()):
@@ -177,20 +177,20 @@ class FakeControl:
         self.pins[model] = (variant, for_s, why, who)
         return CommandResult(ok=True, message=f"{model} stays on {variant}")
 
-    async def unpin(self, model: str, *, who: str) -> CommandResult:
+    async def unpin(self, model: str, *, who: Caller) -> CommandResult:
         self.calls += 1
         if self.pins.pop(model, None) is None:
             return CommandResult(ok=False, message=f"{model} is not pinned")
         return CommandResult(ok=True, message=f"{model} is free again")
 
     async def pause(
-        self, model: str | None, *, for_s: float | None, why: str | None, who: str
+        self, model: str | None, *, for_s: float | None, why: str | None, who: Caller
     ) -> CommandResult:
         self.calls += 1
         self.paused[model] = (for_s, why, who)
         return CommandResult(ok=True, message="paused")
 
-    async def resume(self, model: str | None, *, who: str) -> CommandResult:
+    async def resume(self, model: str | None, *, who: Caller) -> CommandResult:
         self.calls += 1
         self.paused.pop(model, None)
         return CommandResult(ok=True, message="resumed")

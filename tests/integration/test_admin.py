@@ -17,6 +17,7 @@ import pytest
 from admin_fakes import FakeControl
 
 from controller.interfaces.admin import AdminServer, AdminSocketError
+from controller.interfaces.control import Caller
 
 
 @pytest.fixture
@@ -53,14 +54,15 @@ async def test_status_is_strict_json(server: AdminServer, path: Path) -> None:
     assert answer["odd"] is None
 
 
-async def test_a_pin_reaches_the_daemon_with_the_users_name(
+async def test_a_pin_reaches_the_daemon_with_who_the_kernel_says_gave_it(
     server: AdminServer, path: Path, control: FakeControl
 ) -> None:
     body = {"model": "digits", "variant": "wide", "for_s": 600, "why": "an exam"}
     status, answer = await ask(path, "POST", "/v1/pin", json=body)
     assert (status, answer) == (200, {"message": "digits stays on wide"})
     me = pwd.getpwuid(os.getuid()).pw_name
-    assert control.pins == {"digits": ("wide", 600.0, "an exam", me)}
+    caller = Caller(me, "socket", os.getuid(), os.getgid(), os.getpid())
+    assert control.pins == {"digits": ("wide", 600.0, "an exam", caller)}
     assert (await ask(path, "POST", "/v1/unpin", json={"model": "digits"}))[0] == 200
     assert control.pins == {}
 
@@ -166,12 +168,18 @@ async def test_a_bug_in_the_daemon_is_an_error_without_its_details(
     assert "division" not in answer["error"]
 
 
+def owner(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid
+
+
 def permissions(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
 async def test_the_socket_is_for_its_owner_and_group_only(server: AdminServer, path: Path) -> None:
     assert permissions(path) == 0o660
+    assert owner(path) == (os.geteuid(), os.getegid())
     assert permissions(path.parent) == 0o700
 
 

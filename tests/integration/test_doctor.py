@@ -13,9 +13,11 @@ import pytest
 from controller.cli.main import main
 from controller.doctor.finding import Finding, Level, fail, ok, report, warn
 from controller.doctor.host import check_journal, check_receiver, check_socket
-from controller.doctor.server import check_listeners, check_metrics, is_loopback
+from controller.doctor.secrets import check_secrets, check_tls_files
+from controller.doctor.server import check_listeners, check_metrics
 from controller.journal import Journal
-from controller.policy.model import JournalPolicy, TritonPolicy
+from controller.policy.cautions import is_loopback
+from controller.policy.model import JournalPolicy, MqttPolicy, Policy, TlsPolicy, TritonPolicy
 
 
 @pytest.fixture(autouse=True)
@@ -174,3 +176,69 @@ async def test_the_metrics_page_must_have_the_queue_depth() -> None:
     gone = TritonPolicy("", f"http://127.0.0.1:{closed_port()}/metrics", None)
     assert (await check_metrics(gone)).level is Level.FAIL
     assert (await check_metrics(TritonPolicy("", None, None))).level is Level.WARN
+
+
+def test_a_secret_that_everybody_may_read_is_told_and_never_shown(tmp_path: Path) -> None:
+    key, password, tls_key = (tmp_path / name for name in ("key", "password", "tls.key"))
+    for path in (key, password, tls_key):
+        path.write_text("s3cret")
+        path.chmod(0o640)
+    triton = TritonPolicy(
+        "127.0.0.1:8001",
+        None,
+        None,
+        restricted_key_file=str(key),
+        tls=TlsPolicy("/ca.pem", str(tls_key), str(tls_key)),
+    )
+    policy = Policy(triton, (), mqtt=MqttPolicy("h", password_file=str(password)))
+    (sound,) = check_secrets(policy)
+    assert sound.level is Level.OK
+    tls_key.chmod(0o644)
+    password.unlink()
+    found = list(check_secrets(policy))
+    assert [finding.level for finding in found] == [Level.WARN, Level.FAIL]
+    assert "triton.tls.key_file" in found[0].message
+    assert "mqtt.password_file" in found[1].message
+    assert "s3cret" not in str(found)
+
+
+def test_files_of_tls_that_only_others_use_are_looked_at_too(tmp_path: Path) -> None:
+    triton = TritonPolicy(
+        "127.0.0.1:8001",
+        "https://127.0.0.1/metrics",
+        None,
+        metrics_tls=TlsPolicy(str(tmp_path / "none.pem"), prefix="triton.metrics_tls."),
+    )
+    bus = MqttPolicy("h", tls_ca_file=str(tmp_path / "neither.pem"))
+    page, broker = check_tls_files(Policy(triton, (), mqtt=bus))
+    assert page.level is broker.level is Level.FAIL
+    assert "triton.metrics_tls.ca_file" in page.message
+    assert "mqtt.tls_ca_file" in broker.message
+
+
+def test_a_journal_where_everybody_writes_or_reads_is_told(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    finding = check_journal(JournalPolicy(str(shared / "journal.sqlite3")))
+    assert finding.level is Level.WARN
+    assert "everybody may put files into" in finding.message
+    shared.chmod(0o750)
+    path = shared / "journal.sqlite3"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    finding = check_journal(JournalPolicy(str(path)))
+    assert finding.level is Level.WARN
+    assert "every user of this machine may read" in finding.message
+
+
+def test_what_a_policy_opens_to_the_network_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = a_policy(tmp_path, closed_port())
+    path.write_text(f"{path.read_text()}prometheus: {{listen: 0.0.0.0:9464}}\n")
+    main(["doctor", "--json", "--policy", str(path)])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    (exposed,) = [check for check in checks if check["name"] == "exposure"]
+    assert exposed["level"] == "warn"
+    assert "prometheus.listen is open to the network" in exposed["message"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
+from certificates import Authority
 from mqtt_support import MOSQUITTO, QUICK, Mosquitto, free_port, running_bus, until, watching
 
 pytestmark = [
@@ -190,3 +191,26 @@ async def test_tls_refuses_a_trusted_broker_with_another_name(start, tmp_path) -
         await until(lambda: bus.bus.health()["error"] is not None)
         assert "127.0.0.1" in bus.bus.health()["error"]
         assert bus.bus.health()["up"] is False
+
+
+@needs_openssl
+@pytest.mark.usefixtures("collected")
+async def test_a_broker_that_asks_is_told_who_we_are(start, tmp_path) -> None:
+    authority = Authority(tmp_path / "certificates")
+    authority.issue("broker", "127.0.0.1")
+    authority.issue("us", "governor.example")
+    cert, key = authority.files("broker").values()
+    broker = await start(
+        f"allow_anonymous true\nrequire_certificate true\ncafile {authority.file}\n"
+        f"certfile {cert}\nkeyfile {key}"
+    )
+    ours = {f"tls_{name}": file for name, file in authority.files("us").items()}
+    async with running_bus(broker.port, tls_ca_file=str(authority.file), **ours) as bus:
+        await bus.up()
+    async with running_bus(broker.port, tls_ca_file=str(authority.file)) as bus:
+        await until(lambda: bus.bus.health()["error"] is not None)
+        assert bus.bus.health()["up"] is False
+    swapped = {**ours, "tls_key_file": key}
+    async with running_bus(broker.port, tls_ca_file=str(authority.file), **swapped) as bus:
+        await until(lambda: bus.bus.health()["error"] is not None)
+        assert "mqtt.tls_key_file" in bus.bus.health()["error"]

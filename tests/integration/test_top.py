@@ -24,6 +24,7 @@ from admin_fakes import FakeControl
 
 from controller.cli.top.terminal import Terminal
 from controller.interfaces.admin import AdminServer
+from controller.interfaces.control import Caller
 
 MAIN_SCREEN = "\x1b[?1049l"
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -199,7 +200,7 @@ def test_frozen_it_shows_what_was_and_asks_for_nothing(daemon, top) -> None:
     screen.sees("> digits")
     screen.press(" ")
     screen.sees("FROZEN")
-    daemon.control.pins["digits"] = ("wide", None, "exam", "ada")
+    daemon.control.pins["digits"] = ("wide", None, "exam", Caller("ada", "socket"))
     screen.until(lambda: re.search(r"FROZEN, [1-9]", screen.text), "its age going on")
     assert "pinned to wide" not in screen.text
     screen.press(" ")

@@ -5,6 +5,7 @@ import compileall
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from controller.policy.model import (
     VariantPolicy,
 )
 from controller.ports import ActionRecord, Outcome
+from controller.telemetry.channel import open_client
 from controller.telemetry.hub import Telemetry
 
 ALIAS = "chat"
@@ -64,9 +66,14 @@ async def until(
 class Governed:
     """What a test sees of an actuator and of the server behind it."""
 
-    def __init__(self, actuator: Actuator, records: list[ActionRecord], grpc: str) -> None:
+    def __init__(
+        self,
+        actuator: Actuator,
+        records: list[ActionRecord],
+        outside: triton.InferenceServerClient,
+    ) -> None:
         self.actuator, self.records = actuator, records
-        self.outside = triton.InferenceServerClient(grpc)  # somebody else on the same server
+        self.outside = outside  # somebody else on the same server
         self._sequence = 0
 
     @property
@@ -152,6 +159,17 @@ def decision(target: str, *, urgent: bool = False, sequence: int = 1) -> Decisio
     )
 
 
+def _outside(policy: TritonPolicy, server: str | None) -> triton.InferenceServerClient:
+    """Somebody else's client, without our key; of a server without TLS, without our options, too.
+
+    With the same options gRPC would have both use one connection.
+    """
+    address = server or policy.grpc
+    if policy.tls is None:
+        return triton.InferenceServerClient(address)
+    return open_client(replace(policy, grpc=address, restricted_key_file=None))[0]
+
+
 @contextlib.asynccontextmanager
 async def governed(
     policy: Policy,
@@ -172,7 +190,7 @@ async def governed(
         actuator.set_speed_order(ALIAS, order)
     await telemetry.start()
     await actuator.start()
-    test = Governed(actuator, records, server or policy.triton.grpc)
+    test = Governed(actuator, records, _outside(policy.triton, server))
     try:
         yield test
     finally:

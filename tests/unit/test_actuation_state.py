@@ -1,3 +1,6 @@
+import json
+import os
+import stat
 import subprocess
 import sys
 
@@ -5,6 +8,7 @@ import pytest
 
 from controller.actuation.lease import Lease, canonical
 from controller.actuation.state import Memory, Override
+from controller.actuation.state_file import differ_as_allowed
 
 
 def test_what_is_remembered_is_there_after_a_death(tmp_path):
@@ -12,7 +16,8 @@ def test_what_is_remembered_is_there_after_a_death(tmp_path):
     memory = Memory(path)
     memory.remember("chat", "fast")
     memory.save()
-    memory.overrides["slow"] = Override({"name": "slow"}, {"a": 1}, {"b": 2})
+    disk = {"name": "slow", "max_batch_size": 8}
+    memory.overrides["slow"] = Override({**disk, "max_batch_size": 4}, {"a": 1}, disk)
     memory.save()
     again = Memory(path)
     assert again.targets == {"chat": "fast"}
@@ -37,6 +42,41 @@ def test_an_override_of_an_unknown_shape_is_forgotten(tmp_path):
     path = tmp_path / "actuator.json"
     path.write_text('{"targets": {"chat": "a"}, "overrides": {"a": {"sent": {}}}}')
     assert Memory(path).overrides == {}
+
+
+def test_an_override_that_could_run_code_is_not_believed(tmp_path):
+    path = tmp_path / "actuator.json"
+    disk = {"name": "a", "backend": "python"}
+    evil = {**disk, "parameters": {"EXECUTION_ENV_PATH": {"string_value": "/evil.tar.gz"}}}
+    found = {"sent": evil, "expected": {}, "disk": disk}
+    path.write_text(json.dumps({"targets": {"chat": "a"}, "overrides": {"a": found}}))
+    assert Memory(path).overrides == {}
+    # Nor one whose own record of the folder is forged: what the server tells counts.
+    assert not differ_as_allowed(evil, disk)
+    assert differ_as_allowed({**disk, "max_batch_size": 4}, disk)
+
+
+def test_the_file_is_for_its_owner_and_group_and_no_link_is_followed(tmp_path):
+    path = tmp_path / "state" / "actuator.json"
+    path.parent.mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    path.with_name(".actuator.json.new").symlink_to(precious)
+    memory = Memory(path)
+    memory.remember("chat", "fast")
+    memory.save()
+    assert precious.read_text() == "mine"
+    assert Memory(path).targets == {"chat": "fast"}
+    assert not stat.S_IMODE(path.stat().st_mode) & 0o007
+
+
+def test_a_pipe_or_an_endless_file_in_its_place_is_a_beginning_without_memory(tmp_path):
+    path = tmp_path / "actuator.json"
+    os.mkfifo(path)
+    assert Memory(path).targets == {}
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert Memory(path).targets == {}
 
 
 def test_a_place_that_cannot_be_written_is_no_failure(tmp_path):

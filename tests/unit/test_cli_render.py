@@ -122,6 +122,10 @@ def test_what_an_operator_must_know_of_a_model_is_under_its_row(
             {"sources": [{"name": "traces", "up": False, "error": "refused"}]},
             "source traces is down: refused",
         ),
+        (
+            {"sources": [{"name": "triton", "up": True, "error": "p.yaml:3:9: no key"}]},
+            "source triton: p.yaml:3:9: no key",
+        ),
         ({"gpu": [{"index": 0, "error": "GPU is lost"}]}, "gpu 0: GPU is lost"),
         ({"triton": {"up": True, "capability": "advise only: polling"}}, "advise only: polling"),
         ({"triton": {"up": False}}, "does not answer"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from controller.journal.paths import default_journal, state_dir
 from controller.journal.records import dumps, dumps_exact, text
+from controller.journal.store import Store
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 
 
@@ -95,3 +98,19 @@ def test_the_state_folder_is_systemds_then_the_users(
         monkeypatch.setenv(name, value)
     assert str(state_dir()) == expected
     assert default_journal().parent == state_dir()
+
+
+def test_a_link_to_nothing_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    path = tmp_path / "journal.sqlite3"
+    path.symlink_to(elsewhere)
+    with pytest.raises(FileExistsError):
+        Store(path, 2**20).open()
+    assert not elsewhere.exists()
+
+
+def test_a_new_file_is_closed_to_others(tmp_path: Path) -> None:
+    store = Store(tmp_path / "journal.sqlite3", 2**20)
+    store.open()
+    store.close()
+    assert not stat.S_IMODE(store.path.stat().st_mode) & 0o007

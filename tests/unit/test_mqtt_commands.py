@@ -20,21 +20,21 @@ class Daemon:
         self._pin = pin
 
     async def pin(self, model, variant, *, for_s, why, who):
-        self.asked.append(("pin", model, variant, for_s, why, who))
+        self.asked.append(("pin", model, variant, for_s, why, str(who)))
         if self._pin is not None:
             await self._pin()
         return CommandResult(ok=True, message=f"{model} stays on {variant}")
 
     async def unpin(self, model, *, who):
-        self.asked.append(("unpin", model, who))
+        self.asked.append(("unpin", model, str(who)))
         return CommandResult(ok=True, message="chosen again")
 
     async def pause(self, model, *, for_s, why, who):
-        self.asked.append(("pause", model, for_s, why, who))
+        self.asked.append(("pause", model, for_s, why, str(who)))
         return CommandResult(ok=True, message="paused")
 
     async def resume(self, model, *, who):
-        self.asked.append(("resume", model, who))
+        self.asked.append(("resume", model, str(who)))
         return CommandResult(ok=False, message="it was not paused")
 
 

@@ -28,6 +28,8 @@ triton:
   traces: {listen: 127.0.0.1:4318}
   restricted_key_file: /etc/key
   restricted_key_name: governor
+  tls: {ca_file: /etc/ca.pem, cert_file: /etc/us.pem, key_file: /etc/us.key, server_name: t.example}
+  metrics_tls: {ca_file: /etc/proxy.pem}
 gpu: {source: nvml, devices: [0, 2]}
 interval: 50ms
 models:
@@ -54,6 +56,8 @@ mqtt:
   username: "on # off"
   password_file: "/etc/se cret\\"\\u00e9"
   tls_ca_file: /etc/ca.pem
+  tls_cert_file: /etc/us.pem
+  tls_key_file: /etc/us.key
 mode: advise
 on_stop: revert
 """
@@ -94,6 +98,8 @@ def test_every_key_reaches_the_model_in_si_units():
             "127.0.0.1:4318",
             "/etc/key",
             "governor",
+            model.TlsPolicy("/etc/ca.pem", "/etc/us.pem", "/etc/us.key", "t.example"),
+            model.TlsPolicy("/etc/proxy.pem", prefix="triton.metrics_tls."),
         ),
         gpu=model.GpuPolicy(model.GpuSource.NVML, (0, 2)),
         interval_s=0.05,
@@ -127,6 +133,8 @@ def test_every_key_reaches_the_model_in_si_units():
             "on # off",
             '/etc/se cret"é',
             "/etc/ca.pem",
+            "/etc/us.pem",
+            "/etc/us.key",
         ),
         mode=model.Mode.ADVISE,
         on_stop=model.OnStop.REVERT,
@@ -225,6 +233,23 @@ mode: advice
         ("8001}", "8001, metrics: 'http://[x/'}", "must be a URL such as http://"),
         ("8001}", "8001, traces: {}}", "triton.traces.listen: is missing"),
         ("8001}", "8001, restricted_key_file: key}", "must be an absolute path"),
+        ("8001}", "8001, tls: {}}", "triton.tls.ca_file: is missing: certificates of the auth"),
+        (
+            "8001}",
+            "8001, tls: {ca_file: /ca, cert_file: /us}}",
+            "p.yaml:2:52: triton.tls.cert_file: needs key_file beside it",
+        ),
+        ("8001}", "8001, tls: {ca_file: /ca, key_file: /us}}", "needs cert_file beside it"),
+        (
+            "8001}",
+            "8001, metrics: 'http://h/m', metrics_tls: {ca_file: /ca}}",
+            "triton.metrics_tls: needs a triton.metrics that is an https URL",
+        ),
+        (
+            "models:\n",
+            "mqtt: {host: h, tls_cert_file: /us, tls_key_file: /k}\nmodels:\n",
+            "mqtt.tls_cert_file: needs tls_ca_file beside it",
+        ),
         ("models:\n", "interval: 5ms\nmodels:\n", "must be between 20ms and 1s, not 5ms"),
         ("models:\n", "interval: 2s\nmodels:\n", "must be between 20ms and 1s, not 2s"),
         ("models:\n", "gpu: {devices: 0}\nmodels:\n", "must be `all` or a list of NVML indices"),
@@ -260,7 +285,7 @@ def test_a_wrong_value_is_refused_with_one_sentence_that_helps(old, new, message
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("0.85", "0.99", "p.yaml:15:18: models.digits.min_quality: no variant has a quality of"),
+        ("0.85", "0.99", "p.yaml:17:18: models.digits.min_quality: no variant has a quality of"),
         ("model: digits_narrow, quality: 1}", "model: digits, quality: 1}", "is a model of this"),
         ("model: digits_narrow, quality: 0.8", "model: digits_wide, quality: 0.8", "already"),
         ('  username: "on # off"\n', "", "needs a username beside it"),
@@ -327,7 +352,7 @@ def test_a_model_without_variants_is_refused():
 
 def test_contradictions_are_said_even_while_values_are_wrong():
     said = problems(FULL.replace("0.85", "0.99").replace("mode: advise", "mode: maybe"))
-    assert [line.split(":")[1] for line in said] == ["15", "34"]
+    assert [line.split(":")[1] for line in said] == ["17", "38"]
 
 
 def test_a_key_cannot_forge_a_line_of_output():
