@@ -79,7 +79,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = add("pause", _pause, "Stop acting; go on observing and recording.")
     parser.add_argument("model", nargs="?", metavar="MODEL")
     _add_for_and_why(parser)
-    parser = add("resume", _resume, "End a pause, or a hold after a foreign change.")
+    parser = add("resume", _resume, "End a pause, a hold after a foreign change, or a release.")
     parser.add_argument("model", nargs="?", metavar="MODEL")
 
 
@@ -95,7 +95,12 @@ def parse_duration(text: str) -> float:
 
 
 def ask(
-    socket_path: Path, method: str, url: str, body: Mapping[str, Any] | None = None
+    socket_path: Path,
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = _TIMEOUT_S,
 ) -> dict[str, Any]:
     """Return the daemon's answer. Raises DaemonDownError, RefusedError."""
     import http.client
@@ -108,7 +113,7 @@ def ask(
             self.sock.settimeout(self.timeout)
             self.sock.connect(str(socket_path))
 
-    connection = UnixConnection("governor", timeout=_TIMEOUT_S)
+    connection = UnixConnection("governor", timeout=timeout_s)
     data = None if body is None else json.dumps(body).encode()
     try:
         connection.request(method, url, data, {"Content-Type": "application/json"})
@@ -139,7 +144,7 @@ def ask(
 
 
 def _status(args: argparse.Namespace) -> int:
-    path = _socket(args)
+    path = socket_of(args)
     if args.watch is not None:
         from controller.cli.watch import watch
 
@@ -181,7 +186,7 @@ def _frame(path: Path, *, as_json: bool) -> str:
 def _explain(args: argparse.Namespace) -> int:
     query = "" if args.model is None else f"?model={_quoted(args.model)}"
     try:
-        answer = ask(_socket(args), "GET", f"/v1/explain{query}")
+        answer = ask(socket_of(args), "GET", f"/v1/explain{query}")
     except DaemonDownError as error:
         from controller.cli.offline import show_last_decisions
 
@@ -203,7 +208,7 @@ def _history(args: argparse.Namespace) -> int:
     if args.model is not None:
         query += f"&model={_quoted(args.model)}"
     try:
-        answer = ask(_socket(args), "GET", f"/v1/history{query}")
+        answer = ask(socket_of(args), "GET", f"/v1/history{query}")
     except DaemonDownError as error:
         from controller.cli.offline import show_old_actions
 
@@ -242,7 +247,7 @@ def _resume(args: argparse.Namespace) -> int:
 def _command(args: argparse.Namespace, name: str, body: Mapping[str, Any]) -> int:
     given = {key: value for key, value in body.items() if value is not None}
     try:
-        answer = ask(_socket(args), "POST", f"/v1/{name}", given)
+        answer = ask(socket_of(args), "POST", f"/v1/{name}", given)
     except DaemonDownError as error:
         output.print_error(str(error), advice="start it with `governor run --policy FILE`")
         return output.UNREACHABLE
@@ -259,7 +264,8 @@ def _refused(error: RefusedError) -> int:
     return output.PROBLEM
 
 
-def _socket(args: argparse.Namespace) -> Path:
+def socket_of(args: argparse.Namespace) -> Path:
+    """Return where the daemon listens, as far as the command line says."""
     from pathlib import Path
 
     from controller.interfaces.paths import find_socket

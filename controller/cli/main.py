@@ -27,6 +27,8 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "unpin": "controller.cli.client",
     "pause": "controller.cli.client",
     "resume": "controller.cli.client",
+    "release": "controller.cli.release",
+    "adopt": "controller.cli.release",
     "policy": "controller.cli.policy",
     "profiles": "controller.cli.profiles",
     "replay": "controller.cli.replay",

@@ -120,6 +120,11 @@ def _model_notes(model: Json, now: float | None) -> list[str]:
         notes.append(_by_whom(f"pinned to {variant}", pin, now))
     if model.get("paused"):
         notes.append(_by_whom("paused", model["paused"], now))
+    if model.get("released"):
+        taken = _by_whom("RELEASED", model["released"], now)
+        notes.append(f"{taken}; not acted on until `governor adopt {clean(model.get('name'))}`")
+    if model.get("mode") == "advise":
+        notes.append("only advised on; `governor advice` tells what it would do")
     if model.get("held"):
         notes.append(f"held: {clean(model['held'])}; `governor resume` ends it")
     if model.get("failed_actions"):

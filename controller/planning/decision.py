@@ -27,6 +27,7 @@ class Reason(enum.StrEnum):
     NO_CHOICE = "no_choice"  # the bounds leave no candidate
     STEADY = "steady"  # the serving variant is still the best choice
     YIELDS = "yields"  # others that share the device need its time more
+    RELEASED = "released"  # an operator took the model back: observed, no longer acted on
 
 
 class Excluded(enum.StrEnum):
@@ -79,6 +80,7 @@ class Decision:
     backlog_s: float  # seconds of work waiting
     drift_ratio: float  # present service time over what was learned
     urgent: bool = False  # an escape: nothing may delay it
+    advised: bool = False  # nobody carries it out
 
     @property
     def changes(self) -> bool:

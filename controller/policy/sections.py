@@ -164,6 +164,11 @@ class ModelSection(Section):
         description="What one of its requests is worth beside those of other models, where they "
         "share devices that do not suffice for all.",
     )
+    mode: Literal["act", "advise"] | None = Field(
+        default=None,
+        description="act or advise for this model alone, whatever the policy's `mode`: one first, "
+        "then all. Omitted: as the policy's.",
+    )
     variants: dict[Name, VariantSection] = Field(
         min_length=1,
         description="The Triton models that can serve, by a name of your choice. Their order has "
@@ -239,6 +244,11 @@ class ProbingSection(Section):
         description="Batch sizes to probe, such as [1, 4, 8]. Empty: 1, the full batch and its "
         "square root.",
         json_schema_extra={"default": []},
+    )
+    while_advising: bool = Field(
+        default=_PROBING.while_advising,
+        description="true: loaded variants of models that are only advised on are measured too. "
+        "false: advice knows only those that clients' requests run on.",
     )
 
 
