@@ -23,6 +23,8 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "status": "controller.cli.client",
     "explain": "controller.cli.client",
     "history": "controller.cli.client",
+    "served": "controller.cli.served",
+    "advice": "controller.cli.advice",
     "pin": "controller.cli.client",
     "unpin": "controller.cli.client",
     "pause": "controller.cli.client",

@@ -30,6 +30,7 @@ from controller.daemon.policy_file import PolicyFile
 from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
 from controller.daemon.rest import Rest
+from controller.daemon.scores import ScoreLog
 from controller.daemon.standing import Standing
 from controller.daemon.status import bus_view, in_a_line, measured
 from controller.interfaces.admin import AdminServer
@@ -113,6 +114,7 @@ class Daemon:
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
         self._learned = Learned(self.core, self.wishes, self.journal)
+        self._scores = ScoreLog(self.core, self.journal, time.monotonic)
         self._started = {"version": self.version, "pid": self.pid}
         self.acting: dict[str, asyncio.Task[None]] = {}
         self._follows: set[asyncio.Task[None]] = set()
@@ -378,6 +380,7 @@ class Daemon:
         if now_s - self._told_s >= _TELL_EVERY_S:
             self._told_s = now_s
             self._turn_of_schedules()
+            self._scores.after_tick(self.policy, self.readings)
             self.process.view()
             for model in self.policy.models:
                 self.actuator.set_speed_order(model.name, self.core.speed_order(model.name))

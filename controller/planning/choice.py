@@ -168,9 +168,8 @@ class ModelMind:
                 probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
-        moves = reading is None or reading.is_free
         self.need_per_s = None
-        if moves:  # who may not use the device's time as it would be best needs none of others
+        if reading is None or reading.is_free:  # else it needs none of others' time
             self.need_per_s = need_per_s(
                 prediction, quality=self._quality, known=known, feasible=feasible
             )
@@ -215,6 +214,7 @@ class ModelMind:
             and target is not None
             and self._faster(speed, target, serving),
             advised=advised,
+            objective_s=self._policy.objective.latency_s,
         )
 
     def is_pressing(self, reading: ModelReading | None, pending: Mapping[str, int]) -> bool:

@@ -81,6 +81,7 @@ class Decision:
     drift_ratio: float  # present service time over what was learned
     urgent: bool = False  # an escape: nothing may delay it
     advised: bool = False  # nobody carries it out
+    objective_s: float | None = None  # the latency that was to be met
 
     @property
     def changes(self) -> bool:
