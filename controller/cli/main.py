@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "profiles": "controller.cli.profiles",
     "replay": "controller.cli.replay",
     "doctor": "controller.cli.doctor",
+    "quality": "controller.cli.quality",
     "triton": "controller.cli.triton",
     "demo": "controller.cli.demo",
 }
