@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from controller.actuation import alias as shape
 from controller.actuation.keeper import Keeper
-from controller.actuation.state import Alias
+from controller.actuation.state import Alias, Server
 from controller.ports import ActionRecord, Outcome
 
 _LOG = logging.getLogger(__name__)
@@ -29,10 +29,15 @@ class AliasView:
     config: Mapping[str, Any] | None  # without the governor's signature; None: not known
 
 
-def view(alias: Alias) -> AliasView:
-    """Return what there is to tell of an alias."""
-    config = None if alias.config is None else shape.unsigned(alias.config)
-    return AliasView(alias.virtual, alias.target, config)
+def view(server: Server, alias: Alias) -> AliasView:
+    """Return what there is to tell of an alias; where it is not there, how it would be made."""
+    if alias.config is not None and alias.ready is not False:
+        return AliasView(alias.virtual, alias.target, shape.unsigned(alias.config))
+    best = sorted(alias.policy.variants, key=lambda variant: -variant.quality)
+    configs = server.ready_configs([variant.model for variant in best])
+    rows = alias.policy.client_max_batch
+    config = shape.build(alias.name, configs, client_max_batch=rows) if configs else None
+    return AliasView(alias.virtual, None, config)
 
 
 async def revert(keeper: Keeper, alias: Alias) -> None:

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "resume": "controller.cli.client",
     "release": "controller.cli.release",
     "adopt": "controller.cli.release",
+    "alias": "controller.cli.release",
     "policy": "controller.cli.policy",
     "profiles": "controller.cli.profiles",
     "replay": "controller.cli.replay",

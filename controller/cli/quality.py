@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from controller.quality.data import Rows
     from controller.quality.measure import Measured
 
+_COARSE: Final = 0.01  # an interval of more makes a fourth digit noise
 _METRICS: Final = ("top1", "agreement", "cosine", "error", "exact")
 
 
@@ -214,13 +215,14 @@ def _report(args: argparse.Namespace, metric: str, found: list[Measured]) -> str
     lines = [paper.ink(f"{args.model}: {metric}{compared}, {args.data}", "bold"), ""]
     rows = [{"measured": one} for one in found if one.quality is not None]
     lines += table(_columns(), rows, paper, lambda _: []) if rows else ["nothing was measured"]
+    skipped: dict[str, list[str]] = {}
+    for one in found:
+        if one.skipped is not None:
+            skipped.setdefault(clean(one.skipped), []).append(one.variant)
     lines += [
         paper.ink(piece, "warn")
-        for one in found
-        if one.skipped is not None
-        for piece in textwrap.wrap(
-            f"{one.variant} was not measured: {clean(one.skipped)}", paper.width
-        )
+        for why, names in skipped.items()
+        for piece in textwrap.wrap(f"not measured: {', '.join(names)}: {why}", paper.width)
     ]
     if rows:
         lines += ["", *_yaml(args, metric, found)]
@@ -284,11 +286,11 @@ def _yaml(args: argparse.Namespace, metric: str, found: list[Measured]) -> list[
         if one.quality is None:
             continue
         name = Path(args.data).name
-        said = f"{metric}, {one.quality.low:.4f} to {one.quality.high:.4f} at 95 %"
+        low, high, rows = one.quality.low, one.quality.high, one.quality.rows
+        said = f"{metric}, {low:.4f} to {high:.4f} at 95 %, {rows} rows of {name}"
+        digits = 3 if one.quality.high - one.quality.low > _COARSE else 4
         lines.append(f"      {one.variant}:")
-        lines.append(
-            f"        quality: {one.quality.mean:.4f}  # {said}, {one.quality.rows} rows of {name}"
-        )
+        lines.append(f"        quality: {one.quality.mean:.{digits}f}  # {said}")
     return lines
 
 

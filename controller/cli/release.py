@@ -1,4 +1,4 @@
-"""`governor release` and `adopt`: hand the server back, and take it over again.
+"""`governor release`, `adopt` and `alias`: hand the server back, and take it over again.
 
 Owns what is said of an alias that nobody looks after, and the config that makes it permanent. It
 must not change the server: the daemon does.
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 # The last switch is proven before the answer comes.
 _TIMEOUT_S: Final = 12.0
+_NO_ALIAS: Final = "no alias of that name, and no variant is loaded"
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
 
 def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add release and adopt."""
+    """Add release, adopt and alias."""
     summary = "Hand a model back: it stays on a variant, and the governor only looks on."
     parser = subparsers.add_parser(
         "release",
@@ -48,6 +49,17 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--print-config", action="store_true", help="print the alias's config.pbtxt instead"
     )
     parser.set_defaults(run=_release)
+    summary = "Show an alias as a config.pbtxt, or write it into a model repository."
+    parser = subparsers.add_parser(
+        "alias",
+        help=summary,
+        description=f"{summary} Changes nothing on the server. Where there is no alias yet, it is"
+        " made of the variants that are loaded, and points at the best of them.",
+        allow_abbrev=False,
+    )
+    _add_models(parser)
+    parser.add_argument("--write-config", metavar="DIR", help="the model repository")
+    parser.set_defaults(run=_alias)
     summary = "Act again on a model that was released."
     parser = subparsers.add_parser("adopt", help=summary, description=summary, allow_abbrev=False)
     _add_models(parser)
@@ -87,6 +99,20 @@ def _release(args: argparse.Namespace) -> int:
         return _write_configs(views, args.write_config)
     _tell_of_virtual(views)
     return output.OK
+
+
+def _alias(args: argparse.Namespace) -> int:
+    path = socket_of(args)
+    try:
+        names = [args.model] if args.model else _names(path)
+        views = [ask(path, "GET", f"/v1/alias?model={name}") for name in names]
+    except DaemonDownError as error:
+        output.print_error(str(error), advice="start it with `governor run --policy FILE`")
+        return output.UNREACHABLE
+    except RefusedError as error:
+        output.print_error(clean(error))
+        return output.PROBLEM
+    return _write_configs(views, args.write_config) if args.write_config else _print_configs(views)
 
 
 def _adopt(args: argparse.Namespace) -> int:
@@ -134,7 +160,7 @@ def _tell_of_virtual(views: Sequence[dict[str, Any]]) -> None:
 def _print_configs(views: Sequence[dict[str, Any]]) -> int:
     for view in views:
         if not view.get("config_pbtxt"):
-            output.print_error(f"{clean(view.get('model'))}: the server has no alias of that name")
+            output.print_error(f"{clean(view.get('model'))}: {_NO_ALIAS}")
             return output.PROBLEM
         if len(views) > 1:
             print(f"# {clean(view.get('model'))}/config.pbtxt")
@@ -148,12 +174,12 @@ def _write_configs(views: Sequence[dict[str, Any]], folder: str) -> int:
     code = output.OK
     root = Path(folder)
     if not root.is_dir():
-        output.print_error(f"{root} is no folder; the models are released, nothing was written")
+        output.print_error(f"{root} is no folder: nothing was written")
         return output.PROBLEM
     written = []
     for view in views:
         name, config = str(view.get("model")), view.get("config_pbtxt")
-        problem = None if config else "the server has no alias of that name"
+        problem = None if config else _NO_ALIAS
         if config:
             problem = _write(root / name, str(config))
         if problem is not None:

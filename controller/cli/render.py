@@ -122,7 +122,10 @@ def _model_notes(model: Json, now: float | None) -> list[str]:
         notes.append(_by_whom("paused", model["paused"], now))
     if model.get("released"):
         taken = _by_whom("RELEASED", model["released"], now)
-        notes.append(f"{taken}; not acted on until `governor adopt {clean(model.get('name'))}`")
+        name = clean(model.get("name"))
+        notes.append(f"{taken}; not acted on until `governor adopt {name}`")
+        if model.get("serving_model") is None:
+            notes.append(f"nothing serves {name}, and nobody puts its alias back while released")
     if model.get("mode") == "advise":
         notes.append("only advised on; `governor advice` tells what it would do")
     if model.get("held"):

@@ -105,9 +105,15 @@ class DaemonControl:
         for name in ended:
             del releases[name]
         self._give_again(ended)
-        return self._taken(
-            "adopt", model, f"the governor acts on {', '.join(ended)} again", who, None
-        )
+        still = [name for name in ended if not self._acts_on(name)]
+        message = f"{', '.join(ended)} {'is' if len(ended) == 1 else 'are'} the governor's again"
+        if still:
+            message += f" (only advised on, as the policy says: {', '.join(still)})"
+        return self._taken("adopt", model, message, who, None)
+
+    def _acts_on(self, model: str) -> bool:
+        names = {m.name for m in self._daemon.policy.models}
+        return model in names and not self._daemon.standing.is_advised(model)
 
     def _give_again(self, models: list[str]) -> None:
         self._daemon.standing.apply()

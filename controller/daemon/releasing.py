@@ -47,6 +47,7 @@ async def release(
     before, pin = wishes.releases.get(model), wishes.pins.get(model)
     names = {variant.model: variant.name for variant in policy.variants}
     # From here on no decision on it is carried out; one that is under way is waited for.
+    why = why if why is not None or before is None else before.why
     wishes.release(model, on, why, who)
     acting = daemon.acting.get(model)
     if acting is not None:
@@ -101,7 +102,7 @@ def alias_view(daemon: Daemon, model: str) -> dict[str, Any]:
     """
     policy = daemon.policy.model(model)
     hand = daemon.actuator.at_hand(model)
-    seen = None if hand is None else handback.view(hand[1])
+    seen = None if hand is None else handback.view(hand[0].server, hand[1])
     target = None if seen is None else seen.target
     return {
         "model": model,

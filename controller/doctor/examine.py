@@ -20,7 +20,7 @@ from controller.doctor.server import (
     check_reach,
     check_traces,
 )
-from controller.policy.model import GpuPolicy, JournalPolicy, Policy, TritonPolicy
+from controller.policy.model import GpuPolicy, JournalPolicy, Mode, Policy, TritonPolicy
 from controller.telemetry.channel import KeyFileError, open_client
 
 
@@ -65,5 +65,7 @@ async def _server(triton: TritonPolicy, policy: Policy | None) -> list[Finding]:
             findings += check_listeners(triton)
             findings += await check_traces(client, headers, triton)
             findings.append(await check_metrics(triton))
-            findings += await check_models(client, headers, () if policy is None else policy.models)
+            models = () if policy is None else policy.models
+            advised = {m.name for m in models if policy and policy.mode_of(m) is Mode.ADVISE}
+            findings += await check_models(client, headers, models, frozenset(advised))
     return findings
