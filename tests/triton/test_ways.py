@@ -139,7 +139,7 @@ async def test_advise_then_one_model_then_what_it_would_have_done(server, otlp_p
     policy["probing"]["while_advising"] = True
     chat = policy["models"]["chat"]
     # The same variants behind another name: one is acted on, the other is not.
-    policy["models"] = {"talk": {**chat, "mode": "act"}, "chat": chat}
+    policy["models"] = json.loads(json.dumps({"talk": {**chat, "mode": "act"}, "chat": chat}))
     governor = GovernorProcess(tmp_path / "governor", policy)
     governor.start()
     async with triton.InferenceServerClient(server.grpc) as client:
