@@ -133,7 +133,7 @@ def _sides(model: Json) -> list[dict[str, Any]]:
     if measured:
         rows.append(
             {
-                "name": f"as it was, measured ({measured.get('traced_requests')} traced)",
+                "name": f"measured, {measured.get('traced_requests')} traced",
                 "attainment": measured.get("attainment"),
                 "quality": measured.get("effective_quality"),
                 "objective": objective,
@@ -164,7 +164,10 @@ def _notes(model: Json) -> list[str]:
             " true}` in the policy lets the governor send them a few synthetic requests.",
         )
     if not model.get("measured"):
-        notes.append("No traced requests: whether the objective was met is not known (see doctor).")
+        notes.append(
+            "Nothing measured of that time: it is too short, as outcomes are recorded once a"
+            " minute, or no traced requests come (`governor doctor` says why)."
+        )
     return notes
 
 

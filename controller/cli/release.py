@@ -143,7 +143,8 @@ def clean_lines(text: object) -> str:
 
 
 def _tell_of_virtual(views: Sequence[dict[str, Any]]) -> None:
-    virtual = [clean(view.get("model")) for view in views if view.get("virtual")]
+    there = [view for view in views if view.get("serving_model") is not None]
+    virtual = [clean(view.get("model")) for view in there if view.get("virtual")]
     if not virtual:
         return
     one = len(virtual) == 1

@@ -143,9 +143,12 @@ class DaemonControl:
         for name in held:
             self._daemon.actuator.resume(name)
         if not any(ended) and not held:
+            what = "nothing is paused or held"
+            if model is not None:
+                what = f"{model} was neither paused nor held"
             return CommandResult(
                 ok=False,
-                message=f"{model or 'no model'} was neither paused nor held{self._still()}",
+                message=f"{what}{self._still()}",
             )
         message = f"the governor acts on {model or 'every model'}"
         return self._taken("resume", model, message + self._still(), who, None)
