@@ -1,6 +1,7 @@
 """The ways in and out of governing, on a real Triton: advise, one model, all, and out again."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import tritonclient.grpc.aio as triton
 from governor_process import GovernorProcess, echo_policy, free_port
 from repository import fill_repository
 from traffic import Traffic
+from tritonclient.utils import InferenceServerException
 
 from controller.embedded.ladder import Ladder, sample_requests
 from controller.embedded.server import RunningServer
@@ -141,8 +143,10 @@ async def test_advise_then_one_model_then_what_it_would_have_done(server, otlp_p
     # The same variants behind another name: one is acted on, the other is not.
     policy["models"] = json.loads(json.dumps({"talk": {**chat, "mode": "act"}, "chat": chat}))
     governor = GovernorProcess(tmp_path / "governor", policy)
-    governor.start()
     async with triton.InferenceServerClient(server.grpc) as client:
+        with contextlib.suppress(InferenceServerException):
+            await client.unload_model("chat")  # what the test before left there
+        governor.start()
         try:
             await governor.until(lambda m: _is_known(m) and m["serving"] == "slow")
             models = {m["name"]: m for m in (governor.status() or {})["models"]}
