@@ -8,19 +8,18 @@ the daemon, and nothing here waits for the server but for `Timing.patience_s` at
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from controller.actuation import handback
 from controller.actuation.alias import gpus_of
 from controller.actuation.capability import Capability
-from controller.actuation.client import TritonControl
+from controller.actuation.client import connect
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
 from controller.actuation.room import memory_reading
@@ -36,12 +35,10 @@ from controller.actuation.state import (
 from controller.actuation.views import variants_view
 from controller.planning.decision import Decision
 from controller.planning.pool import PoolPlan
-from controller.policy.model import OnStop, Policy, TritonPolicy
+from controller.policy.model import OnStop, Policy
 from controller.ports import ActionRecord, Outcome
-from controller.telemetry.channel import KeyFileError
 from controller.telemetry.observation import MemoryReading, ModelReading
 
-_LOG = logging.getLogger(__name__)
 _STOPPED = Capability(can_act=False, why="not running")
 
 
@@ -87,12 +84,13 @@ class Actuator:
         self._stopping = False
         self._changing = asyncio.Lock()  # policies are followed one after the other
         self._orders: dict[str, tuple[str, ...]] = {}
+        self._released: frozenset[str] = frozenset()
 
     # -- life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin to look after the server, in the background: it need not be there yet."""
-        control, problem = _connect(self._policy.triton)
+        control, problem = connect(self._policy.triton)
         server = Server(
             policy=self._policy,
             control=control,
@@ -104,6 +102,7 @@ class Actuator:
             on_step=self._on_step,
             free_memory=self._free_memory,
             counted=self._counted,
+            released=self._released,
         )
         for model, order in self._orders.items():
             server.aliases[model].order = order
@@ -150,7 +149,7 @@ class Actuator:
         await keeper.pause(self._timing.stop_s)
         if self._policy.on_stop is OnStop.REVERT and keeper.capability.can_act:
             for alias in keeper.server.aliases.values():
-                await self._revert(keeper, alias)
+                await handback.revert(keeper, alias)
         await self._end(keeper)
 
     async def _end(self, keeper: Keeper) -> None:
@@ -163,16 +162,6 @@ class Actuator:
         await keeper.server.control.close()
         keeper.lease.release()
         self._keeper = None
-
-    @staticmethod
-    async def _revert(keeper: Keeper, alias: Alias) -> None:
-        """Put the best variant behind an alias, as before there was a governor."""
-        best = max(alias.policy.variants, key=lambda variant: variant.quality).model
-        if alias.target == best or alias.held is not None:
-            return
-        record = await keeper.transactions.switch(alias, best, reason="on_stop: revert")
-        if record.outcome is not Outcome.DONE:
-            _LOG.warning("%s stays on %s: %s", alias.name, alias.target, record.error)
 
     # -- the port --------------------------------------------------------------------------
 
@@ -211,6 +200,8 @@ class Actuator:
             return ended(Outcome.REFUSED, f"{decision.target} is no variant of {alias.name}")
         if not keeper.capability.can_act:
             return ended(Outcome.REFUSED, str(keeper.capability))
+        if not keeper.server.acts_on(alias):
+            return ended(Outcome.REFUSED, f"{alias.name} is only advised on, or released")
         if alias.held is not None and now_s < alias.held_until_s:
             return ended(Outcome.REFUSED, f"held: {alias.held}")
         if alias.target == target and alias.ready:
@@ -295,6 +286,20 @@ class Actuator:
                 self._keeper.server.variants[name].hold_until_s = 0.0
             self._keeper.wake()
 
+    def leave(self, models: frozenset[str]) -> None:
+        """Look on at these models only, from now on; look after all others."""
+        self._released = models
+        if self._keeper is not None:
+            self._keeper.server.released = models
+
+    def at_hand(self, model: str) -> tuple[Keeper, Alias] | None:
+        """Return an alias for `controller.actuation.handback`; None: there is no server yet.
+
+        Raises KeyError.
+        """
+        keeper = self._keeper
+        return None if keeper is None else (keeper, keeper.server.aliases[model])
+
     async def load(self, model: str, *, override: Mapping[str, Any] | None = None) -> ActionRecord:
         """Load a variant, prove it and make it warm; or give an idle one another config.
 
@@ -373,11 +378,3 @@ class Actuator:
         return ActionRecord(
             kind, model, None, model, outcome, now_s, None, None, "asked for", error
         )
-
-
-def _connect(policy: TritonPolicy) -> tuple[TritonControl, str | None]:
-    """Return the connection, and why it cannot be used for acting if so."""
-    try:
-        return TritonControl(policy), None
-    except KeyFileError as error:
-        return TritonControl(replace(policy, restricted_key_file=None)), str(error)

@@ -270,6 +270,16 @@ def point(alias: Config, target: str, marker: Marker) -> dict[str, Any]:
     return config
 
 
+def unsigned(alias: Config) -> dict[str, Any]:
+    """Return an alias's config without our signature, as anybody could have written it."""
+    config: dict[str, Any] = copy.deepcopy(dict(alias))
+    parameters = config.get("parameters", {})
+    parameters.pop(_MARKER, None)
+    if not parameters:
+        config.pop("parameters", None)
+    return config
+
+
 def gpus_of(config: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the GPUs that a loaded model has instances on; -1: the host's processors.
 

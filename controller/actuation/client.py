@@ -15,6 +15,7 @@ import enum
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -24,7 +25,7 @@ from google.protobuf.json_format import MessageToDict
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from controller.policy.model import TritonPolicy
-from controller.telemetry.channel import Link, read_headers
+from controller.telemetry.channel import KeyFileError, Link, read_headers
 from controller.telemetry.tls import TlsError
 
 # A file beside the config is what allows a load without a folder in the repository.
@@ -271,6 +272,14 @@ class TritonControl:
         finally:
             stream.cancel()
         raise TritonError(Fault.INVALID, f"request to {name}: the stream ended without an answer")
+
+
+def connect(policy: TritonPolicy) -> tuple[TritonControl, str | None]:
+    """Return the connection, and why it cannot be used for acting if so."""
+    try:
+        return TritonControl(policy), None
+    except KeyFileError as error:
+        return TritonControl(replace(policy, restricted_key_file=None)), str(error)
 
 
 def probe_inputs(config: Mapping[str, Any], rows: int = 1) -> list[Any]:

@@ -18,7 +18,7 @@ from controller.actuation.reconcile import Reconciler
 from controller.actuation.state import Alias, Server
 from controller.actuation.transaction import Transactions
 from controller.actuation.warm import Warmer
-from controller.policy.model import Mode, Policy
+from controller.policy.model import Policy
 from controller.ports import Outcome
 
 _LOG = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Keeper:
         """What can be done on the server now; its text is for people."""
         server = self.server
         why = None
-        if server.policy.mode is Mode.ADVISE:
+        if not server.policy.acts:
             why = "the policy says so"
         elif self._blocked is not None:
             why = self._blocked
@@ -72,7 +72,7 @@ class Keeper:
     def _may_touch(self) -> bool:
         """Whether variants may be loaded, which comes before an alias can be tried."""
         free = self._blocked is None and self._other is None and self.server.refused is None
-        return free and self.server.policy.mode is Mode.ACT
+        return free and self.server.policy.acts
 
     def start(self) -> None:
         """Begin."""
@@ -138,7 +138,7 @@ class Keeper:
 
     async def _turn_once(self) -> None:
         server = self.server
-        if server.policy.mode is Mode.ACT and self._blocked is None:
+        if server.policy.acts and self._blocked is None:
             self._other = self.lease.acquire()
         if not server.reachable:
             await server.control.server_live(deadline_s=server.timing.answer_s)
@@ -153,7 +153,7 @@ class Keeper:
             await self._look_at(alias)
 
     async def _look_at(self, alias: Alias) -> None:
-        act = self.capability.can_act
+        act = self.capability.can_act and self.server.acts_on(alias)
         tried = self._tried
         if tried is not None and tried.can_act and not tried.virtual:
             alias.virtual = False
@@ -188,8 +188,10 @@ class Keeper:
             serving = server.serving()
             loaded = [v for v in loaded if v is turn or v.model in serving or not v.ready]
         limited = server.loadable is not None  # where chores do not look at what is kept out
+        ours = server.acted_on()  # nor at what is only advised on
         for variant in loaded:
-            new = not variant.ready and (everything or limited)
+            unseen = everything or limited or variant.model not in ours
+            new = not variant.ready and unseen
             if variant.operation is None and (variant.ready or new):
                 await self.warmer.verify(variant, deadline_s=answer_s)
 

@@ -58,7 +58,7 @@ def memory_reading(
     server: Server, watch: MemoryWatch, budget: Budget, held: Collection[str], now_s: float
 ) -> MemoryReading:
     """Return the budget and what each variant is to it."""
-    found = {}
+    found, ours = {}, server.acted_on()
     for name, variant in server.variants.items():
         need = budget.need(name)
         resting = variant.failures > 0 and variant.retry_s > now_s
@@ -67,7 +67,9 @@ def memory_reading(
             need.host_bytes,
             held=name in held,
             guessed=watch.is_to_be_measured(name),
-            blocked=resting or (variant.hold_until_s > now_s and not variant.ready),
+            blocked=resting
+            or name not in ours
+            or (variant.hold_until_s > now_s and not variant.ready),
             humble=variant.failures > 0 or variant.short,
             kept=variant.used_until_s > now_s,
         )

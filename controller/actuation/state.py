@@ -19,7 +19,7 @@ from controller.actuation import alias as shape
 from controller.actuation.client import TritonControl
 from controller.actuation.memory import MemoryWatch
 from controller.actuation.state_file import LONGEST_BYTES, check_override, write_private
-from controller.policy.model import AliasKind, ModelPolicy, Policy, QueuePolicy
+from controller.policy.model import AliasKind, Mode, ModelPolicy, Policy, QueuePolicy
 from controller.ports import ActionRecord
 from controller.telemetry.small_file import read_small
 from controller.telemetry.triton_metrics import ModelCounters
@@ -266,6 +266,7 @@ class Server:
     serial: int = 0
     reachable: bool | None = None
     refused: str | None = None  # what Triton said when it refused model control
+    released: frozenset[str] = frozenset()  # models that an operator took back
 
     def __post_init__(self) -> None:
         self.set_policy(self.policy)
@@ -296,6 +297,15 @@ class Server:
         for model in policy.models:
             for one in model.variants:  # where two models share it both say the same
                 self.variants[one.model].queue = model.queue
+
+    def acts_on(self, alias: Alias) -> bool:
+        """Return whether an alias is ours to change, and its variants ours to look after."""
+        return self.policy.mode_of(alias.policy) is Mode.ACT and alias.name not in self.released
+
+    def acted_on(self) -> frozenset[str]:
+        """Return the variants of the aliases that are ours to change."""
+        ours = filter(self.acts_on, self.aliases.values())
+        return frozenset(name for alias in ours for name in alias.order)
 
     def next_marker(self) -> shape.Marker:
         """Return the signature of our next write."""
@@ -373,4 +383,6 @@ def unusable(server: Server, alias: Alias) -> frozenset[str]:
     variants = [server.variants[name] for name in alias.order]
     able = [variant for variant in variants if why_not(alias, variant) is None]
     proven = [variant for variant in able if variant.proven or variant.model == alias.target]
+    if not server.acts_on(alias):
+        proven = able  # nobody proves what is only advised on
     return frozenset(alias.order) - {variant.model for variant in proven or able}

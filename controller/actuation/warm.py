@@ -145,7 +145,7 @@ class Warmer:
         server = self._server
         serving, now_s = server.serving(), server.clock()
         ranks: dict[str, tuple[int, int]] = {}
-        for alias in server.aliases.values():
+        for alias in filter(server.acts_on, server.aliases.values()):
             calm = 1 if alias.ready else 0
             for rank, name in enumerate(alias.order):
                 ranks[name] = min(ranks.get(name, (9, 0)), (calm, rank))

@@ -77,7 +77,7 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = add("pause", _pause, "Stop acting; go on observing and recording.")
     parser.add_argument("model", nargs="?", metavar="MODEL")
     _add_for_and_why(parser)
-    parser = add("resume", _resume, "End a pause, or a hold after a foreign change.")
+    parser = add("resume", _resume, "End a pause, a hold after a foreign change, or a release.")
     parser.add_argument("model", nargs="?", metavar="MODEL")
 
 
@@ -105,7 +105,12 @@ def parse_duration(text: str) -> float:
 
 
 def ask(
-    socket_path: Path, method: str, url: str, body: Mapping[str, Any] | None = None
+    socket_path: Path,
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = _TIMEOUT_S,
 ) -> dict[str, Any]:
     """Return the daemon's answer. Raises DaemonDownError, RefusedError."""
     import http.client
@@ -118,7 +123,7 @@ def ask(
             self.sock.settimeout(self.timeout)
             self.sock.connect(str(socket_path))
 
-    connection = UnixConnection("governor", timeout=_TIMEOUT_S)
+    connection = UnixConnection("governor", timeout=timeout_s)
     data = None if body is None else json.dumps(body).encode()
     try:
         connection.request(method, url, data, {"Content-Type": "application/json"})
@@ -159,7 +164,8 @@ def _status(args: argparse.Namespace) -> int:
             return watch(lambda: frame(path, as_json=args.json), args.watch)
         status = ask(path, "GET", "/v1/status")
     except DaemonDownError as error:
-        from controller.cli.offline import journal_of, show_last_status
+        from controller.cli.journals import journal_of
+        from controller.cli.offline import show_last_status
 
         journal = journal_of(args.instance)
         return show_last_status(str(error), journal, as_json=args.json, paper=_paper())
@@ -197,7 +203,8 @@ def _explain(args: argparse.Namespace) -> int:
     try:
         answer = ask(socket_of(args), "GET", f"/v1/explain{query}")
     except DaemonDownError as error:
-        from controller.cli.offline import journal_of, show_last_decisions
+        from controller.cli.journals import journal_of
+        from controller.cli.offline import show_last_decisions
 
         journal = journal_of(args.instance)
         return show_last_decisions(
@@ -222,7 +229,8 @@ def _history(args: argparse.Namespace) -> int:
     try:
         answer = ask(socket_of(args), "GET", f"/v1/history{query}")
     except DaemonDownError as error:
-        from controller.cli.offline import journal_of, show_old_actions
+        from controller.cli.journals import journal_of
+        from controller.cli.offline import show_old_actions
 
         journal = journal_of(args.instance)
         return show_old_actions(

@@ -72,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
                 fresh_age_s=_fresh_age_s(status, policy),
             )
         )
+    from controller.doctor.steps import next_steps
+
     result = report(findings)
+    result["next"] = next_steps(policy, named, status, failed=not result["ok"])
     if args.json:
         output.print_json(result)
     else:
@@ -140,4 +143,11 @@ def _text(result: dict[str, Any]) -> str:
     for check in result["checks"]:
         counts[check["level"]] += 1
     lines.append(f"\n{counts['ok']} ok, {counts['warn']} to improve, {counts['fail']} to mend")
+    if result["next"]:
+        lines.append("\nnext:")
+    for number, step in enumerate(result["next"], start=1):
+        head = f"  {number}. "
+        lines += textwrap.wrap(
+            clean(step), paper.width, initial_indent=head, subsequent_indent=" " * len(head)
+        )
     return "\n".join(lines)

@@ -39,7 +39,7 @@ def head(status: Json, paper: Paper) -> list[str]:
     tick_text = None if tick_s is None else f"tick {milliseconds(tick_s * 1e3)} ms"
     if tick_text and number_of(tick, "p99") is not None:
         tick_text += f" (takes {milliseconds(number_of(tick, 'p99'))})"
-    mode = clean(daemon.get("mode") or "")
+    mode = _mode(status)
     lines = [
         fitted(
             paper,
@@ -83,6 +83,17 @@ def head(status: Json, paper: Paper) -> list[str]:
         )
     )
     return lines
+
+
+def _mode(status: Json) -> str:
+    """Return what the governor does; where models differ, with how many of them."""
+    modes = [model.get("mode") for model in list_of(status, "models")]
+    acts = modes.count("act")
+    if 0 < acts < len(modes):
+        return f"acts on {acts} of {len(modes)} models"
+    if modes and all(mode == "released" for mode in modes):
+        return "released"
+    return "act" if acts else clean(part_of(status, "daemon").get("mode") or "")
 
 
 def fitted(paper: Paper, label: str, text: str, style: str = "") -> str:

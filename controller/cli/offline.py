@@ -14,17 +14,9 @@ from typing import Any
 from controller.cli import output
 from controller.cli.render import local_time, render_explanation, render_history, render_last
 from controller.cli.table import Paper
-from controller.interfaces.paths import named_instance, service_name
-from controller.journal.paths import find_journal
 from controller.journal.reader import JournalReader, JournalUnreadableError
 
 _ADVICE = "start it with `governor run --policy FILE`"
-
-
-def journal_of(instance: str | None) -> Path:
-    """Return the journal to read of a service, or of who asks. Raises ValueError."""
-    instance = instance or named_instance()
-    return find_journal(service_name(instance), only=instance is not None)
 
 
 def show_last_status(why: str, journal: Path, *, as_json: bool, paper: Paper) -> int:

@@ -131,6 +131,14 @@ def model_notes(model: Json, now: float | None) -> list[str]:
         found.append(_by_whom(f"pinned to {variant}", pin, now))
     if model.get("paused"):
         found.append(_by_whom("paused", model["paused"], now))
+    if model.get("released"):
+        taken = _by_whom("RELEASED", model["released"], now)
+        name = clean(model.get("name"))
+        found.append(f"{taken}; not acted on until `governor adopt {name}`")
+        if model.get("serving_model") is None:
+            found.append(f"nothing serves {name}, and nobody puts its alias back while released")
+    if model.get("mode") == "advise":
+        found.append("only advised on; `governor advice` tells what it would do")
     if model.get("held"):
         found.append(f"held: {clean(model['held'])}; `governor resume` ends it")
     refused = number_of(model, "rejected_rps")

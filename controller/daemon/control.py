@@ -6,11 +6,12 @@ admin socket and MQTT come through here.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from controller.daemon import status
+from controller.daemon import releasing, status
 from controller.daemon.log import audit
 from controller.interfaces.control import Caller, CommandResult
 
@@ -74,8 +75,62 @@ class DaemonControl:
         message = f"{model or 'every model'} is left as it is{_for(for_s)}"
         return self._taken("pause", model, message, who, why)
 
+    async def release(
+        self, model: str | None, *, on: str | None, why: str | None, who: Caller
+    ) -> CommandResult:
+        """Hand one model back, or all: it stays on a variant, and is acted on no more."""
+        wanted = [m.name for m in self._daemon.policy.models] if model is None else [model]
+        for name in wanted:
+            problem = self._unknown(name)
+            if problem is None and on is not None:
+                problem = self._unknown_variant(name, on)
+            if problem is not None:
+                return self._refused("release", name, problem, who, why)
+        found = await asyncio.gather(
+            *(releasing.release(self._daemon, name, on, why=why, who=who.name) for name in wanted)
+        )
+        for name, one in zip(wanted, found, strict=True):
+            keep = self._taken if one.ok else self._refused
+            keep("release", name, one.message, who, why)
+        message = "\n".join(one.message for one in found)
+        return CommandResult(ok=all(one.ok for one in found), message=message)
+
+    async def adopt(self, model: str | None, *, who: Caller) -> CommandResult:
+        """Act again on a model that was released, or on all of them."""
+        problem = self._unknown(model)
+        if problem is not None:
+            return self._refused("adopt", model, problem, who, None)
+        releases = self._daemon.wishes.releases
+        ended = [name for name in list(releases) if model in (None, name)]
+        if not ended:
+            problem = f"{model or 'no model'} was not released"
+            return self._refused("adopt", model, problem, who, None)
+        for name in ended:
+            del releases[name]
+        self._give_again(ended)
+        still = [name for name in ended if not self._acts_on(name)]
+        message = f"{', '.join(ended)} {'is' if len(ended) == 1 else 'are'} the governor's again"
+        if still:
+            message += f" (only advised on, as the policy says: {', '.join(still)})"
+        return self._taken("adopt", model, message, who, None)
+
+    def _acts_on(self, model: str) -> bool:
+        names = {m.name for m in self._daemon.policy.models}
+        return model in names and not self._daemon.standing.is_advised(model)
+
+    def _give_again(self, models: list[str]) -> None:
+        self._daemon.standing.apply()
+        for name in set(models) & {m.name for m in self._daemon.policy.models}:
+            self._daemon.actuator.resume(name)
+
+    def alias(self, model: str) -> dict[str, Any]:
+        """Return how an alias stands on the server, and its config. Raises KeyError."""
+        return releasing.alias_view(self._daemon, model)
+
     async def resume(self, model: str | None, *, who: Caller) -> CommandResult:
-        """End a pause, and a hold after a foreign change."""
+        """End a pause, a hold after a foreign change, and, of a model that is named, a release."""
+        if model is not None and model in self._daemon.wishes.releases:
+            return await self.adopt(model, who=who)
         problem = self._unknown(model)
         if problem is not None:
             return self._refused("resume", model, problem, who, None)
@@ -90,11 +145,17 @@ class DaemonControl:
         for name in held:
             self._daemon.actuator.resume(name)
         if not any(ended) and not held:
-            problem = f"{model or 'no model'} was neither paused nor held"
-            return self._refused("resume", model, problem, who, None)
-        return self._taken(
-            "resume", model, f"the governor acts on {model or 'every model'}", who, None
-        )
+            what = "nothing is paused or held"
+            if model is not None:
+                what = f"{model} was neither paused nor held"
+            return self._refused("resume", model, what + self._still(), who, None)
+        message = f"the governor acts on {model or 'every model'}"
+        return self._taken("resume", model, message + self._still(), who, None)
+
+    def _still(self) -> str:
+        """Return what a word to all models does not end."""
+        names = ", ".join(self._daemon.wishes.releases)
+        return f" (still released: {names}; `governor adopt` ends that)" if names else ""
 
     def _taken(
         self, kind: str, model: str | None, message: str, who: Caller, why: str | None

@@ -32,6 +32,8 @@ from controller.daemon.policy_file import PolicyFile
 from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
 from controller.daemon.rest import Rest
+from controller.daemon.scores import ScoreLog
+from controller.daemon.standing import Standing
 from controller.daemon.status import bus_view, in_a_line, measured
 from controller.interfaces.admin import AdminServer
 from controller.interfaces.mqtt import MqttBus
@@ -41,7 +43,7 @@ from controller.journal.journal import Journal
 from controller.journal.paths import default_journal
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
-from controller.policy.model import Mode, Policy
+from controller.policy.model import Policy
 from controller.policy.schedules import under
 from controller.ports import Outcome
 from controller.telemetry.host import read_memory
@@ -97,6 +99,7 @@ class Daemon:
         )
         self.telemetry.on_counted = self.actuator.heed
         self.wishes = OperatorWishes(time.time)
+        self.standing = Standing(lambda: self.policy, self.wishes, self.actuator)
         self.control = DaemonControl(self)
         self.bus: MqttBus | None = None
         self.observation: Observation | None = None
@@ -114,13 +117,13 @@ class Daemon:
         self.pool = WarmPool(self.core, self.actuator, self.journal)
         self._alarms = Alarms(self.journal)
         self._learned = Learned(self.core, self.wishes, self.journal)
+        self._scores = ScoreLog(self.core, self.journal, time.monotonic)
         self._started = {"version": self.version, "pid": self.pid}
-        self._acting: dict[str, asyncio.Task[None]] = {}
+        self.acting: dict[str, asyncio.Task[None]] = {}
         self._follows: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._sequence = 0
         self._saved_s = self._told_s = self._watched_s = self._started_s
-        self._advised: dict[str, str | None] = {}
         self._failed_ticks = 0
         self._refused: str | None = None  # the last refusal that was logged
 
@@ -131,11 +134,8 @@ class Daemon:
 
     @property
     def advice(self) -> str | None:
-        """Return why the governor only advises, if so."""
-        if self.policy.mode is Mode.ADVISE:
-            return "the policy says mode: advise"
-        capability = self.actuator.capability
-        return None if capability.can_act else str(capability)
+        """Return why nothing is acted on, if so."""
+        return self.standing.advice
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -148,6 +148,7 @@ class Daemon:
         try:
             await asyncio.to_thread(self.journal.open)
             self._learned.restore(self.policy, self._started)
+            self.standing.apply()
             if self.calendar.active:
                 self._tell_schedules()
             await self.telemetry.start()
@@ -243,7 +244,7 @@ class Daemon:
             self.bus.refuse_commands()
         await self._bounded("the admin socket", self._admin.stop())
         await self._bounded("actuation", self.actuator.stop())
-        for task in self._acting.values():
+        for task in self.acting.values():
             task.cancel()
         if self.bus is not None:
             await self._bounded("mqtt", self.bus.stop())
@@ -303,15 +304,14 @@ class Daemon:
         pending = await self.telemetry.glance(budget_s)
         if not any(pending.values()):
             return False  # as nearly always
-        models = self.wishes.overlay(self.actuator.readings(time.monotonic()))
-        return self.core.is_pressing(models, pending)
+        return self.core.is_pressing(self.standing.readings(time.monotonic()), pending)
 
     async def _tick(self) -> None:
         began_s = time.monotonic()
         reading = await self.telemetry.read(self.policy.tick_s * _READ_SHARE)
         for what, model in self.wishes.expire():
             self.journal.event(f"{what} ended", model, f"the {what} ran out")
-        self.readings = self.wishes.overlay(self.actuator.readings(reading.now_s))
+        self.readings = self.standing.readings(reading.now_s)
         observation = self._observe(reading)
         self.observation = observation
         decisions = self.core.step(observation)
@@ -322,7 +322,7 @@ class Daemon:
         self.ticks.add(time.monotonic() - began_s)
         for decision in decisions:
             self.journal.decision(decision)
-        if self.triton_up and self.advice is None and not self._prober.busy:
+        if self.triton_up and self.standing.probes() and not self._prober.busy:
             self._prober.send(self.core.probes(observation), self.actuator)
 
     def _observe(self, reading: Reading) -> Observation:
@@ -354,17 +354,12 @@ class Daemon:
         )
 
     def _carry_out(self, decision: Decision) -> None:
-        if not decision.changes:
+        if not decision.changes or not self.standing.carries_out(decision):
             return
-        if self.advice is not None:
-            if self._advised.get(decision.model) != decision.target:
-                self._advised[decision.model] = decision.target
-                _LOG.info("advice: %s to %s (%s)", decision.model, decision.target, decision.reason)
-            return
-        acting = self._acting.get(decision.model)
+        acting = self.acting.get(decision.model)
         if acting is not None and not acting.done():
             return
-        self._acting[decision.model] = asyncio.create_task(self._apply(decision))
+        self.acting[decision.model] = asyncio.create_task(self._apply(decision))
 
     async def _apply(self, decision: Decision) -> None:
         try:
@@ -389,6 +384,7 @@ class Daemon:
             self._told_s = now_s
             self._turn_of_schedules()
             self._alarms.look(self.core, self.policy)
+            self._scores.after_tick(self.policy, self.readings)
             self.process.view()
             for model in self.policy.models:
                 self.actuator.set_speed_order(model.name, self.core.speed_order(model.name))

@@ -1,4 +1,4 @@
-"""What operators asked for: pins and pauses, with who, why and until when.
+"""What operators asked for: pins, pauses and releases, with who, why and until when.
 
 Owns their lifetime. It must not carry anything out; the loop overlays them on what is observed.
 """
@@ -33,13 +33,24 @@ class Pause:
     until_unix_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A model was taken back: it is observed, and no longer acted on."""
+
+    variant: str | None  # the operator's name of what served then
+    why: str | None
+    who: str
+    at_unix_s: float
+
+
 class OperatorWishes:
-    """Pins and pauses that are in force."""
+    """Pins, pauses and releases that are in force."""
 
     def __init__(self, unix_clock: Callable[[], float]) -> None:
         self._now = unix_clock
         self.pins: dict[str, Pin] = {}
         self.pauses: dict[str | None, Pause] = {}  # None: everything
+        self.releases: dict[str, Release] = {}  # until somebody gives the model again
 
     def pin(self, model: str, variant: str, for_s: float | None, why: str | None, who: str) -> Pin:
         """Keep a model on one variant."""
@@ -50,6 +61,12 @@ class OperatorWishes:
         """Stop acting on one model, or on all."""
         self.pauses[model] = Pause(why, who, self._until(for_s))
         return self.pauses[model]
+
+    def release(self, model: str, variant: str | None, why: str | None, who: str) -> Release:
+        """Take a model back from the governor; a pin on it ends."""
+        self.releases[model] = Release(variant, why, who, self._now())
+        self.pins.pop(model, None)
+        return self.releases[model]
 
     def _until(self, for_s: float | None) -> float | None:
         return None if for_s is None else self._now() + for_s
@@ -75,7 +92,8 @@ class OperatorWishes:
             name: replace(
                 reading,
                 pinned=self.pins[name].variant if name in self.pins else None,
-                paused=everything or name in self.pauses,
+                paused=everything or name in self.pauses or name in self.releases,
+                released=name in self.releases,
             )
             for name, reading in readings.items()
         }
@@ -85,6 +103,7 @@ class OperatorWishes:
         return {
             "pins": {model: asdict(pin) for model, pin in self.pins.items()},
             "pauses": [{"model": model, **asdict(p)} for model, p in self.pauses.items()],
+            "releases": {model: asdict(one) for model, one in self.releases.items()},
         }
 
     def restore(self, state: Any, policy: Policy) -> None:
@@ -99,6 +118,18 @@ class OperatorWishes:
         for raw in pauses if isinstance(pauses, list) else ():
             if isinstance(raw, dict) and (raw.get("model") is None or raw["model"] in names):
                 self.pauses[raw.get("model")] = Pause(*_common(raw))
+        releases = state.get("releases")
+        # Also of a model that the policy does not have now: it is the operator's all the same.
+        for model, raw in releases.items() if isinstance(releases, dict) else ():
+            if isinstance(model, str) and isinstance(raw, dict):
+                why, who, _ = _common(raw)
+                variant, at = raw.get("variant"), raw.get("at_unix_s")
+                self.releases[model] = Release(
+                    variant if isinstance(variant, str) else None,
+                    why,
+                    who,
+                    float(at) if isinstance(at, (int, float)) and math.isfinite(at) else 0.0,
+                )
         self.expire()
 
 

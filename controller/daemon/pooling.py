@@ -200,7 +200,7 @@ def _in_use(observation: Observation, policy: Policy) -> frozenset[str]:
         reading = observation.models.get(model.name) or ModelReading(model.name, None)
         if reading.serving is not None:
             found.add(reading.serving)
-        if reading.held or reading.paused:
+        if reading.held or reading.paused or reading.advised:
             found |= _held(observation) & {variant.model for variant in model.variants}
     memory = observation.memory
     kept = () if memory is None else memory.variants.items()

@@ -100,6 +100,7 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
     score = daemon.core.score(policy.name)
     coverage, factors = daemon.core.calibration(policy.name)
     pin = daemon.wishes.pins.get(policy.name)
+    release = daemon.wishes.releases.get(policy.name)
     serving = next((v for v in policy.variants if v.model == reading.serving), None)
     chosen = _candidate(decision, serving.name if serving else None)
     return {
@@ -113,7 +114,9 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "reason": decision.reason.value if decision else None,
         "quality": serving.quality if serving else None,
         "pinned": None if pin is None else asdict(pin),
-        "paused": reading.paused,
+        "paused": reading.paused and not reading.released,
+        "mode": daemon.standing.of(policy.name),
+        "released": None if release is None else asdict(release),
         "held": reading.held,
         "objective": {
             "latency_ms": ms(policy.objective.latency_s),
@@ -180,7 +183,13 @@ def in_a_line(daemon: Daemon) -> str:
     if not daemon.triton_up:
         return f"waiting for Triton at {daemon.policy.triton.grpc}"
     parts = [
-        f"{d.model}: {d.serving or 'nothing'} ({d.reason}), {d.rate_rps:.0f}/s"
+        f"{d.model}: {d.serving or 'nothing'} ({_standing(daemon, d)}), {d.rate_rps:.0f}/s"
         for d in daemon.decisions.values()
     ]
     return "; ".join(parts)
+
+
+def _standing(daemon: Daemon, decision: Decision) -> str:
+    """Return why a decision is as it is, and whether anybody carries it out."""
+    mode = daemon.standing.of(decision.model)
+    return f"advice: {decision.reason}" if mode == "advise" else decision.reason.value

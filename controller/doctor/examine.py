@@ -22,7 +22,7 @@ from controller.doctor.server import (
     check_traces,
 )
 from controller.policy.cautions import cautions
-from controller.policy.model import GpuPolicy, JournalPolicy, Policy, TritonPolicy
+from controller.policy.model import GpuPolicy, JournalPolicy, Mode, Policy, TritonPolicy
 from controller.policy.problems import format_path
 from controller.telemetry.channel import open_client
 from controller.telemetry.tls import CredentialsError
@@ -82,5 +82,7 @@ async def _server(triton: TritonPolicy, policy: Policy | None) -> list[Finding]:
             findings += check_listeners(triton)
             findings += await check_traces(client, headers, triton)
             findings.append(await check_metrics(triton))
-            findings += await check_models(client, headers, () if policy is None else policy.models)
+            models = () if policy is None else policy.models
+            advised = {m.name for m in models if policy and policy.mode_of(m) is Mode.ADVISE}
+            findings += await check_models(client, headers, models, frozenset(advised))
     return findings

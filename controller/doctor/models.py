@@ -21,9 +21,12 @@ Index = Mapping[str, tuple[str, str]]  # name -> state, reason
 
 
 async def check_models(
-    client: Any, headers: dict[str, str], models: Sequence[ModelPolicy]
+    client: Any,
+    headers: dict[str, str],
+    models: Sequence[ModelPolicy],
+    advised: frozenset[str] = frozenset(),
 ) -> list[Finding]:
-    """Return the findings on every model of the policy."""
+    """Return the findings on every model of the policy; `advised` are not acted on."""
     try:
         answer = await call(
             "repository index",
@@ -40,7 +43,7 @@ async def check_models(
         configs = await _configs(client, headers, model, index)
         findings += _variants(model, index, configs)
         findings += _fit(model, configs)
-        findings.append(await _alias(client, headers, model, index))
+        findings.append(await _alias(client, headers, model, index, advised=model.name in advised))
     return findings
 
 
@@ -164,7 +167,9 @@ def _fit(model: ModelPolicy, configs: Mapping[str, Config]) -> list[Finding]:
     return findings
 
 
-async def _alias(client: Any, headers: dict[str, str], model: ModelPolicy, index: Index) -> Finding:
+async def _alias(
+    client: Any, headers: dict[str, str], model: ModelPolicy, index: Index, *, advised: bool
+) -> Finding:
     name = f"alias {model.name}"
     on_disk = model.name in index
     config = await _config(client, headers, model.name)
@@ -190,4 +195,12 @@ async def _alias(client: Any, headers: dict[str, str], model: ModelPolicy, index
         )
     if target is not None:
         return ok(name, f"it points at {target}")
+    if advised:
+        return warn(
+            name,
+            "it is not there, and a governor that only advises makes none: until clients call an"
+            " alias of that name there is nothing to observe",
+            f"`governor alias {model.name} --write-config MODEL_REPOSITORY` writes one for Triton"
+            f" to load, or let the governor make it: `mode: act` of models.{model.name}",
+        )
     return ok(name, "it is not there yet; the governor makes it when it acts")

@@ -164,6 +164,7 @@ class AdminServer:
         app.router.add_get("/v1/explain", self._explain)
         app.router.add_get("/v1/history", self._history)
         app.router.add_get("/v1/health", self._health)
+        app.router.add_get("/v1/alias", self._alias)
         model_only = {"model": REQUIRED_NAME}
         commands: dict[str, tuple[Mapping[str, Field], Command]] = {
             "pin": (
@@ -182,6 +183,16 @@ class AdminServer:
                 lambda given, who: control.pause(
                     given["model"], for_s=given["for_s"], why=given["why"], who=who
                 ),
+            ),
+            "release": (
+                {"model": NAME, "on": NAME, "why": WHY},
+                lambda given, who: control.release(
+                    given["model"], on=given["on"], why=given["why"], who=who
+                ),
+            ),
+            "adopt": (
+                {"model": NAME},
+                lambda given, who: control.adopt(given["model"], who=who),
             ),
             "resume": (
                 {"model": NAME},
@@ -204,6 +215,13 @@ class AdminServer:
         given = _query(request, {"model": NAME})
         try:
             return _json(self._control.explain(given["model"]))
+        except KeyError:
+            return _unknown_model(given["model"])
+
+    async def _alias(self, request: web.Request) -> web.Response:
+        given = _query(request, {"model": REQUIRED_NAME})
+        try:
+            return _json(self._control.alias(given["model"]))
         except KeyError:
             return _unknown_model(given["model"])
 

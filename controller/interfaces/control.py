@@ -79,6 +79,20 @@ class Control(Protocol):
         """Stop acting on one model or on all; go on observing and recording."""
         ...
 
+    async def release(
+        self, model: str | None, *, on: str | None, why: str | None, who: Caller
+    ) -> CommandResult:
+        """Hand one model back, or all: it stays on a variant, and is acted on no more."""
+        ...
+
+    async def adopt(self, model: str | None, *, who: Caller) -> CommandResult:
+        """Act again on a model that was released, or on all of them."""
+        ...
+
+    def alias(self, model: str) -> dict[str, Any]:
+        """Return how an alias stands on the server, and its config. Raises KeyError."""
+        ...
+
     async def resume(self, model: str | None, *, who: Caller) -> CommandResult:
-        """End a pause, and a hold after a foreign change."""
+        """End a pause, a hold after a foreign change, and, of a model that is named, a release."""
         ...

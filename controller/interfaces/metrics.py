@@ -186,6 +186,7 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
         yield gauge.family
     share = _Gauges("model_objective_ratio", "Requests that are to be in time.", ["model"])
     goal = _Gauges("model_objective_seconds", "What clients are promised.", ["model", "percentile"])
+    acting = _Gauges("model_acting", "Whether decisions on it are carried out.", ["model"])
     held = _Gauges("model_held", "Whether the governor keeps its hands off.", ["model"])
     pinned = _Gauges("model_pinned", "Whether an operator pinned a variant.", ["model"])
     covered = _Gauges(
@@ -211,6 +212,7 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
         name, objective = str(model.get("name")), _part(model, "objective")
         share.add(objective.get("percentile"), name, scale=0.01)
         goal.add(objective.get("latency_ms"), name, objective.get("percentile"), scale=_MS)
+        acting.add(None if "mode" not in model else model["mode"] == "act", name)
         held.add(model.get("held") is not None, name)
         pinned.add(model.get("pinned") is not None, name)
         covered.add(_part(model, "calibration").get("coverage"), name)
@@ -219,7 +221,7 @@ def _models(models: Sequence[Json]) -> Iterator[Metric]:
         rejected.add(model.get("rejected"), name)
         for reason, count in _part(model, "decisions").items():
             decisions.add(count, name, reason)
-    every = (share, goal, held, pinned, covered, switches, failed, rejected, decisions)
+    every = (share, goal, acting, held, pinned, covered, switches, failed, rejected, decisions)
     yield from (gauge.family for gauge in every)
 
 

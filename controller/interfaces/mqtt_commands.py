@@ -94,6 +94,10 @@ class CommandTaker:
             return control.unpin(model, who=_WHO)
         if command.command == "pause":
             return control.pause(model, for_s=for_s, why=why, who=_WHO)
+        if command.command == "release":
+            return control.release(model, on=command.variant, why=why, who=_WHO)
+        if command.command == "adopt":
+            return control.adopt(model, who=_WHO)
         return control.resume(model, who=_WHO)
 
     def _allowed(self) -> bool:

@@ -85,16 +85,19 @@ class Command(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     id: Annotated[str, Field(max_length=128)] | int | None = None
-    command: Literal["pin", "unpin", "pause", "resume"]
+    command: Literal["pin", "unpin", "pause", "resume", "release", "adopt"]
     variant: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     for_s: Annotated[float, Field(gt=0, le=366 * 86_400, allow_inf_nan=False)] | None = None
     why: Annotated[str, Field(max_length=500)] | None = None
 
     @model_validator(mode="after")
     def _only_what_it_uses(self) -> Self:
-        if (self.command == "pin") != (self.variant is not None):
-            raise ValueError("'variant' goes with 'pin', and 'pin' needs one")
-        if self.command in {"unpin", "resume"} and (self.for_s is not None or self.why is not None):
+        if self.command != "release" and (self.command == "pin") != (self.variant is not None):
+            raise ValueError("'variant' goes with 'pin' and 'release', and 'pin' needs one")
+        if self.command == "release" and self.for_s is not None:
+            raise ValueError("'release' takes no 'for_s': it lasts until 'adopt'")
+        takes_none = self.command in {"unpin", "resume", "adopt"}
+        if takes_none and (self.for_s is not None or self.why is not None):
             raise ValueError(f"'{self.command}' takes neither 'for_s' nor 'why'")
         return self
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from controller.journal.records import ACTION_COLUMNS
 from controller.journal.store import lenient_text, read_actions
 
 
@@ -74,6 +76,83 @@ class JournalReader:
             (model, since_unix_s),
         )
         return [(time_unix_s, _number(rate), _number(each)) for time_unix_s, rate, each in rows]
+
+    def models(self) -> list[str]:
+        """Return the models that decisions were made about, by name."""
+        return [name for (name,) in self._query("SELECT DISTINCT model FROM decisions", ())]
+
+    def decisions(
+        self, model: str, since_unix_s: float, until_unix_s: float
+    ) -> Iterator[tuple[float, dict[str, Any]]]:
+        """Yield (Unix time, decision) of one model, oldest first; what is damaged is left out."""
+        try:
+            rows = self._connection.execute(
+                "SELECT time_unix_s, body FROM decisions"
+                " WHERE model = ? AND time_unix_s BETWEEN ? AND ? ORDER BY id",
+                (model, since_unix_s, until_unix_s),
+            )
+            for time_unix_s, body in rows:
+                decision = _loads(body)
+                if decision is not None:
+                    yield float(time_unix_s), decision
+        except sqlite3.Error as error:
+            raise JournalUnreadableError(f"cannot read {self.path}: {error}") from error
+
+    def servings(
+        self, model: str, around_unix_s: float, within_s: float
+    ) -> list[tuple[float, float, str | None]]:
+        """Return (Unix time, monotonic time, serving variant) of decisions near a moment.
+
+        Those within a time of it, the last one before that and the first one after it.
+        """
+        early, late = around_unix_s - within_s, around_unix_s + within_s
+        return self._query(
+            "SELECT time_unix_s, monotonic_s, serving FROM decisions WHERE id IN ("
+            " SELECT id FROM decisions WHERE model = ?1 AND time_unix_s BETWEEN ?2 AND ?3"
+            " UNION ALL SELECT max(id) FROM decisions WHERE model = ?1 AND time_unix_s < ?2"
+            " UNION ALL SELECT min(id) FROM decisions WHERE model = ?1 AND time_unix_s > ?3"
+            ") ORDER BY id",
+            (model, early, late),
+        )
+
+    def actions_near(
+        self, model: str, around_unix_s: float, within_s: float
+    ) -> list[dict[str, Any]]:
+        """Return actions near a moment, oldest first: as `servings` does."""
+        rows = self._query(
+            f"SELECT {', '.join(ACTION_COLUMNS)} FROM actions WHERE id IN ("  # noqa: S608 - ours
+            " SELECT id FROM actions WHERE model = ?1 AND time_unix_s BETWEEN ?2 AND ?3"
+            " UNION ALL SELECT id FROM (SELECT id FROM actions"
+            "  WHERE model = ?1 AND time_unix_s < ?2 ORDER BY id DESC LIMIT 32)"
+            " UNION ALL SELECT id FROM (SELECT id FROM actions"
+            "  WHERE model = ?1 AND time_unix_s > ?3 ORDER BY id LIMIT 32)"
+            ") ORDER BY id",
+            (model, around_unix_s - within_s, around_unix_s + within_s),
+        )
+        return [dict(zip(ACTION_COLUMNS, row, strict=True)) for row in rows]
+
+    def variants(self, model: str) -> dict[str, str]:
+        """Return the operator's names of a model's variants by Triton's, as last decided on."""
+        rows = self._query(
+            "SELECT body FROM decisions WHERE model = ? ORDER BY id DESC LIMIT 1", (model,)
+        )
+        decision = (_loads(rows[0][0]) if rows else None) or {}
+        return {
+            str(one.get("model")): str(one.get("variant"))
+            for one in decision.get("candidates") or ()
+            if isinstance(one, dict)
+        }
+
+    def events_of(
+        self, kind: str, since_unix_s: float, until_unix_s: float
+    ) -> list[tuple[float, dict[str, Any]]]:
+        """Return (Unix time, data) of the events of one kind, oldest first."""
+        rows = self._query(
+            "SELECT time_unix_s, data FROM events WHERE kind = ? AND time_unix_s BETWEEN ? AND ?"
+            " ORDER BY id",
+            (kind, since_unix_s, until_unix_s),
+        )
+        return [(time_unix_s, _loads(data) or {}) for time_unix_s, data in rows]
 
     def actions(self, model: str | None, limit: int) -> list[dict[str, Any]]:
         """Return the newest actions of one model (None: of all), newest first."""

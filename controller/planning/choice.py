@@ -165,9 +165,8 @@ class ModelMind:
                 probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
-        moves = reading is None or not (reading.held or reading.paused or reading.pinned)
         self.need_per_s = None
-        if moves:  # who may not use the device's time as it would be best needs none of others
+        if reading is None or reading.is_free:  # else it needs none of others' time
             self.need_per_s = need_per_s(
                 prediction, quality=self.quality, known=known, feasible=feasible
             )
@@ -182,7 +181,8 @@ class ModelMind:
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.throughput_rows_s
         target, reason = self._damp(serving, target, reason, speed)
-        if target is not None and target != serving:
+        advised = reading is not None and reading.advised
+        if target is not None and target != serving and not advised:
             self._damper.moved(self._now_s, upgrade=not self._faster(speed, target, serving))
         self.predictor.state_for(
             self._now_s,
@@ -210,6 +210,8 @@ class ModelMind:
             urgent=reason in _URGENT
             and target is not None
             and self._faster(speed, target, serving),
+            advised=advised,
+            objective_s=self._policy.objective.latency_s,
         )
 
     def is_pressing(self, reading: ModelReading | None, pending: Mapping[str, int]) -> bool:
@@ -222,7 +224,7 @@ class ModelMind:
         serving = self._serving(reading)
         if reading is None or serving is None:
             return False
-        if reading.switching or reading.paused or reading.held or reading.pinned is not None:
+        if reading.switching or not reading.is_free:
             return False
         order = self.predictor.speed_order()
         if order is None or order[0] == serving:
@@ -311,7 +313,7 @@ class ModelMind:
             if reading.pinned in names:
                 return names.index(reading.pinned), Reason.PINNED
         if reading is not None and reading.paused:
-            return None, Reason.PAUSED
+            return None, Reason.RELEASED if reading.released else Reason.PAUSED
         age_s = observation.readings_age_s
         if (age_s is None or age_s > self._stability.stale_after_s) and serving is not None:
             return None, Reason.STALE_DATA

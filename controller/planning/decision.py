@@ -28,6 +28,7 @@ class Reason(enum.StrEnum):
     STEADY = "steady"  # the serving variant is still the best choice
     YIELDS = "yields"  # others that share the device need its time more
     COOLS = "cools"  # a GPU is above the temperature or power that the policy allows
+    RELEASED = "released"  # an operator took the model back: observed, no longer acted on
 
 
 class Excluded(enum.StrEnum):
@@ -80,6 +81,8 @@ class Decision:
     backlog_s: float  # seconds of work waiting
     drift_ratio: float  # present service time over what was learned
     urgent: bool = False  # an escape: nothing may delay it
+    advised: bool = False  # nobody carries it out
+    objective_s: float | None = None  # the latency that was to be met
 
     @property
     def changes(self) -> bool:

@@ -22,6 +22,7 @@ _DECIDED_OTHERWISE = frozenset(
     {
         Reason.PINNED,
         Reason.PAUSED,
+        Reason.RELEASED,
         Reason.HELD,
         Reason.STALE_DATA,
         Reason.NO_CHOICE,
@@ -258,6 +259,10 @@ def _paused(d: Decision) -> str:
     return f"An operator has paused the governor; {_stay(d)}."
 
 
+def _released(d: Decision) -> str:
+    return f"An operator has taken it back, so the governor only looks on; {_stay(d)}."
+
+
 def _held(d: Decision) -> str:
     return f"Somebody else changed the alias on the server, so the governor keeps off; {_stay(d)}."
 
@@ -286,6 +291,7 @@ _SENTENCES: Mapping[Reason, Callable[[Decision], str]] = {
     Reason.RATE_LIMIT: _rate_limit,
     Reason.PINNED: _pinned,
     Reason.PAUSED: _paused,
+    Reason.RELEASED: _released,
     Reason.HELD: _held,
     Reason.NO_CHOICE: _no_choice,
     Reason.STEADY: _steady,

@@ -97,6 +97,7 @@ class ModelPolicy:
     weight: float = 1.0  # of a request, beside those of other models on the same devices
     allowed: frozenset[str] | None = None  # the variants that may serve now; None: all
     queue: QueuePolicy | None = None  # of each variant; None: as its own config says
+    mode: Mode | None = None  # None: as the policy's
 
     def variant(self, name: str) -> VariantPolicy:
         """Return a variant by the operator's name. Raises KeyError."""
@@ -209,6 +210,7 @@ class ProbingPolicy:
     enabled: bool = True
     max_busy_ratio: float = 0.05  # share of a second that probes may keep a device busy
     batches: tuple[int, ...] = ()  # () : 1, the full batch and its square root
+    while_advising: bool = False  # also variants of models that are only advised on
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,15 @@ class Policy:
         """Return how long a rise of the load may go unnoticed."""
         # A glance may come just before it shows in what waits.
         return self.tick_s if self.glance_s is None else min(2.0 * self.glance_s, self.tick_s)
+
+    def mode_of(self, model: ModelPolicy) -> Mode:
+        """Return whether decisions on a model are carried out."""
+        return self.mode if model.mode is None else model.mode
+
+    @property
+    def acts(self) -> bool:
+        """Return whether decisions on any model are carried out."""
+        return any(self.mode_of(model) is Mode.ACT for model in self.models)
 
     def model(self, name: str) -> ModelPolicy:
         """Return a model by its name. Raises KeyError."""

@@ -70,6 +70,7 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
             "enabled": policy.probing.enabled,
             "max_busy": format_percentage(policy.probing.max_busy_ratio),
             "batches": list(policy.probing.batches),
+            "while_advising": policy.probing.while_advising,
         },
         "journal": {
             "path": policy.journal.path,
@@ -155,6 +156,7 @@ def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:
         "min_quality": model.min_quality,
         "weight": model.weight,
         **_queue_to_dict(model.queue),
+        **({"mode": model.mode.value} if model.mode is not None else {}),
         "variants": {
             variant.name: _variant_to_dict(variant, model)
             for variant in model.variants

@@ -76,7 +76,8 @@ class PolicySchema(Section):
     )
     mode: Literal["act", "advise"] = Field(
         default="act",
-        description="act: carry decisions out. advise: decide and record, change nothing.",
+        description="act: carry decisions out. advise: decide and record, change nothing. "
+        "A model may say otherwise.",
     )
     on_stop: Literal["keep", "revert"] = Field(
         default="keep",
@@ -116,7 +117,9 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
             foreign_hold_s=stability.foreign_hold,
             stale_after_s=stability.stale_after,
         ),
-        probing=policy.ProbingPolicy(probing.enabled, probing.max_busy, probing.batches),
+        probing=policy.ProbingPolicy(
+            probing.enabled, probing.max_busy, probing.batches, probing.while_advising
+        ),
         journal=policy.JournalPolicy(journal.path, journal.max_size),
         schedules=tuple(starmap(_to_schedule, (schema.schedules or {}).items())),
         prometheus=None
@@ -165,6 +168,7 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
         min_quality=section.min_quality,
         weight=section.weight,
         queue=_to_queue(section.queue),
+        mode=None if section.mode is None else policy.Mode(section.mode),
     )
 
 

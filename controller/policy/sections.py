@@ -170,6 +170,11 @@ class ModelSection(Section):
         description="Limits of Triton's queue of each variant: what becomes of requests when even "
         "the fastest variant is too slow. Omitted: as in each variant's config.pbtxt.",
     )
+    mode: Literal["act", "advise"] | None = Field(
+        default=None,
+        description="act or advise for this model alone, whatever the policy's `mode`: one first, "
+        "then all. Omitted: as the policy's.",
+    )
     variants: dict[Name, VariantSection] = Field(
         min_length=1,
         description="The Triton models that can serve, by a name of your choice. Their order has "
@@ -245,6 +250,11 @@ class ProbingSection(Section):
         description="Batch sizes to probe, such as [1, 4, 8]. Empty: 1, the full batch and its "
         "square root.",
         json_schema_extra={"default": []},
+    )
+    while_advising: bool = Field(
+        default=_PROBING.while_advising,
+        description="true: loaded variants of models that are only advised on are measured too. "
+        "false: advice knows only those that clients' requests run on.",
     )
 
 

@@ -123,6 +123,8 @@ class ProbePlan:
             reading = observation.models.get(model_policy.name)
             if reading is not None and (reading.switching or reading.paused or reading.held):
                 continue
+            if reading is not None and reading.advised and not self._policy.while_advising:
+                continue
             for variant in model_policy.variants:
                 state = observation.variants.get(variant.model)
                 if state is None or state.ready is not True or variant.model not in models:

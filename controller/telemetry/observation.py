@@ -114,6 +114,13 @@ class ModelReading:
     pinned: str | None = None  # the operator's variant name
     paused: bool = False
     unusable: frozenset[str] = frozenset()  # Triton models that cannot be switched to now
+    advised: bool = False  # decisions on it are recorded, and nobody carries them out
+    released: bool = False  # an operator took it back; `paused` as well
+
+    @property
+    def is_free(self) -> bool:
+        """Return whether it is moved to where a decision says."""
+        return not (self.held or self.paused or self.pinned is not None or self.advised)
 
 
 @dataclass(frozen=True, slots=True)

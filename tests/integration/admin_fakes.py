@@ -111,6 +111,7 @@ class FakeControl:
 
     pins: dict[str, tuple[str, float | None, str | None, str]] = field(default_factory=dict)
     paused: dict[str | None, tuple[float | None, str | None, str]] = field(default_factory=dict)
+    released: dict[str | None, tuple[str | None, str | None, str]] = field(default_factory=dict)
     calls: int = 0
 
     def status(self) -> dict[str, Any]:
@@ -189,6 +190,31 @@ class FakeControl:
         self.calls += 1
         self.paused[model] = (for_s, why, who)
         return CommandResult(ok=True, message="paused")
+
+    async def release(
+        self, model: str | None, *, on: str | None, why: str | None, who: Caller
+    ) -> CommandResult:
+        self.calls += 1
+        if on == "huge":
+            return CommandResult(ok=False, message=f"{model} was not released on huge: no such")
+        self.released[model] = (on, why, who.name)
+        return CommandResult(ok=True, message=f"{model} is released: it stays on {on}")
+
+    async def adopt(self, model: str | None, *, who: Caller) -> CommandResult:
+        self.calls += 1
+        self.released.pop(model, None)
+        return CommandResult(ok=True, message=f"{model} is the governor's again")
+
+    def alias(self, model: str) -> dict[str, Any]:
+        if model not in VARIANTS:
+            raise KeyError(model)
+        return {
+            "model": model,
+            "virtual": True,
+            "serving_model": "digits_wide",
+            "serving": "wide",
+            "config_pbtxt": f'name: "{model}"\nplatform: "ensemble"\n',
+        }
 
     async def resume(self, model: str | None, *, who: Caller) -> CommandResult:
         self.calls += 1

@@ -56,6 +56,14 @@ class RecordingDaemon:
         self.asked.append(("pause", model))
         return CommandResult(ok=True, message="paused")
 
+    async def release(self, model, *, on, why, who):
+        self.asked.append(("release", model, on))
+        return CommandResult(ok=True, message="released")
+
+    async def adopt(self, model, *, who):
+        self.asked.append(("adopt", model))
+        return CommandResult(ok=True, message="adopted")
+
     async def resume(self, model, *, who):
         self.asked.append(("resume", model))
         return CommandResult(ok=True, message="resumed")

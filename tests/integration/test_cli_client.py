@@ -232,3 +232,67 @@ def test_watch_prints_frames_until_interrupted(daemon: FakeControl) -> None:
     process.stdout.close()
     assert process.wait(20) == 0
     assert all(frame["daemon"]["pid"] == 4711 for frame in frames)
+
+
+def test_a_release_says_what_becomes_of_a_virtual_alias(
+    daemon: FakeControl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["release", "digits", "--on", "wide", "--why", "a new team"]) == 0
+    out = capsys.readouterr().out
+    assert "digits is released" in out
+    assert "gone when Triton restarts" in out
+    assert "governor release digits --write-config" in out
+    assert list(daemon.released["digits"][:2]) == ["wide", "a new team"]
+    assert main(["adopt", "digits"]) == 0
+    assert daemon.released == {}
+
+
+def test_a_release_needs_a_model_or_all(daemon: FakeControl) -> None:
+    assert main(["release"]) == 2
+    assert main(["release", "digits", "--all"]) == 2
+    assert main(["release", "--all"]) == 0
+    assert list(daemon.released) == [None]
+
+
+def test_a_refused_release_exits_1_and_writes_nothing(
+    daemon: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["release", "digits", "--on", "huge", "--write-config", str(tmp_path)]
+    assert main(argv) == 1
+    assert "not released on huge" in capsys.readouterr().err
+    assert not (tmp_path / "digits").exists()
+
+
+def test_an_alias_is_written_for_a_repository_and_never_over_another(
+    daemon: FakeControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["alias", "digits", "--write-config", str(tmp_path)]) == 0
+    config = tmp_path / "digits" / "config.pbtxt"
+    assert config.read_text() == 'name: "digits"\nplatform: "ensemble"\n'
+    assert (tmp_path / "digits" / "1").is_dir()
+    assert "--load-model=digits" in capsys.readouterr().out
+    assert main(["alias", "digits", "--write-config", str(tmp_path)]) == 0  # the same again
+    config.write_text("somebody's")
+    assert main(["alias", "digits", "--write-config", str(tmp_path)]) == 1
+    assert config.read_text() == "somebody's"
+    assert daemon.released == {}  # showing it releases nothing
+    capsys.readouterr()
+    assert main(["alias", "digits"]) == 0
+    assert capsys.readouterr().out.startswith('name: "digits"')
+
+
+def test_what_advising_and_serving_were_is_told_without_a_daemon(
+    old_journal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["advice", "--since", "1h", "--json"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert model["name"] == "digits"
+    assert main(["advice"]) == 0
+    out = capsys.readouterr().out
+    assert "WOULD HAVE SERVED %" in out
+    assert "at least 0 switches" in out
+    assert main(["served", "digits", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variants"] != []
+    assert main(["served", "nobody"]) == 1
+    assert "it knows digits" in capsys.readouterr().err
+    assert main(["served", "digits", "--at", "yesterday"]) == 2

@@ -97,4 +97,5 @@ async def test_a_command_that_is_refused_is_kept_as_well(daemon, command, names,
 async def test_the_log_tells_it_in_a_line(daemon, caplog):
     with caplog.at_level("INFO", logger="governor"):
         await give(daemon, "pin", "digits", "wide", for_s=None, why="an exam")
-    assert "(by ada, uid 1000, gid 100, pid 4711: an exam)" in caplog.text
+    assert "pin of digits by ada, uid 1000, gid 100, pid 4711: done" in caplog.text
+    assert "an exam" in caplog.text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.cli import offline
+from controller.cli import journals
 from controller.interfaces import paths
 from controller.journal import paths as journal_paths
 
@@ -58,7 +58,7 @@ def test_a_named_instance_is_looked_for_nowhere_else(
     assert paths.find_socket("edge") == wanted
     monkeypatch.setenv("TRITON_GOVERNOR_INSTANCE", "edge")
     assert paths.find_socket() == wanted
-    assert offline.journal_of(None) == run.parent / "lib/triton-governor-edge/journal.sqlite3"
+    assert journals.journal_of(None) == run.parent / "lib/triton-governor-edge/journal.sqlite3"
     monkeypatch.setenv("TRITON_GOVERNOR_SOCKET", "/x/y")
     assert paths.find_socket() == Path("/x/y")
     assert paths.find_socket("edge") == wanted  # the command line has the last word
@@ -68,12 +68,12 @@ def test_the_service_s_journal_is_read_where_the_user_has_none(run: Path) -> Non
     folder = run.parent / "lib" / "triton-governor"
     folder.mkdir(parents=True)
     (folder / "journal.sqlite3").touch()
-    assert offline.journal_of(None) == folder / "journal.sqlite3"
+    assert journals.journal_of(None) == folder / "journal.sqlite3"
     own = run.parent / "state" / "triton-governor" / "journal.sqlite3"
     own.parent.mkdir(parents=True)
     own.touch()
-    assert offline.journal_of(None) == own
-    assert offline.journal_of("edge") != own
+    assert journals.journal_of(None) == own
+    assert journals.journal_of("edge") != own
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "-a", ".a", "a b", "a" * 64, "é"])

@@ -33,6 +33,14 @@ class Daemon:
         self.asked.append(("pause", model, for_s, why, str(who)))
         return CommandResult(ok=True, message="paused")
 
+    async def release(self, model, *, on, why, who):
+        self.asked.append(("release", model, on, why, str(who)))
+        return CommandResult(ok=True, message="released")
+
+    async def adopt(self, model, *, who):
+        self.asked.append(("adopt", model, str(who)))
+        return CommandResult(ok=True, message="adopted")
+
     async def resume(self, model, *, who):
         self.asked.append(("resume", model, str(who)))
         return CommandResult(ok=False, message="it was not paused")
@@ -66,6 +74,12 @@ def command(**fields: Any) -> bytes:
         ({"command": "unpin"}, ("unpin", "digits", "mqtt")),
         ({"command": "pause", "for_s": 2.5}, ("pause", "digits", 2.5, None, "mqtt")),
         ({"command": "resume"}, ("resume", "digits", "mqtt")),
+        ({"command": "release"}, ("release", "digits", None, None, "mqtt")),
+        (
+            {"command": "release", "variant": "wide", "why": "leaving"},
+            ("release", "digits", "wide", "leaving", "mqtt"),
+        ),
+        ({"command": "adopt"}, ("adopt", "digits", "mqtt")),
     ],
 )
 async def test_each_command_reaches_the_daemon_with_what_it_carries(fields, asked) -> None:
@@ -130,4 +144,19 @@ async def test_a_daemon_that_stops_refuses_what_still_comes():
     sender_id, result = await one.obey("digits", command(command="unpin", id=7))
     assert (sender_id, result.ok) == (7, False)
     assert "stops" in result.message
+    assert daemon.asked == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"command": "release", "for_s": 5},  # it lasts until `adopt`
+        {"command": "adopt", "variant": "wide"},
+        {"command": "adopt", "why": "now"},
+    ],
+)
+async def test_a_release_takes_no_time_and_an_adoption_nothing(fields) -> None:
+    daemon = Daemon()
+    _, result = await taker(daemon).obey("digits", command(**fields))
+    assert not result.ok
     assert daemon.asked == []

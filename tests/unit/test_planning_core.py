@@ -51,6 +51,7 @@ def test_a_backlog_on_the_serving_variant_is_escaped_at_once():
         ({"paused": True}, False),
         ({"pinned": "big"}, False),
         ({"held": "moved by hand"}, False),
+        ({"advised": True}, False),  # nobody would act on it
     ],
 )
 def test_what_waits_is_pressing_where_a_faster_variant_could_be_taken(change, pressing):
@@ -107,6 +108,7 @@ def test_when_nothing_meets_the_objective_the_fastest_drains_the_backlog():
     [
         (ModelReading("m", "m_big", pinned="mid"), "mid", Reason.PINNED),
         (ModelReading("m", "m_mid", paused=True), None, Reason.PAUSED),
+        (ModelReading("m", "m_mid", paused=True, released=True), None, Reason.RELEASED),
         (ModelReading("m", "m_mid", held="foreign change"), None, Reason.HELD),
         (ModelReading("m", "m_mid", pinned="big", held="foreign change"), None, Reason.HELD),
         (ModelReading("m", "m_mid", pinned="big", paused=True), "big", Reason.PINNED),
@@ -115,6 +117,21 @@ def test_when_nothing_meets_the_objective_the_fastest_drains_the_backlog():
 def test_operators_and_foreign_changes_come_before_the_choice(reading, target, reason):
     decision = taught().step(observation(5.0, models={"m": reading}))[0]
     assert (decision.target, decision.reason) == (target, reason)
+
+
+def test_advice_that_nobody_follows_is_given_again_and_uses_up_no_limit():
+    # The wish stays the same: neither dwell nor rate limit answer for what was not done.
+    core = taught()
+    core.set_policy(replace(POLICY, stability=StabilityPolicy(min_dwell_s=0.5)))
+    reading = ModelReading("m", "m_tiny", 0.0, ready=True)
+    told = [
+        core.step(observation(5.0 + 0.02 * i, models={"m": replace(reading, advised=True)}))[0]
+        for i in range(5)
+    ]
+    assert {(d.target, d.reason, d.advised) for d in told} == {("big", Reason.BEST_FEASIBLE, True)}
+    acted = [core.step(observation(6.0 + 0.02 * i, models={"m": reading}))[0] for i in range(2)]
+    assert [d.reason for d in acted] == [Reason.BEST_FEASIBLE, Reason.DWELL]
+    assert not any(d.advised for d in acted)
 
 
 def test_old_readings_change_nothing():

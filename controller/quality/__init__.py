@@ -1,0 +1,1 @@
+"""How good a variant's answers are, measured on the server that serves them."""
