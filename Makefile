@@ -58,6 +58,15 @@ benchmark: $(READY) ## the governor and its rivals on a simulated Triton, a minu
 benchmark-full: $(READY) ## the same, five minutes and ten seeds: hours; goes on where it was stopped
 	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 10 --full --out .benchmark
 
+.PHONY: reference
+reference: $(READY) ## renew what is made from the program: reference, manual pages, completion
+	$(BIN)/governor policy schema > policies/policy.schema.json
+	$(BIN)/python packaging/reference.py
+
+.PHONY: dist
+dist: $(READY) reference ## the wheel and the source distribution, into dist/
+	$(BIN)/python -m build --outdir dist .
+
 .PHONY: constraints
 constraints: ## renew constraints.txt: newest of everything that pyproject.toml allows
 	rm -rf .venv

@@ -95,7 +95,12 @@ def parse_duration(text: str) -> float:
 
 
 def ask(
-    socket_path: Path, method: str, url: str, body: Mapping[str, Any] | None = None
+    socket_path: Path,
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = _TIMEOUT_S,
 ) -> dict[str, Any]:
     """Return the daemon's answer. Raises DaemonDownError, RefusedError."""
     import http.client
@@ -108,7 +113,7 @@ def ask(
             self.sock.settimeout(self.timeout)
             self.sock.connect(str(socket_path))
 
-    connection = UnixConnection("governor", timeout=_TIMEOUT_S)
+    connection = UnixConnection("governor", timeout=timeout_s)
     data = None if body is None else json.dumps(body).encode()
     try:
         connection.request(method, url, data, {"Content-Type": "application/json"})
