@@ -20,11 +20,11 @@ demo: $(READY) ## install a Triton and sample models, then watch the governor wo
 	$(BIN)/governor demo $(DEMO)
 
 # The tests on a real server mostly wait for it: the quick ones run meanwhile, and give way.
-USUAL := -m 'not soak and not systemd'
+USUAL := -m 'not soak and not systemd and not package'
 QUICK := tests/unit tests/fuzz tests/integration
 
 .PHONY: test
-test: $(READY) ## all tests, on a real Triton too, less soak and systemd (TESTS='tests/unit -k name')
+test: $(READY) ## all tests, on a real Triton too, less soak, systemd and package (TESTS='tests/unit -k name')
 ifneq ($(TESTS),)
 	$(BIN)/pytest $(USUAL) $(TESTS)
 else
@@ -42,6 +42,10 @@ check: $(READY) ## lint, format, types, layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: test-packages
+test-packages: $(READY) ## build and install the wheel and the .deb, and do the tutorial: five minutes
+	$(BIN)/pytest -m package tests/packaging
 
 .PHONY: soak
 soak: $(READY) ## the full counts of every target: an hour and a quarter (TESTS=..., FRESH=--cache-clear)

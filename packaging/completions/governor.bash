@@ -7,7 +7,7 @@
 
 _shtab_governor_policy_subparsers=(check show diff explain schema example)
 _shtab_governor_profiles_subparsers=(materialise)
-_shtab_governor_triton_subparsers=(install start stop status)
+_shtab_governor_triton_subparsers=(install start load stop status)
 _shtab_governor_subparsers=(run status explain history pin unpin pause resume policy profiles replay doctor triton demo completion)
 
 _shtab_governor_run_option_strings=(-h --help --policy --socket --log-level --ablate)
@@ -31,6 +31,7 @@ _shtab_governor_replay_option_strings=(-h --help --journal --policy --model --si
 _shtab_governor_doctor_option_strings=(-h --help --policy --socket --json)
 _shtab_governor_triton_install_option_strings=(-h --help --server-only)
 _shtab_governor_triton_start_option_strings=(-h --help --repository --load --grpc-port --http-port --metrics-port --otlp-url)
+_shtab_governor_triton_load_option_strings=(-h --help --seconds --seed)
 _shtab_governor_triton_stop_option_strings=(-h --help)
 _shtab_governor_triton_status_option_strings=(-h --help --json)
 _shtab_governor_triton_option_strings=(-h --help)
@@ -69,6 +70,7 @@ _shtab_governor_replay___plot_COMPGEN=_shtab_compgen_files
 _shtab_governor_doctor___policy_COMPGEN=_shtab_compgen_files
 _shtab_governor_doctor___socket_COMPGEN=_shtab_compgen_files
 _shtab_governor_triton_start___repository_COMPGEN=_shtab_compgen_dirs
+_shtab_governor_triton_load_pos_0_COMPGEN=_governor_models
 _shtab_governor_demo___json_COMPGEN=_shtab_compgen_files
 _shtab_governor_demo___plot_COMPGEN=_shtab_compgen_files
 _shtab_governor_completion___model_COMPGEN=_governor_models
@@ -78,7 +80,7 @@ _shtab_governor_run___log_level_choices=(debug info warning error)
 _shtab_governor_run___ablate_choices=(frozen shuffled)
 _shtab_governor_policy_pos_0_choices=(check show diff explain schema example)
 _shtab_governor_profiles_pos_0_choices=(materialise)
-_shtab_governor_triton_pos_0_choices=(install start stop status)
+_shtab_governor_triton_pos_0_choices=(install start load stop status)
 _shtab_governor_completion_pos_0_choices=(bash zsh fish models variants)
 _shtab_governor_pos_0_choices=(run status explain history pin unpin pause resume policy profiles replay doctor triton demo completion)
 
@@ -140,6 +142,8 @@ _shtab_governor_triton_install___help_nargs=0
 _shtab_governor_triton_install___server_only_nargs=0
 _shtab_governor_triton_start__h_nargs=0
 _shtab_governor_triton_start___help_nargs=0
+_shtab_governor_triton_load__h_nargs=0
+_shtab_governor_triton_load___help_nargs=0
 _shtab_governor_triton_stop__h_nargs=0
 _shtab_governor_triton_stop___help_nargs=0
 _shtab_governor_triton_status__h_nargs=0

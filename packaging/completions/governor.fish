@@ -59,7 +59,7 @@ function _shtab_governor_using
   test "$_shtab_governor_cmdpath" = "$argv"
 end
 
-set -g _shtab_governor_commands run status explain history pin unpin pause resume policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor triton 'triton install' 'triton start' 'triton stop' 'triton status' demo completion
+set -g _shtab_governor_commands run status explain history pin unpin pause resume policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
 set -g _shtab_governor_opts_with_value --ablate --arms --cotenants --drift --for --gpus --grpc-port --http-port --jobs --journal --json --ladder --limit --load --log-level --metrics-port --model --otlp-url --peak-load --percentile --plot --policies --policy --profiles --relief --repository --seconds --seed --seeds --since --slo --socket --stragglers --trace --watch --why --window
 
 complete -c governor -e
@@ -181,6 +181,11 @@ complete -c governor -n '_shtab_governor_using triton start' -l grpc-port -x -d 
 complete -c governor -n '_shtab_governor_using triton start' -l http-port -x -d 'default: 8000, or a free one where that is in use'
 complete -c governor -n '_shtab_governor_using triton start' -l metrics-port -x -d 'default: 8002, or a free one where that is in use'
 complete -c governor -n '_shtab_governor_using triton start' -l otlp-url -x -d 'where traces are posted; '"'"'none'"'"' turns them off (default: http://127.0.0.1:4318/v1/traces)'
+complete -c governor -n '_shtab_governor_using triton; and test $_shtab_governor_npos -eq 0' -a load -d 'send calm and bursts to the sample models, to see a governor work'
+complete -c governor -n '_shtab_governor_using triton load' -s h -l help -d 'show this help message and exit'
+complete -c governor -n '_shtab_governor_using triton load' -l seconds -x -d 'how long (default 30)'
+complete -c governor -n '_shtab_governor_using triton load' -l seed -x -d 'of the load (default 1)'
+complete -c governor -n '_shtab_governor_using triton load; and test $_shtab_governor_npos -eq 0' -ka "(_governor_models)" -d 'the name that clients call, such as digits'
 complete -c governor -n '_shtab_governor_using triton; and test $_shtab_governor_npos -eq 0' -a stop -d 'stop the one that runs'
 complete -c governor -n '_shtab_governor_using triton stop' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using triton; and test $_shtab_governor_npos -eq 0' -a status -d 'tell whether it runs, and where'
