@@ -71,6 +71,16 @@ reference: $(READY) ## renew what is made from the program: reference, manual pa
 dist: $(READY) reference ## the wheel and the source distribution, into dist/
 	$(BIN)/python -m build --outdir dist .
 
+.PHONY: deb
+deb: dist ## the Debian package for this machine's release, into dist/ (PYTHON=/usr/bin/python3.12)
+	PYTHON=$(or $(PYTHON),/usr/bin/python3) PIP="$(CURDIR)/$(BIN)/python -m pip" packaging/deb/build.sh
+
+.PHONY: audit
+audit: $(READY) ## look the pinned dependencies up in the advisory database (needs the internet)
+	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(BIN)/python -m venv "$$folder" && "$$folder/bin/pip" install --quiet pip-audit; \
+	"$$folder/bin/pip-audit" --strict --requirement constraints.txt --no-deps --disable-pip
+
 .PHONY: constraints
 constraints: ## renew constraints.txt: newest of everything that pyproject.toml allows
 	rm -rf .venv
