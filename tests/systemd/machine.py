@@ -145,8 +145,14 @@ def _furnish(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def boot(folder: Path) -> Iterator[Machine]:
-    """Boot a machine whose files lie in an empty folder; skip the test where that cannot be."""
+def boot(
+    folder: Path, furnish: Callable[[Path], None] | None = None, size: str = "256m"
+) -> Iterator[Machine]:
+    """Boot a machine whose files lie in an empty folder; skip the test where that cannot be.
+
+    `furnish` puts into its root what it is to have (this checkout as a service); `size` bounds
+    what may be written there.
+    """
     reason = _why_not()
     if reason is not None:
         pytest.skip(reason)
@@ -154,13 +160,13 @@ def boot(folder: Path) -> Iterator[Machine]:
     with contextlib.ExitStack() as stack:
         scratch.mkdir()
         root.mkdir()
-        stack.enter_context(_mounted("tmpfs", scratch, "size=256m,mode=755"))
+        stack.enter_context(_mounted("tmpfs", scratch, f"size={size},mode=755"))
         upper, work = scratch / "upper", scratch / "work"
         upper.mkdir()
         work.mkdir()
         layers = f"lowerdir=/,upperdir={upper},workdir={work}"
         stack.enter_context(_mounted("overlay", root, layers))
-        _furnish(root)
+        (furnish or _furnish)(root)
         binds = [f"--bind-ro={path}" for path in _program_folders()]
         log = stack.enter_context((folder / "console.log").open("wb"))
         booted = subprocess.Popen(
