@@ -18,37 +18,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
 
 
-def why_not():
-    if os.geteuid() != 0:
-        return "installing into a root of its own needs root"
-    for tool in ("dpkg-deb", "dpkg", "chroot", "mount"):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed"
-    # The package depends on the distribution's interpreter, as dpkg knows it.
-    python = Path("/usr/bin/python3").resolve().name
-    known = subprocess.run(["dpkg", "-s", python], capture_output=True, check=False)
-    return None if known.returncode == 0 else f"dpkg knows no {python} to depend on"
-
-
-@pytest.fixture(scope="module")
-def deb(wheel: Path, environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if (reason := why_not()) is not None:
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("deb")
-    # This environment's own pip, whatever it is called.
-    pip = f"{REPOSITORY / '.venv/bin/python'} -m pip"
-    done = subprocess.run(
-        [REPOSITORY / "packaging/deb/build.sh", wheel, folder],
-        env={**environment, "PYTHON": "/usr/bin/python3", "PIP": pip},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Path(done.stdout.strip().splitlines()[-1])
-
-
 class Machine:
     """A root in which programs are run."""
 

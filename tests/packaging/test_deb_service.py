@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from machine import UNIT, Machine, boot
-from test_deb import CLEAN, deb  # noqa: F401 - a fixture
+from test_deb import CLEAN
 
 pytestmark = pytest.mark.systemd
 POLICY = "/etc/triton-governor/policy.yaml"
 
 
 @pytest.fixture(scope="module")
-def machine(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:  # noqa: F811
+def machine(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     def furnish(root: Path) -> None:
         (root / "etc/machine-id").write_text("")
         (root / "opt").mkdir(exist_ok=True)
