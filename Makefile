@@ -20,11 +20,11 @@ demo: $(READY) ## install a Triton and sample models, then watch the governor wo
 	$(BIN)/governor demo $(DEMO)
 
 # The tests on a real server mostly wait for it: the quick ones run meanwhile, and give way.
-USUAL := -m 'not soak and not systemd'
+USUAL := -m 'not soak and not systemd and not package'
 QUICK := tests/unit tests/fuzz tests/integration
 
 .PHONY: test
-test: $(READY) ## all tests, on a real Triton too, less soak and systemd (TESTS='tests/unit -k name')
+test: $(READY) ## all tests, on a real Triton too, less soak, systemd and package (TESTS='tests/unit -k name')
 ifneq ($(TESTS),)
 	$(BIN)/pytest $(USUAL) $(TESTS)
 else
@@ -43,6 +43,10 @@ check: $(READY) ## lint, format, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: test-packages
+test-packages: $(READY) ## build and install the wheel and the .deb, and do the tutorial: five minutes
+	$(BIN)/pytest -m package tests/packaging
+
 .PHONY: soak
 soak: $(READY) ## the full counts of every target: an hour and a quarter (TESTS=..., FRESH=--cache-clear)
 	@failed=0; $(BIN)/pytest -s -m soak -o timeout=0 $(FRESH) $(or $(TESTS),tests/soak tests/triton) || failed=$$?; \
@@ -57,6 +61,25 @@ benchmark: $(READY) ## the governor and its rivals on a simulated Triton, a minu
 .PHONY: benchmark-full
 benchmark-full: $(READY) ## the same, five minutes and ten seeds: hours; goes on where it was stopped
 	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 10 --full --out .benchmark
+
+.PHONY: reference
+reference: $(READY) ## renew what is made from the program: reference, manual pages, completion
+	$(BIN)/governor policy schema > policies/policy.schema.json
+	$(BIN)/python packaging/reference.py
+
+.PHONY: dist
+dist: $(READY) reference ## the wheel and the source distribution, into dist/
+	$(BIN)/python -m build --outdir dist .
+
+.PHONY: deb
+deb: dist ## the Debian package for this machine's release, into dist/ (PYTHON=/usr/bin/python3.12)
+	PYTHON=$(or $(PYTHON),/usr/bin/python3) PIP="$(CURDIR)/$(BIN)/python -m pip" packaging/deb/build.sh
+
+.PHONY: audit
+audit: $(READY) ## look the pinned dependencies up in the advisory database (needs the internet)
+	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(BIN)/python -m venv "$$folder" && "$$folder/bin/pip" install --quiet pip-audit; \
+	"$$folder/bin/pip-audit" --strict --requirement constraints.txt --no-deps --disable-pip
 
 .PHONY: constraints
 constraints: ## renew constraints.txt: newest of everything that pyproject.toml allows

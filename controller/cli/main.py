@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "quality": "controller.cli.quality",
     "triton": "controller.cli.triton",
     "demo": "controller.cli.demo",
+    "completion": "controller.cli.completion",
 }
 
 EPILOG: Final = """\
@@ -72,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return output.INTERRUPTED
     return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line: for completion and the reference."""
+    return _build_parser(COMMANDS.values())
 
 
 def _run(arguments: Sequence[str]) -> int:

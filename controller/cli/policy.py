@@ -73,6 +73,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Print the JSON Schema (draft 7) of a policy, for editors.",
     )
     schema.set_defaults(run=run_schema)
+    example = commands.add_parser(
+        "example",
+        help="print a policy to start from",
+        description="Print one of the example policies that come with the governor; "
+        "without a name, what there is.",
+    )
+    example.add_argument("name", nargs="?", metavar="NAME", help="such as example, or vision")
+    example.set_defaults(run=run_example)
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -171,6 +179,27 @@ def run_schema(_args: argparse.Namespace) -> int:
     from controller.policy.json_schema import schema_text
 
     print(schema_text(), end="")
+    return output.OK
+
+
+def run_example(args: argparse.Namespace) -> int:
+    """Print an example, or the names of all."""
+    from controller.policy.shipped import UnknownExampleError, example, examples, summary
+
+    try:
+        if args.name is not None:
+            print(example(args.name), end="")
+            return output.OK
+        found = examples()
+    except UnknownExampleError as error:
+        output.print_error(str(error))
+        return output.PROBLEM
+    except OSError as error:
+        output.print_error(f"the examples are missing: {error}", advice="install the wheel again")
+        return output.PROBLEM
+    width = max(map(len, found))
+    for name, text in found.items():
+        print(f"{name:<{width}}  {summary(text)}")
     return output.OK
 
 

@@ -20,6 +20,7 @@ EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3
 """As systemd and LSB have it for a status of something that is not running."""
 _LAST_PORT = 65535
+_MIN_LOAD_S, _MAX_LOAD_S = 10.0, 3600.0
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -59,6 +60,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     start.set_defaults(run=_run_start)
 
+    load = commands.add_parser(
+        "load",
+        help="send calm and bursts to the sample models, to see a governor work",
+        description="Sends requests for the sample models to the embedded Triton that runs: calm, "
+        "then bursts that its best variant cannot bear. Measures for two seconds what the machine "
+        "bears, by asking two variants directly.",
+    )
+    load.add_argument("model", metavar="MODEL", help="the name that clients call, such as digits")
+    load.add_argument(
+        "--seconds", type=_seconds, default=30.0, metavar="N", help="how long (default 30)"
+    )
+    load.add_argument("--seed", type=int, default=1, metavar="N", help="of the load (default 1)")
+    load.set_defaults(run=_run_load)
+
     stop = commands.add_parser("stop", help="stop the one that runs")
     stop.set_defaults(run=_run_stop)
 
@@ -75,6 +90,18 @@ def _port(text: str) -> int:
     if not 0 < number <= _LAST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; use a number from 1 to 65535")
     return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        value_s = float(text)
+    except ValueError:
+        value_s = 0.0
+    if not _MIN_LOAD_S <= value_s <= _MAX_LOAD_S:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds from {_MIN_LOAD_S:g} to {_MAX_LOAD_S:g}"
+        )
+    return value_s
 
 
 def _fail(error: object) -> int:
@@ -153,6 +180,33 @@ def _say(line: str) -> None:
     except BrokenPipeError:
         # Whoever read our output is gone, which is no reason to take a server down.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
+
+
+def _run_load(args: argparse.Namespace) -> int:
+    from controller.demo import practice
+    from controller.demo.load import LoadError
+    from controller.embedded import supervisor
+    from controller.embedded.install import InstallError
+    from controller.embedded.ladder import LadderError, ensure_ladder
+    from controller.embedded.server import HOST
+    from controller.embedded.support import UnsupportedPlatformError
+
+    try:
+        state = supervisor.running()
+        if state is None:
+            return _fail("no embedded Triton runs; 'governor triton start' starts one")
+        ladder = ensure_ladder(_install(), _progress)
+        if Path(state.repository) != ladder.repository:
+            return _fail(f"the Triton that runs serves {state.repository}, not the sample models")
+        address = f"{HOST}:{state.ports.grpc}"
+        told = practice.run(ladder, address, args.model, args.seconds, args.seed, _say)
+    except (UnsupportedPlatformError, InstallError, LadderError, LoadError, OSError) as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return _fail("interrupted")
+    by = ", ".join(f"{name} {count}" for name, count in told.answers.items())
+    _say(f"{told.requests} requests, {told.failed} failed, {told.late} late; answered by {by}")
+    return EXIT_OK
 
 
 def _run_stop(_args: argparse.Namespace) -> int:

@@ -29,12 +29,22 @@ from controller.demo.scenario import Scale, Shape
 from controller.demo.scores import Served
 from controller.demo.wire import METHOD, Tensors, message
 from controller.embedded.install import Installation
+from controller.embedded.ladder import (
+    INPUT,
+    MAX_BATCH,
+    OUTPUT,
+    VARIANT_OUTPUT,
+    Ladder,
+    sample_requests,
+)
 from controller.embedded.server import HOST, RunningServer, ServerError, start_server
 
 ALIAS = "digits"
 OBJECTIVE_MS = 60.0
 PERCENTILE = 99.0
 _FOLDER_BYTES = 45
+_PAGES = 2048
+"""So many of the held-out pages are sent; the generator keeps each once per request size."""
 _MEASURE_S = 1.0
 _MEASURED_TIMES = 3
 """Shared machines differ by a quarter from one second to the next: the middle one counts."""
@@ -173,6 +183,19 @@ class Bench:
                         raise ServerError(f"{choice.model} does not answer")
         finally:
             channel.close()
+
+
+def sample_models(ladder: Ladder) -> Models:
+    """Return the sample ladder as the bench wants it."""
+    samples = sample_requests(ladder)
+    return Models(
+        repository=ladder.repository,
+        choices=tuple(Choice(v.name, v.model, v.quality) for v in ladder.variants),
+        tensors=Tensors(INPUT, OUTPUT, VARIANT_OUTPUT),
+        max_rows=MAX_BATCH,
+        pages=samples.pages[:_PAGES],
+        labels=samples.labels[:_PAGES].astype(np.int64),
+    )
 
 
 @contextmanager

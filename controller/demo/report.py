@@ -148,7 +148,9 @@ def findings(outcome: Outcome) -> list[str]:
 NEXT = """\
 Next (`make demo` puts the command into .venv/bin):
   governor triton start                       the same Triton and models, in the foreground
-  governor run --policy policies/demo.yaml    govern it (in another terminal)
+  governor policy example demo > demo.yaml    a policy for them
+  governor run --policy demo.yaml             govern it (in another terminal)
+  governor triton load digits                 send it load (in a third)
   governor status --watch, governor explain   see what it does, and why
 On your own Triton: start it with --model-control-mode=explicit, name your variants in a policy;
 `governor doctor --policy FILE` says what else to change. Begin with `mode: advise`."""

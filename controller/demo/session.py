@@ -12,31 +12,19 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from controller.demo import arms, report, scores
 from controller.demo.arms import Arm
-from controller.demo.bench import OBJECTIVE_MS, Models, open_bench
+from controller.demo.bench import OBJECTIVE_MS, Models, open_bench, sample_models
 from controller.demo.governed import Choice
 from controller.demo.live import Plain, Quiet, Screen
 from controller.demo.scenario import Shape, bursty, steps
-from controller.demo.wire import Tensors
 from controller.embedded.install import Installation, install
-from controller.embedded.ladder import (
-    INPUT,
-    MAX_BATCH,
-    OUTPUT,
-    VARIANT_OUTPUT,
-    Ladder,
-    ensure_ladder,
-    sample_requests,
-)
+from controller.embedded.ladder import ensure_ladder
 
 WARMUP_S = 6.0
 """Calm load before an arm counts: models and the governor get to know each other."""
-_PAGES = 2048
-"""So many of the held-out pages are sent; the generator keeps each once per request size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +99,6 @@ def prepare(view: Quiet) -> tuple[Installation, Models]:
     """Install the server and train the sample models, each once per machine."""
     installation = install(view.stage)
     return installation, sample_models(ensure_ladder(installation, view.stage))
-
-
-def sample_models(ladder: Ladder) -> Models:
-    """Return the sample ladder as the bench wants it."""
-    samples = sample_requests(ladder)
-    return Models(
-        repository=ladder.repository,
-        choices=tuple(Choice(v.name, v.model, v.quality) for v in ladder.variants),
-        tensors=Tensors(INPUT, OUTPUT, VARIANT_OUTPUT),
-        max_rows=MAX_BATCH,
-        pages=samples.pages[:_PAGES],
-        labels=samples.labels[:_PAGES].astype(np.int64),
-    )
 
 
 def _best_first(models: Models) -> list[Choice]:

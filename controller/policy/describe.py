@@ -93,6 +93,9 @@ def _section(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
         if "$ref" in option:
             found: dict[str, Any] = definitions[option["$ref"].rsplit("/", 1)[-1]]
             return found
+        if "patternProperties" in option:
+            named: dict[str, Any] = option
+            return named
     return node
 
 
@@ -109,12 +112,27 @@ def _one(node: dict[str, Any]) -> str:
         return str(node["const"])
     if "enum" in node:
         return " or ".join(map(str, node["enum"]))
+    integer = node.get("type") == "integer"
     kind = {"string": "text", "array": "a list", "boolean": "true or false"}.get(
-        node.get("type", ""), f"{'an' if node.get('type') == 'integer' else 'a'} {node.get('type')}"
+        node.get("type", ""), f"{'an' if integer else 'a'} {node.get('type')}"
     )
-    if node.get("examples"):
-        return f"such as {', '.join(map(str, node['examples']))}"
+    kind = node.get("x-quantity", kind) + _limits(node)
+    examples = ", ".join(map(str, node.get("examples", ())))
+    return f"{kind}, such as {examples}" if examples else kind
+
+
+def _limits(node: dict[str, Any]) -> str:
+    """Return between what a number or a quantity must be, "" where nothing bounds it."""
+    if "x-minimum" in node:
+        return f" from {node['x-minimum']} to {node['x-maximum']}"
     low, high = node.get("minimum"), node.get("maximum")
     if low is not None and high is not None:
-        return f"{kind} from {low:g} to {high:g}"
-    return kind
+        return f" from {low:g} to {high:g}"
+    words = {
+        "at least": low,
+        "more than": node.get("exclusiveMinimum"),
+        "at most": high,
+        "less than": node.get("exclusiveMaximum"),
+    }
+    told = [f"{word} {limit:g}" for word, limit in words.items() if limit is not None]
+    return f" of {' and '.join(told)}" if told else ""

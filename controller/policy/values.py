@@ -160,7 +160,12 @@ def _integers_schema(low: int, high: int, **more: Any) -> dict[str, Any]:
 
 
 def _quantity(
-    parse: Callable[[object], float], written_in: str, low: str, high: str, examples: list[str]
+    parse: Callable[[object], float],
+    what: str,
+    written_in: str,
+    low: str,
+    high: str,
+    examples: list[str],
 ) -> Rule:
     lowest, highest = parse(low), parse(high)
 
@@ -170,35 +175,40 @@ def _quantity(
             raise ValueError(f"must be between {low} and {high}, not {value}")
         return amount
 
-    return Rule(convert, {"type": "string", "pattern": written_in, "examples": examples})
+    # Editors pass the x-keys over; the reference and `policy explain` tell them.
+    limits = {"x-quantity": what, "x-minimum": low, "x-maximum": high}
+    return Rule(convert, {"type": "string", "pattern": written_in, "examples": examples, **limits})
 
 
 def duration(low: str, high: str) -> Rule:
     """Return the rule of a duration in seconds between two, both included."""
     pattern = units.pattern(units.DURATION_UNITS)
-    return _quantity(units.parse_duration, pattern, low, high, ["60ms", "2s", "10m"])
+    examples = ["60ms", "2s", "10m"]
+    return _quantity(units.parse_duration, "a duration", pattern, low, high, examples)
 
 
 def size(low: str, high: str) -> Rule:
     """Return the rule of a size in bytes between two, both included."""
-    return _quantity(units.parse_bytes, units.pattern(units.BYTE_UNITS), low, high, ["256MiB"])
+    pattern = units.pattern(units.BYTE_UNITS)
+    return _quantity(units.parse_bytes, "a size", pattern, low, high, ["256MiB"])
 
 
 def temperature(low: str, high: str) -> Rule:
     """Return the rule of a temperature in degrees Celsius between two, both included."""
     pattern = units.pattern(units.TEMPERATURE_UNITS)
-    return _quantity(units.parse_temperature, pattern, low, high, ["84C"])
+    return _quantity(units.parse_temperature, "a temperature", pattern, low, high, ["84C"])
 
 
 def power(low: str, high: str) -> Rule:
     """Return the rule of a power in watts between two, both included."""
-    return _quantity(units.parse_power, units.pattern(units.POWER_UNITS), low, high, ["300W"])
+    pattern = units.pattern(units.POWER_UNITS)
+    return _quantity(units.parse_power, "a power", pattern, low, high, ["300W"])
 
 
 def percentage(low: str, high: str) -> Rule:
     """Return the rule of a percentage, a ratio inside, between two, both included."""
     pattern = units.pattern(units.PERCENT_UNITS)
-    return _quantity(units.parse_percentage, pattern, low, high, ["5%"])
+    return _quantity(units.parse_percentage, "a percentage", pattern, low, high, ["5%"])
 
 
 def _time_of_day(value: object) -> int:
@@ -222,9 +232,13 @@ TOPIC_PREFIX: Final = _matches(
     "an MQTT topic such as fleet/triton-governor, without wildcards",
 )
 HOST: Final = Rule(_host, {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,253}$"})
-HOST_PORT: Final = Rule(_host_port, {"type": "string", "pattern": f"^{_HOST_PORT}$"})
+HOST_PORT: Final = Rule(
+    _host_port, {"type": "string", "pattern": f"^{_HOST_PORT}$", "examples": ["127.0.0.1:8001"]}
+)
 HTTP_URL: Final = Rule(_http_url, {"type": "string", "pattern": "^https?://[!-~]+$"})
-TIME_OF_DAY: Final = Rule(_time_of_day, {"type": "string", "pattern": f"^{_TIME_OF_DAY}$"})
+TIME_OF_DAY: Final = Rule(
+    _time_of_day, {"type": "string", "pattern": f"^{_TIME_OF_DAY}$", "examples": ["22:00"]}
+)
 VERSION: Final = Rule(_version, {"const": 1})
 INTERVAL: Final = Rule(
     _duration_or_auto,

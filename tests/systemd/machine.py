@@ -181,8 +181,14 @@ def _install(machine: Machine) -> None:
 
 
 @contextlib.contextmanager
-def boot(folder: Path) -> Iterator[Machine]:
-    """Boot a machine whose files lie in an empty folder; skip the test where that cannot be."""
+def boot(
+    folder: Path, furnish: Callable[[Path], None] | None = None, size: str = "256m"
+) -> Iterator[Machine]:
+    """Boot a machine whose files lie in an empty folder; skip the test where that cannot be.
+
+    `furnish` puts into its root what it is to have (this checkout's wheel, installed in /opt);
+    `size` bounds what may be written there.
+    """
     reason = _why_not()
     if reason is not None:
         pytest.skip(reason)
@@ -190,15 +196,19 @@ def boot(folder: Path) -> Iterator[Machine]:
     with contextlib.ExitStack() as stack:
         scratch.mkdir()
         root.mkdir()
-        stack.enter_context(_mounted("tmpfs", scratch, "size=256m,mode=755"))
+        stack.enter_context(_mounted("tmpfs", scratch, f"size={size},mode=755"))
         upper, work = scratch / "upper", scratch / "work"
         upper.mkdir()
         work.mkdir()
         layers = f"lowerdir=/,upperdir={upper},workdir={work}"
         stack.enter_context(_mounted("overlay", root, layers))
         (root / "etc/machine-id").write_text("")
-        _build_wheel(folder / "wheels")
-        shown = _shown_folders() | {folder / "wheels": WHEELS}
+        shown = _shown_folders()
+        if furnish is None:
+            _build_wheel(folder / "wheels")
+            shown[folder / "wheels"] = WHEELS
+        else:
+            furnish(root)
         binds = [f"--bind-ro={path}:{where}" for path, where in shown.items()]
         log = stack.enter_context((folder / "console.log").open("wb"))
         booted = subprocess.Popen(
@@ -209,7 +219,8 @@ def boot(folder: Path) -> Iterator[Machine]:
         )
         try:
             machine = Machine(upper, _leader(booted, folder / "console.log"))
-            _install(machine)
+            if furnish is None:
+                _install(machine)
             yield machine
         finally:
             booted.terminate()  # asks the machine to power off

@@ -10,6 +10,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from controller.cli.main import build_parser
+from controller.policy.load import load_policy
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 RULES = yaml.safe_load((DEPLOY / "prometheus" / "governor-rules.yml").read_text(encoding="utf-8"))
@@ -90,3 +93,54 @@ def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:
         one[at] < other[at] + other[size] and other[at] < one[at] + one[size]
         for at, size in (("x", "w"), ("y", "h"))
     )
+
+
+SIDECAR = list(
+    yaml.safe_load_all((DEPLOY / "kubernetes" / "sidecar.yaml").read_text(encoding="utf-8"))
+)
+CONTAINERFILE = (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    return next(document for document in SIDECAR if document["kind"] == kind)
+
+
+def container(name: str) -> dict[str, Any]:
+    pod = of_kind("Deployment")["spec"]["template"]["spec"]
+    return next(one for one in pod["containers"] if one["name"] == name)
+
+
+def test_the_policy_of_the_pod_is_sound_and_fits_the_ports_beside_it(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(of_kind("ConfigMap")["data"]["policy.yaml"], encoding="utf-8")
+    policy = load_policy(path)
+    ports = {port["containerPort"] for port in container("triton")["ports"]}
+    assert int(policy.triton.grpc.rpartition(":")[2]) in ports
+    assert policy.prometheus is not None
+    (metrics,) = container("governor")["ports"]
+    assert policy.prometheus.listen.endswith(f":{metrics['containerPort']}")
+    assert policy.triton.traces_listen in " ".join(container("triton")["args"])
+
+
+def test_the_pod_has_every_volume_that_its_containers_mount():
+    pod = of_kind("Deployment")["spec"]["template"]["spec"]
+    mounted = {mount["name"] for one in pod["containers"] for mount in one["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    folders = {mount["mountPath"] for mount in container("governor")["volumeMounts"]}
+    for needed in ("/var/lib/triton-governor", "/run/triton-governor", "/etc/triton-governor"):
+        assert needed in folders
+
+
+def test_what_the_recipes_run_are_commands_of_ours():
+    probe = container("governor")["livenessProbe"]["exec"]["command"]
+    healthcheck = re.search(r"HEALTHCHECK[^\n]*\n +CMD (.*?) >/dev/null", CONTAINERFILE)
+    command = re.search(r"^CMD (\[.*\])$", CONTAINERFILE, re.MULTILINE)
+    assert healthcheck
+    assert command
+    for words in (probe[1:], healthcheck[1].split()[1:], json.loads(command[1])):
+        assert build_parser().parse_args(words).run
+
+
+def test_the_container_runs_as_the_pod_says():
+    user = container("governor")["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in CONTAINERFILE
