@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "status": "controller.cli.client",
     "explain": "controller.cli.client",
     "history": "controller.cli.client",
+    "report": "controller.cli.report",
     "pin": "controller.cli.client",
     "unpin": "controller.cli.client",
     "pause": "controller.cli.client",
