@@ -7,7 +7,9 @@ asks the daemon: it answers when that is down, too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import os
 import sys
 import time
 from pathlib import Path
@@ -155,16 +157,18 @@ def _write(target: str, recorded: Recorded, document: dict[str, Any]) -> bool:
         sys.stdout.write(page(recorded, document))
         return True
     path = Path(target)
-    beside = path.with_name(f".{path.name}.new")
+    beside = path.parent / f".{path.name}.{os.getpid()}"
     try:
         problem = _in_the_way(path)
         if problem is not None:
             output.print_error(problem, advice="name another file with -o, or remove this one")
             return False
-        beside.write_text(page(recorded, document), encoding="utf-8")
+        with beside.open("x", encoding="utf-8") as file:  # never through a link that is there
+            file.write(page(recorded, document))
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         output.print_error(f"cannot write {path}: {error.strerror or error}")
         return False
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB", file=sys.stderr)

@@ -7,6 +7,7 @@
   const sync = uPlot.sync("all");
   let plots = [];
   let zoom = null;
+  let dragged = null;  // the plot in which a drag began
   let printing = false;
 
   // -- time: of the machine that made the report, wherever it is read ---------------------------
@@ -146,7 +147,7 @@
       tzDate: there,
       // All plots end below each other, with or without a scale on the right.
       padding: [8, axes.length > 1 ? 0 : RIGHT, 0, 0],
-      cursor: { sync: { key: sync.key, setSeries: false }, drag: { x: true, y: false }, points: { size: 6 } },
+      cursor: { sync: { key: sync.key, setSeries: false }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       legend: { live: true },
       scales: Object.assign({ x: { range: (u, from, to) => (zoom ? zoom : [data.since, data.until]) } }, scales),
       series: [at, ...series],
@@ -156,7 +157,8 @@
           drawClear: [(u) => backdrop(u, ink, more && more.numbers)],
           setSelect: [
             (u) => {
-              if (u.select.width < 4) return;
+              // The others follow: what they show is a step longer or shorter.
+              if (u !== dragged || u.select.width < 4) return;
               look([u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")]);
             },
           ],
@@ -350,6 +352,7 @@
       const width = printing ? 680 : Math.max(place.clientWidth, 240);
       const [how, columns] = draw[place.dataset.plot](ink, width, model);
       const plot = new uPlot(how, columns, place);
+      plot.over.addEventListener("mousedown", () => { dragged = plot; });
       plot.over.addEventListener("dblclick", () => look(null));
       sync.sub(plot);
       plots.push(plot);
