@@ -310,13 +310,13 @@ class Daemon:
             self.decision_counts[decision.model][decision.reason.value] += 1
             self._carry_out(decision)
         self.ticks.add(took_s := time.monotonic() - began_s)
-        self.minutes.tick(
-            observation, decisions, self.policy, took_s=took_s, triton_up=self.triton_up
-        )
         for decision in decisions:
             self.journal.decision(decision)
         if self.triton_up and self.advice is None and not self._prober.busy:
             self._prober.send(self.core.probes(observation), self.actuator)
+        self.minutes.tick(
+            observation, decisions, self.policy, took_s=took_s, triton_up=self.triton_up
+        )
 
     def _observe(self, reading: Reading) -> Observation:
         if reading.triton_up != self.triton_up:

@@ -24,7 +24,7 @@ _BUCKETS: Final = 24 * _PER_OCTAVE  # the last one ends at 28 minutes, and holds
 
 def bucket_of(latency_s: float) -> int:
     """Return the bucket of a latency."""
-    if latency_s <= _SHORTEST_S:
+    if not latency_s > _SHORTEST_S:  # nor any number at all
         return 0
     if latency_s == math.inf:
         return _BUCKETS - 1

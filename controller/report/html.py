@@ -22,14 +22,19 @@ class Markup(str):
     __slots__ = ()
 
 
-def escaped(text: object) -> Markup:
-    """Return any text as HTML; what cannot be seen (controls, marks of direction) is replaced."""
+def visible(text: object) -> str:
+    """Return text in which what cannot be seen (controls, marks of direction) is replaced."""
     plain = str(text)
-    if not plain.isprintable():
-        plain = "".join(
-            c if c.isprintable() or c in _SPACES else " " if c in "\n\t" else _ODD for c in plain
-        )
-    return Markup(html.escape(plain))
+    if plain.isprintable():
+        return plain
+    return "".join(
+        c if c.isprintable() or c in _SPACES else " " if c in "\n\t" else _ODD for c in plain
+    )
+
+
+def escaped(text: object) -> Markup:
+    """Return any text as HTML."""
+    return Markup(html.escape(visible(text)))
 
 
 def element(tag: str, *children: object, **attributes: str | bool | None) -> Markup:

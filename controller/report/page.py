@@ -14,7 +14,7 @@ from typing import Any, Final
 from controller import __version__
 from controller.journal.minutes import MachineMinute, ModelMinute
 from controller.report import tables
-from controller.report.html import Markup, data, element, inline, joined, lone
+from controller.report.html import Markup, data, element, inline, joined, lone, visible
 from controller.report.series import Steps, gather, model_columns
 from controller.report.summary import Json, Recorded, variants_of
 from controller.report.zone import local, offsets, zone_of
@@ -178,7 +178,8 @@ def _plots(recorded: Recorded, document: Json) -> Json:
             variants,
         )
         percentile = model["objective"]["percentile"]
-        models.append({"percentile": percentile, "variants": variants, **columns})
+        names = [visible(variant) for variant in variants]
+        models.append({"percentile": percentile, "variants": names, **columns})
     numbered = _numbered(document["events"])
     return {
         "since": since,
@@ -210,5 +211,5 @@ def _machine_columns(machine: Sequence[MachineMinute | None]) -> Json:
 
     return {
         "host": [host_busy(sums) for sums in machine],
-        "gpus": [[gpu, [gpu_busy(sums, gpu) for sums in machine]] for gpu in gpus],
+        "gpus": [[visible(gpu), [gpu_busy(sums, gpu) for sums in machine]] for gpu in gpus],
     }

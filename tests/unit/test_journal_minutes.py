@@ -152,7 +152,7 @@ def test_a_quantile_of_nothing_is_not_zero() -> None:
     assert quantile_s({3: 0.0}, 0.99) is None
 
 
-@pytest.mark.parametrize("odd", [-1.0, 0.0, 1e-9, 1e9, math.inf])
+@pytest.mark.parametrize("odd", [-1.0, 0.0, 1e-9, 1e9, math.inf, math.nan])
 def test_every_latency_has_a_bucket(odd: float) -> None:
     assert 0 <= bucket_of(odd) < 192
 

@@ -115,15 +115,24 @@
   const shown = (unit, scale) => (u, value) =>
     value == null ? (u.cursor.idx == null ? "" : "-") : digits(value * (scale || 1)) + unit;
 
+  // What stands alone between gaps has no line: a dot.
+  function alone(u, series) {
+    const column = u.data[series];
+    const found = [];
+    for (let i = 0; i < column.length; i += 1)
+      if (column[i] != null && column[i - 1] == null && column[i + 1] == null) found.push(i);
+    return found.length ? found : null;
+  }
+
   function line(label, colour, unit, more) {
     return Object.assign(
-      { label, stroke: colour, width: innerWidth < 600 ? 0.8 : 1.25, points: { show: false }, value: shown(unit) },
+      { label, stroke: colour, width: innerWidth < 600 ? 0.8 : 1.25, points: { show: false, size: 4, filter: alone, fill: colour }, value: shown(unit) },
       more,
     );
   }
   const steps = uPlot.paths.stepped({ align: 1 });
   // A value that is told on hover and not drawn.
-  const hidden = { paths: () => null, width: 0 };
+  const hidden = { paths: () => null, width: 0, points: { show: false } };
 
   function axis(ink, more) {
     return Object.assign(
@@ -151,7 +160,7 @@
       legend: { live: true },
       scales: Object.assign({ x: { range: (u, from, to) => (zoom ? zoom : [data.since, data.until]) } }, scales),
       series: [at, ...series],
-      axes: [axis(ink, { values: axisDates, size: 34, space: 70, gap: 2 }), ...axes],
+      axes: [axis(ink, { values: axisDates, size: 38, space: 70, gap: 6 }), ...axes],
       hooks: Object.assign(
         {
           drawClear: [(u) => backdrop(u, ink, more && more.numbers)],
