@@ -74,6 +74,8 @@ class ModelRecorder:
         minute, now_s = self.minute, observation.now_s
         minute.seconds += seconds
         before, self._tally = self._tally, tally
+        if tally.completed < before.completed:
+            before = Tally()  # it left the policy and is back, all between two ticks
         completed, arrived = tally.completed - before.completed, tally.arrived - before.arrived
         # What was told is counted anew when the objective is another.
         goes_on = tally.told >= before.told

@@ -29,7 +29,7 @@ _PLOTS: Final = (
     (
         "latency",
         "Latency",
-        "in Triton, of traced requests; the highest one of as many minutes as it takes, up to 15",
+        "in Triton, of traced requests; the highest one of as much time as it takes to know it",
     ),
     ("budget", "Error budget", "how fast it burned, and how much of the whole time's was used"),
     ("told", "Told and came", "the latency that was told beforehand, and what came"),

@@ -259,6 +259,16 @@ def test_a_model_that_leaves_the_policy_leaves_its_minute_and_one_that_comes_beg
     assert [model for _, model, _ in stand.rows] == ["digits", None]  # "words" has no decision yet
 
 
+def test_a_model_that_was_away_between_two_ticks_is_counted_from_there_on() -> None:
+    stand = Stand()
+    for _ in range(20):
+        stand.tick(completed=5)
+    stand.tallies["digits"] = Tally()
+    stand.tick(completed=2)
+    stand.minutes.close()
+    assert stand.whole().completed == 102
+
+
 def test_a_new_objective_goes_on_counting() -> None:
     stand = Stand()
     for _ in range(20):
