@@ -49,6 +49,7 @@ async def test_the_report_counts_what_clients_got(start_triton, tmp_path: Path):
     # The server's latency is below the clients'.
     seen_s = [answer.latency_s for answer in traffic.answers]
     assert 0.0 < model["latency_ms"]["mean"] <= 1e3 * sum(seen_s) / len(seen_s)
-    assert sum(variant["share"] for variant in model["variants"]) > 0.3
+    # Before that it waited for Triton, however long that took.
+    assert sum(variant["seconds"] for variant in model["variants"]) > 4.0
     assert document["machine"]["triton_gone_s"] <= document["machine"]["watched_s"]
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
