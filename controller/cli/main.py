@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "history": "controller.cli.client",
     "served": "controller.cli.served",
     "advice": "controller.cli.advice",
+    "report": "controller.cli.report",
     "pin": "controller.cli.client",
     "unpin": "controller.cli.client",
     "pause": "controller.cli.client",

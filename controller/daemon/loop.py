@@ -27,6 +27,7 @@ from controller.daemon.control import DaemonControl
 from controller.daemon.learned import Learned
 from controller.daemon.log import AUDIT
 from controller.daemon.meters import Durations, ProcessMeter
+from controller.daemon.minutes import Minutes
 from controller.daemon.operator import OperatorWishes
 from controller.daemon.policy_file import PolicyFile
 from controller.daemon.pooling import WarmPool
@@ -35,6 +36,7 @@ from controller.daemon.rest import Rest
 from controller.daemon.scores import ScoreLog
 from controller.daemon.standing import Standing
 from controller.daemon.status import bus_view, in_a_line, measured
+from controller.daemon.stopping import bounded
 from controller.interfaces.admin import AdminServer
 from controller.interfaces.mqtt import MqttBus
 from controller.interfaces.prometheus import MetricsServer
@@ -55,7 +57,6 @@ _LOG = logging.getLogger("governor")
 _READ_SHARE: Final = 0.5  # of a tick that a reading may wait for Triton
 _SAVE_EVERY_S: Final = 1.0  # a death by kill -9 loses what was learned since
 _TELL_EVERY_S: Final = 1.0
-_STOP_S: Final = 5.0  # each part has so long to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class Daemon:
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
         self._alarms = Alarms(self.journal)
+        self.minutes = Minutes(self.core, self.actions, self.journal, time.time)
         self._learned = Learned(self.core, self.wishes, self.journal)
         self._scores = ScoreLog(self.core, self.journal, time.monotonic)
         self._started = {"version": self.version, "pid": self.pid}
@@ -242,30 +244,21 @@ class Daemon:
         _LOG.info("stopping")
         if self.bus is not None:
             self.bus.refuse_commands()
-        await self._bounded("the admin socket", self._admin.stop())
-        await self._bounded("actuation", self.actuator.stop())
+        await bounded("the admin socket", self._admin.stop())
+        await bounded("actuation", self.actuator.stop())
         for task in self.acting.values():
             task.cancel()
         if self.bus is not None:
-            await self._bounded("mqtt", self.bus.stop())
+            await bounded("mqtt", self.bus.stop())
             self._bus_task.cancel()
         self._manager.stopping()
-        await self._bounded("telemetry", self.telemetry.stop())
-        await self._bounded("probing", self._prober.stop())
-        await self._bounded("prometheus", self.metrics.stop())
+        await bounded("telemetry", self.telemetry.stop())
+        await bounded("probing", self._prober.stop())
+        await bounded("prometheus", self.metrics.stop())
         self._learned.save(self.policy, self._started, everything=True)
-        await self._bounded("the journal", asyncio.to_thread(self.journal.close))
+        self.minutes.close()
+        await bounded("the journal", asyncio.to_thread(self.journal.close))
         self._manager.close()
-
-    @staticmethod
-    async def _bounded(what: str, work: object) -> None:
-        try:
-            async with asyncio.timeout(_STOP_S):
-                await work  # type: ignore[misc]
-        except TimeoutError:
-            _LOG.warning("%s did not stop in %g s; left behind", what, _STOP_S)
-        except Exception:  # noqa: BLE001 - the next part must still be stopped
-            _LOG.exception("stopping %s failed", what)
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -319,11 +312,14 @@ class Daemon:
             self.decisions[decision.model] = decision
             self.decision_counts[decision.model][decision.reason.value] += 1
             self._carry_out(decision)
-        self.ticks.add(time.monotonic() - began_s)
+        self.ticks.add(took_s := time.monotonic() - began_s)
         for decision in decisions:
             self.journal.decision(decision)
         if self.triton_up and self.standing.probes() and not self._prober.busy:
             self._prober.send(self.core.probes(observation), self.actuator)
+        self.minutes.tick(
+            observation, decisions, self.policy, took_s=took_s, triton_up=self.triton_up
+        )
 
     def _observe(self, reading: Reading) -> Observation:
         if reading.triton_up != self.triton_up:

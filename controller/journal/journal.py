@@ -16,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from controller.journal.minutes import MachineMinute, ModelMinute
 from controller.journal.records import (
     ActionRow,
     DecisionRow,
     EventRow,
+    MinuteRow,
     Row,
     Stamp,
     action_dict,
@@ -99,6 +101,12 @@ class Journal:
     ) -> None:
         """Record something that happened: a restart, a pin, a foreign change, an error."""
         self._put(EventRow(Stamp(time.time(), time.monotonic()), kind, model, message, data))
+
+    def minute(
+        self, begins_unix_s: int, model: str | None, minute: ModelMinute | MachineMinute
+    ) -> None:
+        """Record what a minute, or a part of one, came to: do not change it any more."""
+        self._put(MinuteRow(begins_unix_s, model, minute))
 
     def save_learned(self, key: str, obj: Any) -> None:
         """Replace a learned value. It is turned into JSON later: do not change it any more."""

@@ -11,9 +11,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from controller.journal.records import ACTION_COLUMNS
+from controller.journal.minutes import MachineMinute, ModelMinute
+from controller.journal.records import ACTION_COLUMNS, EVENT_COLUMNS
 from controller.journal.store import lenient_text, read_actions
 
 
@@ -163,16 +164,82 @@ class JournalReader:
 
     def events(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest events, newest first."""
-        columns = ("time_unix_s", "monotonic_s", "kind", "model", "message", "data")
         rows = self._query(
-            f"SELECT {', '.join(columns)} FROM events"  # noqa: S608 - our own column names
+            f"SELECT {', '.join(EVENT_COLUMNS)} FROM events"  # noqa: S608 - our own column names
             " ORDER BY id DESC LIMIT ?",
             (limit,),
         )
-        events = [dict(zip(columns, row, strict=True)) for row in rows]
+        events = [dict(zip(EVENT_COLUMNS, row, strict=True)) for row in rows]
         for event in events:
             event["data"] = _loads(event["data"])
         return events
+
+    def has_minutes(self) -> bool:
+        """Return whether minutes are kept in this file; before schema version 2 none were."""
+        found = self._query(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'minutes'", ()
+        )
+        return bool(found)
+
+    def minutes(
+        self, since_unix_s: float, until_unix_s: float
+    ) -> tuple[list[tuple[int, str, ModelMinute]], list[tuple[int, MachineMinute]]]:
+        """Return (Unix time, model, sums) of models, and (Unix time, sums) of the machine.
+
+        Those of minutes that begin from `since` on and before `until`, oldest first. A minute in
+        which a daemon stopped and another started has two.
+        """
+        models: list[tuple[int, str, ModelMinute]] = []
+        machine: list[tuple[int, MachineMinute]] = []
+        rows = self._query(
+            "SELECT time_unix_s, model, body FROM minutes"
+            " WHERE time_unix_s >= ? AND time_unix_s < ? ORDER BY time_unix_s, id",
+            (since_unix_s, until_unix_s),
+        )
+        for begins_unix_s, model, text in rows:
+            body = _loads(text)
+            if body is None or not isinstance(begins_unix_s, int):
+                continue  # one damaged row must not hide the others
+            if model is None:
+                machine.append((begins_unix_s, MachineMinute.read(body)))
+            else:
+                models.append((begins_unix_s, str(model), ModelMinute.read(body)))
+        return models, machine
+
+    def between(
+        self, table: Literal["actions", "events"], since_unix_s: float, until_unix_s: float
+    ) -> list[dict[str, Any]]:
+        """Return the actions or events of some time, oldest first."""
+        columns = ACTION_COLUMNS if table == "actions" else EVENT_COLUMNS
+        rows = self._query(
+            f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608 - our own names
+            " WHERE time_unix_s >= ? AND time_unix_s < ? ORDER BY id",
+            (since_unix_s, until_unix_s),
+        )
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        for one in found:
+            if "data" in one:
+                one["data"] = _loads(one["data"])
+        return found
+
+    def dropped_before(self, table: Literal["actions", "events"]) -> float | None:
+        """Return the Unix time before which all was dropped to make room; None: nothing was."""
+        rows = self._query(
+            f"SELECT id, time_unix_s FROM {table} ORDER BY id LIMIT 1",  # noqa: S608 - our own names
+            (),
+        )
+        # Numbers are given from 1 on, and the oldest are dropped first.
+        return _number(rows[0][1]) if rows and rows[0][0] > 1 else None
+
+    def newest_unix_s(self) -> float | None:
+        """Return when the newest decision, action, event or minute was recorded; None: never."""
+        tables = ["decisions", "actions", "events", *(["minutes"] if self.has_minutes() else [])]
+        found = [
+            self._query(f"SELECT time_unix_s FROM {table} ORDER BY id DESC LIMIT 1", ())  # noqa: S608 - our own names
+            for table in tables
+        ]
+        times = [number for rows in found if rows and (number := _number(rows[0][0])) is not None]
+        return max(times, default=None)
 
     def learned(self, key: str) -> Any | None:
         """Return a learned value, or None."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controller.journal.minutes import MachineMinute, ModelMinute
 from controller.planning.decision import Decision
 from controller.ports import ActionRecord
 
@@ -53,7 +54,16 @@ class EventRow:
     data: Mapping[str, Any] | None
 
 
-Row = DecisionRow | ActionRow | EventRow
+@dataclass(frozen=True, slots=True)
+class MinuteRow:
+    """What a minute came to, on its way to disk; nobody may change it any more."""
+
+    begins_unix_s: int
+    model: str | None  # None: the machine
+    minute: ModelMinute | MachineMinute
+
+
+Row = DecisionRow | ActionRow | EventRow | MinuteRow
 
 ACTION_COLUMNS = (
     "time_unix_s",
@@ -68,7 +78,7 @@ ACTION_COLUMNS = (
     "reason",
     "error",
 )
-
+EVENT_COLUMNS = ("time_unix_s", "monotonic_s", "kind", "model", "message", "data")
 
 _COLUMNS = {
     "decisions": (
@@ -82,7 +92,8 @@ _COLUMNS = {
         "body",
     ),
     "actions": ACTION_COLUMNS,
-    "events": ("time_unix_s", "monotonic_s", "kind", "model", "message", "data"),
+    "events": EVENT_COLUMNS,
+    "minutes": ("time_unix_s", "model", "body"),
 }
 _INSERT = {  # our own names: nothing of a record gets into the SQL
     table: f"INSERT INTO {table}({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
@@ -92,6 +103,9 @@ _INSERT = {  # our own names: nothing of a record gets into the SQL
 
 def insertion(row: Row) -> tuple[str, tuple[Any, ...]]:
     """Return the SQL and the values that store a row. Raises ValueError, TypeError on odd data."""
+    if isinstance(row, MinuteRow):
+        body = dumps_exact(row.minute.stored())
+        return _INSERT["minutes"], (row.begins_unix_s, text(row.model), body)
     stamp = row.stamp
     if isinstance(row, DecisionRow):
         decision = row.decision

@@ -7,6 +7,7 @@ the event loop, and it hides no error: the journal above decides what an error m
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import time
@@ -16,13 +17,22 @@ from typing import Any
 
 from controller.journal.records import ACTION_COLUMNS, Row, checksum, insertion
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT_ASIDE = 2  # set-aside files that stay; each may be as large as the journal
 _PAGE_BYTES = 4096
 _MIN_BYTES = 1024 * 1024
-_TABLES_BY_WORTH = ("decisions", "events", "actions")  # what goes first when room is short
+# What goes first when room is short. Minutes are the last, so they have a share of their own: the
+# oldest of them beyond it go before everything, or they would end up as all that there is.
+_TABLES_BY_WORTH = ("decisions", "events", "actions", "minutes")
+_MINUTES_SHARE = 0.75
+_MINUTE_ROW_BYTES = 40  # beside its body: its columns, its index and the rest of its pages
 
-_SCHEMA = """
+_MINUTES = """
+CREATE TABLE minutes(
+  id INTEGER PRIMARY KEY, time_unix_s INTEGER NOT NULL, model TEXT, body TEXT NOT NULL);
+CREATE INDEX minutes_by_time ON minutes(time_unix_s);
+"""
+_SCHEMA = f"""{_MINUTES}
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE decisions(
   id INTEGER PRIMARY KEY, time_unix_s REAL NOT NULL, monotonic_s REAL NOT NULL,
@@ -40,6 +50,8 @@ CREATE TABLE events(
 CREATE TABLE learned(
   key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL, updated_unix_s REAL NOT NULL);
 """
+# What makes a file of an older version one of the next, by the version that it has.
+_MIGRATIONS = {1: _MINUTES}
 
 
 class ForeignSchemaError(sqlite3.DatabaseError):
@@ -149,15 +161,11 @@ class Store:
         connection = self._open_connection()
         if self._used_bytes(connection) <= self._main_bytes:
             return 0
-        removed = 0
+        removed = self._drop_old_minutes(connection)
         while self._used_bytes(connection) > self._main_bytes * 95 // 100:
             gone = 0
             for table in _TABLES_BY_WORTH:
-                gone = connection.execute(
-                    f"DELETE FROM {table} WHERE id IN"  # noqa: S608 - our own table names
-                    f" (SELECT id FROM {table} ORDER BY id LIMIT ?)",
-                    (2 * self.batch_rows,),
-                ).rowcount
+                gone = _delete_oldest(connection, table, 2 * self.batch_rows)
                 if gone:
                     break
             if not gone:
@@ -169,6 +177,16 @@ class Store:
                 break
             connection.execute("PRAGMA incremental_vacuum(64)").fetchall()
         return removed
+
+    def _drop_old_minutes(self, connection: sqlite3.Connection) -> int:
+        """Delete the oldest minutes where they hold more than their share; return how many."""
+        count, held_bytes = connection.execute(
+            "SELECT count(*), total(length(body)) + count(*) * ? FROM minutes", (_MINUTE_ROW_BYTES,)
+        ).fetchone()
+        excess = held_bytes - self._main_bytes * _MINUTES_SHARE
+        if excess <= 0.0:
+            return 0
+        return _delete_oldest(connection, "minutes", math.ceil(count * excess / held_bytes))
 
     def set_aside(self) -> tuple[Path, dict[str, str]]:
         """Rename a broken file, and return its new name and the learned values it still gives."""
@@ -201,22 +219,17 @@ class Store:
             name for (name,) in connection.execute("SELECT name FROM sqlite_master").fetchall()
         }
         if not tables:
-            for statement in _SCHEMA.split(";"):
-                if statement.strip():
-                    connection.execute(statement)
+            _execute_all(connection, _SCHEMA)
             connection.execute(
                 "INSERT INTO meta(key, value) VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),)
             )
-        connection.execute("COMMIT")
-        version = None
-        if not tables or "meta" in tables:
-            version = connection.execute(
-                "SELECT value FROM meta WHERE key = 'schema_version'"
-            ).fetchone()
-        if version is None or version[0] != str(SCHEMA_VERSION):
-            found = "none" if version is None else version[0]
+        elif "meta" in tables:
+            _migrate(connection)
+        connection.execute("COMMIT")  # all of it or nothing, whatever ends this process
+        version = None if tables and "meta" not in tables else _version(connection)
+        if version != str(SCHEMA_VERSION):
             raise ForeignSchemaError(
-                f"schema version {found}, but this governor writes {SCHEMA_VERSION}"
+                f"schema version {version or 'none'}, but this governor writes {SCHEMA_VERSION}"
             )
 
     def _open_connection(self) -> sqlite3.Connection:
@@ -247,6 +260,36 @@ class Store:
             for part in self._files(name):
                 with contextlib.suppress(OSError):
                     part.unlink()
+
+
+def _version(connection: sqlite3.Connection) -> str | None:
+    found = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    return None if found is None else str(found[0])
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring a file of an older version to this one; leave any other as it is."""
+    steps = {str(version): (version + 1, sql) for version, sql in _MIGRATIONS.items()}
+    while (step := steps.get(_version(connection) or "")) is not None:
+        version, sql = step
+        _execute_all(connection, sql)
+        connection.execute(
+            "UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),)
+        )
+
+
+def _execute_all(connection: sqlite3.Connection, sql: str) -> None:
+    # Not `executescript`: it would commit the transaction that this is a part of.
+    for statement in sql.split(";"):
+        if statement.strip():
+            connection.execute(statement)
+
+
+def _delete_oldest(connection: sqlite3.Connection, table: str, count: int) -> int:
+    return connection.execute(
+        f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id LIMIT ?)",  # noqa: S608 - our own table names
+        (count,),
+    ).rowcount
 
 
 def read_actions(

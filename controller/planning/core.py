@@ -21,6 +21,7 @@ from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
 from controller.prediction.placement import Placement
 from controller.prediction.prediction import Prediction, predict
+from controller.prediction.predictor import Tally
 from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
@@ -218,6 +219,10 @@ class GovernorCore:
         """Return (coverage of what is told, factor of each Triton model) of a model."""
         predictor = self._minds[model].predictor
         return predictor.told_coverage, {name: predictor.factor(name) for name in predictor.models}
+
+    def tally(self, model: str) -> Tally:
+        """Return what was counted of a model so far. Raises KeyError for an unknown one."""
+        return self._minds[model].predictor.tally
 
     def speed_order(self, model: str) -> tuple[str, ...]:
         """Return a model's variants, fastest first; by quality where nothing is known."""

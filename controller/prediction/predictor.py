@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,15 @@ _PROBES: Final = 8
 _COMPLETION_MEMORY_S: Final = 0.25
 _SHORTEST_WINDOW_S: Final = 1e-6
 _LOST_S: Final = 10.0  # from a probe until its answer will not come any more
+
+
+class Tally(NamedTuple):
+    """What was counted of one model so far; its requests alone, without probes of ours."""
+
+    arrived: float = 0.0  # estimated: what is in execution no counter shows
+    completed: int = 0
+    told: int = 0  # single requests that were compared with what was told of them
+    kept: int = 0  # of these, within it
 
 
 @dataclass(slots=True)
@@ -75,6 +84,7 @@ class ModelPredictor:
         )
         self._probes: deque[_Sent] = deque(maxlen=_PROBES)
         self._probed_s: dict[str, float] = {}
+        self._came, self._ended = 0.0, 0  # requests, ever
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
         self._rows = np.array([service.models.index(m) for m in self.models])
@@ -108,6 +118,7 @@ class ModelPredictor:
         self._probes.extend(probe for probe in old._probes if probe.model in self.models)
         self._probed_s.update(old._probed_s)
         self._outcomes.take_over(old._outcomes)
+        self._came, self._ended = old._came, old._ended
         for i, model in enumerate(self.models):
             if model in old.models:
                 known = old._limits[old.models.index(model)]
@@ -126,6 +137,7 @@ class ModelPredictor:
         readings = self._readings(observation)
         completed, rows = self._clients_own(observation, readings)
         arrived = self._arrived(observation, readings, completed)
+        self._came, self._ended = self._came + arrived, self._ended + completed
         if stalled and self._deferred is None:
             # What arrived meanwhile is seen late: only both windows together tell the rate.
             self._deferred = (arrived, observation.window_s)
@@ -327,6 +339,12 @@ class ModelPredictor:
     def told_coverage(self) -> float | None:
         """Return the share of recent requests within what was told; None: too few."""
         return self._outcomes.promise.coverage
+
+    @property
+    def tally(self) -> Tally:
+        """Return what was counted so far; after a change of the objective some begin anew."""
+        promise = self._outcomes.promise
+        return Tally(self._came, self._ended, promise.singles, promise.singles_kept)
 
     def state_for(self, now_s: float, of: Mapping[int, Statement]) -> None:
         """Note what is stated for requests that arrive from now on.

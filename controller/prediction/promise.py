@@ -51,6 +51,8 @@ class Promise:
         self._log_factor = _FIRST
         self._since = 0.0  # requests that completed since the last single one
         self._kept: deque[bool] = deque(maxlen=_COUNTED)
+        self.singles = 0  # requests that were compared one by one with what was told, ever
+        self.singles_kept = 0  # of these, within it
 
     @property
     def factor(self) -> float:
@@ -78,6 +80,8 @@ class Promise:
             return
         late = outcome.latency_s > outcome.told_s
         self._kept.append(not late)
+        self.singles += 1
+        self.singles_kept += not late
         count = min(max(_FOR_EACH * self._since, _LEAST), _MOST)
         if outcome.teaches:
             self._since = 0.0

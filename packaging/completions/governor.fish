@@ -59,8 +59,8 @@ function _shtab_governor_using
   test "$_shtab_governor_cmdpath" = "$argv"
 end
 
-set -g _shtab_governor_commands run status explain history pin unpin pause resume top served advice release alias adopt policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor install-service uninstall-service quality triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
-set -g _shtab_governor_opts_with_value --ablate --arms --at --concurrency --cotenants --data --drift --for --gpus --group --grpc-port --http-port --input --instance --interval --jobs --journal --json --labels --ladder --limit --load --log-format --log-level --max-rate --metric --metrics-port --model --on --otlp-url --output --peak-load --percentile --plot --policies --policy --prefix --profiles --reference --relief --repository --rows --samples --seconds --seed --seeds --since --slo --socket --stragglers --trace --variants --watch --why --window --write-config
+set -g _shtab_governor_commands run status explain history pin unpin pause resume top served advice report release alias adopt policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor install-service uninstall-service quality triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
+set -g _shtab_governor_opts_with_value --ablate --arms --at --concurrency --cotenants --data --drift --for --gpus --group --grpc-port --http-port --input --instance --interval --jobs --journal --json --labels --ladder --limit --load --log-format --log-level --max-rate --metric --metrics-port --model --on --otlp-url --output --peak-load --percentile --plot --policies --policy --prefix --profiles --reference --relief --repository --rows --samples --seconds --seed --seeds --since --slo --socket --stragglers --trace --variants --watch --why --window --write-config -o
 
 complete -c governor -e
 complete -c governor -f
@@ -137,6 +137,14 @@ complete -c governor -n '_shtab_governor_using advice' -l journal -xka "(__fish_
 complete -c governor -n '_shtab_governor_using advice' -l instance -x -d 'the server'"'"'s name where services govern several (default: $TRITON_GOVERNOR_INSTANCE)'
 complete -c governor -n '_shtab_governor_using advice' -l json -d 'print JSON'
 complete -c governor -n '_shtab_governor_using advice; and test $_shtab_governor_npos -eq 0' -ka "(_governor_models)" -d MODEL
+complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a report -d 'Write what a day came to as one HTML page, from the journal.'
+complete -c governor -n '_shtab_governor_using report' -s h -l help -d 'show this help message and exit'
+complete -c governor -n '_shtab_governor_using report' -l since -x -d 'how far back (24h)'
+complete -c governor -n '_shtab_governor_using report' -l model -xka "(_governor_models)" -d 'of one model alone'
+complete -c governor -n '_shtab_governor_using report' -l journal -xka "(__fish_complete_path (commandline -ct))" -d 'the journal (default: the daemon'"'"'s)'
+complete -c governor -n '_shtab_governor_using report' -l instance -x -d 'the server'"'"'s name where services govern several (default: $TRITON_GOVERNOR_INSTANCE)'
+complete -c governor -n '_shtab_governor_using report' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the page (report.html); - prints it'
+complete -c governor -n '_shtab_governor_using report' -l json -d 'print the numbers as JSON; a page only with -o'
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a release -d 'Hand a model back: it stays on a variant, and the governor only looks on.'
 complete -c governor -n '_shtab_governor_using release' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using release' -l all -d 'every model of the policy'
