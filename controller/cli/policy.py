@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from controller.cli import output
+from controller.policy import units
 
 if TYPE_CHECKING:
     from controller.policy.load import Policy, Problem
@@ -66,12 +67,87 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     explain.add_argument("--json", action="store_true", help="print it as JSON")
     explain.set_defaults(run=run_explain)
+    _add_test(commands)
     schema = commands.add_parser(
         "schema",
         help="print the JSON Schema (draft 7), for editors",
         description="Print the JSON Schema (draft 7) of a policy, for editors.",
     )
     schema.set_defaults(run=run_schema)
+
+
+def _add_test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    test = commands.add_parser(
+        "test",
+        help="try a policy on a simulated server before it goes live",
+        description="Run every model of a policy on a simulated server, under the load and with "
+        "the service times that a governor's journal has, or those of traces and ladders. "
+        "Exit code 1 where an objective is missed or a model cannot be tested.",
+        allow_abbrev=False,
+    )
+    test.add_argument("file", metavar="POLICY", help="the policy to try; - is standard input")
+    test.add_argument("--against", metavar="POLICY", help="another one, such as that in force")
+    recorded = test.add_argument_group("what a governor recorded (the usual)")
+    recorded.add_argument(
+        "--journal", metavar="FILE", help="default: the policy's, or that of this machine's daemon"
+    )
+    recorded.add_argument(
+        "--since",
+        type=_duration,
+        metavar="24h",
+        help="how far back from its newest record; default: everything",
+    )
+    given = test.add_argument_group("or traces on ladders (docs/replay.md has the formats)")
+    for name, what in (("trace", "CSV"), ("ladder", "YAML")):
+        given.add_argument(
+            f"--{name}",
+            action="append",
+            metavar=f"[MODEL=]{what}",
+            help="of one model, or of all; may be repeated",
+        )
+    given.add_argument(
+        "--peak",
+        type=float,
+        metavar="RPS",
+        help="scale each trace: 99th percentile of its rate, in requests/s; default: as it is",
+    )
+    test.add_argument("--model", action="append", help="only this one; may be repeated")
+    test.add_argument(
+        "--busiest", type=_duration, metavar="10m", help="only the stretch with the most work"
+    )
+    test.add_argument(
+        "--schedule",
+        action="append",
+        metavar="NAME",
+        help="put this schedule in force all the time; default: by the recorded time of day",
+    )
+    test.add_argument(
+        "--require",
+        action="append",
+        metavar="[MODEL.]KEY>=NUMBER",
+        help="more to demand: attainment (%%), effective_quality, mean_quality, p99 (ms), switches",
+    )
+    test.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
+    test.add_argument("--jobs", type=int, default=-1, metavar="N", help="default: all cores")
+    test.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    test.set_defaults(run=run_test)
+
+
+def _duration(text: str) -> float:
+    try:
+        duration_s = units.parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if duration_s <= 0.0:
+        raise argparse.ArgumentTypeError("must be longer than 0")
+    return duration_s
+
+
+def run_test(args: argparse.Namespace) -> int:
+    """Try a policy on a simulated server."""
+    from controller.cli.policy_test import run
+
+    return run(args, _load)
 
 
 def run_check(args: argparse.Namespace) -> int:
