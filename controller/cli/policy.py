@@ -6,16 +6,20 @@ Owns the wording of these answers. It must not decide what a valid policy is.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
 from controller.policy import units
 
 if TYPE_CHECKING:
     from controller.policy.load import Policy, Problem
+
+
+_HOST: Final = "whose policy, where it has `hosts`; default: this machine's"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     check.add_argument("files", nargs="+", metavar="FILE", help="a policy; - is standard input")
     check.add_argument("--json", action="store_true", help="print the problems as JSON")
+    check.add_argument("--host", metavar="NAME", help=_HOST)
     check.set_defaults(run=run_check)
     show = commands.add_parser(
         "show",
@@ -43,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     show.add_argument("file", metavar="FILE", help="a policy; - is standard input")
     show.add_argument("--json", action="store_true", help="print it as JSON")
+    show.add_argument("--host", metavar="NAME", help=_HOST)
     show.set_defaults(run=run_show)
     diff = commands.add_parser(
         "diff",
@@ -53,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     diff.add_argument("before", metavar="OLD", help="a policy; - is standard input")
     diff.add_argument("after", metavar="NEW", help="a policy; - is standard input")
     diff.add_argument("--json", action="store_true", help="print the differences as JSON")
+    diff.add_argument("--host", metavar="NAME", help=_HOST)
     diff.set_defaults(run=run_diff)
     explain = commands.add_parser(
         "explain",
@@ -72,6 +79,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "schema",
         help="print the JSON Schema (draft 7), for editors",
         description="Print the JSON Schema (draft 7) of a policy, for editors.",
+    )
+    schema.add_argument(
+        "--part", action="store_true", help="of a file that includes others or is included"
     )
     schema.set_defaults(run=run_schema)
 
@@ -130,6 +140,7 @@ def _add_test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     test.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
     test.add_argument("--jobs", type=int, default=-1, metavar="N", help="default: all cores")
     test.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    test.add_argument("--host", metavar="NAME", help=_HOST)
     test.set_defaults(run=run_test)
 
 
@@ -147,25 +158,23 @@ def run_test(args: argparse.Namespace) -> int:
     """Try a policy on a simulated server."""
     from controller.cli.policy_test import run
 
-    return run(args, _load)
+    return run(args, functools.partial(_load, host=args.host))
 
 
 def run_check(args: argparse.Namespace) -> int:
     """Print all problems of all files; return whether there were any."""
-    from controller.policy.load import PolicyError
-
     problems: list[Problem] = []
     for name in args.files:
-        try:
-            policy = _load(name)
-        except PolicyError as error:
-            problems += error.problems
-            if not args.json:
-                print(error)
-        else:
-            if not args.json:
-                shown = "<stdin>" if name == "-" else name
-                print(f"{shown}: fine, {_summary(policy)}")
+        policy, found, hosts = _checked(name, args.host)
+        problems += found
+        if args.json:
+            continue
+        for problem in found:
+            print(problem)
+        if policy is not None and not found:
+            print(f"{_shown_name(name)}: fine, {_summary(policy)}{_for(hosts, args.host)}")
+        elif advice := _advice(found, hosts, args.host):
+            print(f"{_shown_name(name)}: {advice}", file=sys.stderr)
     if args.json:
         output.print_json({"ok": not problems, "problems": [_to_json(item) for item in problems]})
     elif problems:
@@ -174,13 +183,55 @@ def run_check(args: argparse.Namespace) -> int:
     return output.PROBLEM if problems else output.OK
 
 
+def _checked(name: str, host: str | None) -> tuple[Policy | None, list[Problem], tuple[str, ...]]:
+    """Return a file's policy, all that is wrong with it, and the entries of its `hosts`."""
+    from controller.policy.load import PolicyError, check_hosts
+
+    policy: Policy | None = None
+    problems: list[Problem] = []
+    hosts: tuple[str, ...] = ()
+    try:
+        policy = _load(name, host)
+    except PolicyError as error:
+        problems = list(error.problems)
+    if host is None and name != "-":
+        try:
+            hosts, more = check_hosts(name)
+        except PolicyError:  # it cannot be read, as is said already
+            more = []
+        problems += [problem for problem in more if problem not in problems]
+    return policy, problems, hosts
+
+
+def _for(hosts: tuple[str, ...], host: str | None) -> str:
+    if host is not None:
+        return f", for host {host}"
+    if not hosts:
+        return ""
+    return f", for this host; {len(hosts)} under hosts checked"
+
+
+def _advice(problems: list[Problem], hosts: tuple[str, ...], host: str | None) -> str | None:
+    """Return what may explain all problems at once."""
+    if not all(problem.message.startswith("is missing") for problem in problems):
+        return None
+    advice = "where others include this file it is complete only there: check those"
+    if hosts and host is None:
+        return f"this is for this host, which hosts may not name (--host NAME); {advice}"
+    return advice
+
+
+def _shown_name(name: str) -> str:
+    return "<stdin>" if name == "-" else name
+
+
 def run_show(args: argparse.Namespace) -> int:
     """Print the effective policy."""
     from controller.policy.load import PolicyError
     from controller.policy.render import policy_to_dict, policy_to_yaml
 
     try:
-        policy = _load(args.file)
+        policy = _load(args.file, args.host)
     except PolicyError as error:
         print(error, file=sys.stderr)
         return output.PROBLEM
@@ -197,7 +248,7 @@ def run_diff(args: argparse.Namespace) -> int:
     from controller.policy.load import PolicyError
 
     try:
-        found = changes(_load(args.before), _load(args.after))
+        found = changes(_load(args.before, args.host), _load(args.after, args.host))
     except PolicyError as error:
         print(error, file=sys.stderr)
         return output.USAGE
@@ -233,22 +284,22 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def run_schema(_args: argparse.Namespace) -> int:
+def run_schema(args: argparse.Namespace) -> int:
     """Print the JSON Schema."""
     from controller.policy.json_schema import schema_text
 
-    print(schema_text(), end="")
+    print(schema_text(part=args.part), end="")
     return output.OK
 
 
-def _load(name: str) -> Policy:
+def _load(name: str, host: str | None) -> Policy:
     from controller.policy.load import load_policy, parse_raw
 
     if name != "-":
-        return load_policy(name)
+        return load_policy(name, host=host)
     from controller.policy.positions import MAX_BYTES
 
-    return parse_raw(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
+    return parse_raw(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>", host=host)
 
 
 def _summary(policy: Policy) -> str:

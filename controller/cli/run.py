@@ -21,6 +21,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         " Exit code 78: the policy is bad.",
     )
     parser.add_argument("--policy", required=True, metavar="FILE", help="what is wanted (YAML)")
+    parser.add_argument(
+        "--host", metavar="NAME", help="whose policy, where it has `hosts`; default: this machine's"
+    )
     parser.add_argument("--socket", metavar="PATH", help="where to listen for operators")
     parser.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error")
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     policy_file = Path(args.policy)
     try:
-        policy = load_policy(policy_file)
+        policy = load_policy(policy_file, host=args.host)
     except PolicyError as error:
         output.print_error(str(error))
         return output.BAD_POLICY
@@ -57,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     start_log(args.log_level)
     socket = Path(args.socket) if args.socket else default_socket()
     try:
-        asyncio.run(serve(policy, Options(policy_file, socket, ablation=args.ablate)))
+        options = Options(policy_file, socket, ablation=args.ablate, host=args.host)
+        asyncio.run(serve(policy, options))
     except AdminSocketError as error:
         output.print_error(str(error))
         return output.PROBLEM

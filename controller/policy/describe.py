@@ -109,7 +109,12 @@ def _one(node: dict[str, Any]) -> str:
         return str(node["const"])
     if "enum" in node:
         return " or ".join(map(str, node["enum"]))
-    kind = {"string": "text", "array": "a list", "boolean": "true or false"}.get(
+    kind = {
+        "string": "text",
+        "array": "a list",
+        "boolean": "true or false",
+        "object": "a section",
+    }.get(
         node.get("type", ""), f"{'an' if node.get('type') == 'integer' else 'a'} {node.get('type')}"
     )
     if node.get("examples"):

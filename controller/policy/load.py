@@ -7,9 +7,10 @@ schema's; where they stand is `controller.policy.positions`'.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
@@ -17,14 +18,23 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from controller.policy.checks import cross_check
+from controller.policy.compose import Composed, HostPart, Seen, compose, mark_of, problem_in
 from controller.policy.model import Policy
-from controller.policy.positions import MAX_BYTES, Document, position_at, read_yaml
+from controller.policy.positions import MAX_BYTES, Document, position_at
 from controller.policy.problems import Path, PolicyError, Problem, format_path, quoted
 from controller.policy.schedules import left_without
 from controller.policy.schema import PolicySchema, section_at, to_policy
 from controller.policy.sections import Section
 
-__all__ = ["Policy", "PolicyError", "Problem", "load_policy", "parse_policy", "parse_raw"]
+__all__ = [
+    "Policy",
+    "PolicyError",
+    "Problem",
+    "check_hosts",
+    "load_policy",
+    "parse_policy",
+    "parse_raw",
+]
 
 MAX_PROBLEMS: Final = 500  # more than anybody reads; bounds the time a hostile file takes
 _LONGEST_KEY: Final = 64  # to look for a similar one
@@ -46,37 +56,103 @@ _LIMITS: Final = {
     "less_than": ("less than", "lt"),
     "less_than_equal": ("at most", "le"),
 }
+_MISSING: Final = "is missing"
 _RATIOS: Final = ("quality", "min_quality")
 _BOOLEANS: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
-def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """Read a policy file. Raises PolicyError with all problems, an unreadable file included."""
+def load_policy(
+    path: str | os.PathLike[str], *, host: str | None = None, seen: Seen | None = None
+) -> Policy:
+    """Read a policy file, and all that it includes.
+
+    Args:
+        path: of the file.
+        host: whose policy it is; None: this machine's.
+        seen: takes note of every file that was looked for, also of a policy that is refused.
+
+    Raises:
+        PolicyError: with all problems, an unreadable file included.
+    """
+    return _policy(_read(path, seen), _named(host))
+
+
+def parse_raw(raw: bytes, filename: str, *, host: str | None = None) -> Policy:
+    """Return the policy that bytes say. Raises PolicyError; a byte over the limit is enough."""
+    return parse_policy(_text(raw, filename), filename, host=host)
+
+
+def parse_policy(text: str, filename: str, *, host: str | None = None) -> Policy:
+    """Return the policy that a text says, which is in no folder and so includes nothing.
+
+    Raises PolicyError with all problems and positions.
+    """
+    return _policy(compose(text, filename, folder=None), _named(host))
+
+
+def check_hosts(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], list[Problem]]:
+    """Return a file's entries for hosts, this machine's or not, and what is wrong with them.
+
+    Entries that name a host are checked as that host's policy. Of a pattern only what is wrong by
+    itself is told: another one may add what it lacks. Raises PolicyError: it is not to be read.
+    """
+    composed = _read(path, None)
+    found: dict[Problem, None] = {}
+    for part in composed.parts:
+        for problem in _problems_of(composed, part):
+            found.setdefault(problem)
+    patterns = tuple(dict.fromkeys(part.pattern for part in composed.parts))
+    return patterns, _in_order(list(found), composed.files)
+
+
+def _problems_of(composed: Composed, part: HostPart) -> Iterator[Problem]:
+    if part.is_name:
+        yield from _validate(composed.of(part.pattern))[1]
+        return
+    for problem in _validate(composed.of_part(part))[1]:
+        if problem_in(problem, part) and not problem.message.startswith(_MISSING):
+            yield problem
+
+
+def _named(host: str | None) -> str:
+    return os.uname().nodename if host is None else host
+
+
+def _read(path: str | os.PathLike[str], seen: Seen | None) -> Composed:
     name = os.fspath(path)
+    seen = {} if seen is None else seen
     try:
+        seen[name] = None
         with open(name, "rb") as stream:  # noqa: PTH123 - a name as given, for the messages
+            seen[name] = mark_of(os.fstat(stream.fileno()))
             raw = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PolicyError([Problem(name, 0, 0, "", f"cannot be read: {reason}")]) from error
-    return parse_raw(raw, name)
+    return compose(_text(raw, name), name, folder=str(pathlib.Path(name).parent), seen=seen)
 
 
-def parse_raw(raw: bytes, filename: str) -> Policy:
-    """Return the policy that bytes say. Raises PolicyError; a byte over the limit is enough."""
+def _text(raw: bytes, filename: str) -> str:
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         if len(raw) <= MAX_BYTES:  # else the cut may have split a character
             raise PolicyError([_encoding_problem(raw, error, filename)]) from error
-        text = raw.decode("utf-8", "replace")
-    return parse_policy(text, filename)
+        return raw.decode("utf-8", "replace")
 
 
-def parse_policy(text: str, filename: str) -> Policy:
-    """Return the policy that a text says. Raises PolicyError with all problems and positions."""
-    document = read_yaml(text, filename)
-    problems = list(document.problems)
+def _policy(composed: Composed, host: str) -> Policy:
+    policy, problems = _validate(composed.of(host))
+    # A file that is included twice has its problems twice.
+    problems = list(dict.fromkeys([*composed.document.problems, *problems]))
+    if policy is None or problems:
+        raise PolicyError(_in_order(problems, composed.files))
+    return replace(policy, sha256=composed.sha256(host))
+
+
+def _validate(document: Document) -> tuple[Policy | None, list[Problem]]:
+    """Return the policy that a document says, and what is wrong with it."""
+    problems: list[Problem] = []
     schema: PolicySchema | None = None
     if document.complete:
         try:
@@ -88,24 +164,24 @@ def parse_policy(text: str, filename: str) -> Policy:
             for finding in cross_check(document.data)
         ]
     if schema is None or problems:
-        raise PolicyError(_in_order(problems, filename))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    policy = to_policy(schema, sha256=digest)
+        return None, problems
+    policy = to_policy(schema, sha256="")
     problems = [
         document.problem(("schedules", schedule, "models", model), message, at_key=True)
         for schedule, model, message in left_without(policy)
     ]
-    if problems:
-        raise PolicyError(_in_order(problems, filename))
-    return policy
+    return policy, problems
 
 
-def _in_order(problems: list[Problem], filename: str) -> list[Problem]:
-    ordered = sorted(problems, key=lambda problem: (problem.line, problem.column))
+def _in_order(problems: list[Problem], files: Sequence[str]) -> list[Problem]:
+    order = {file: at for at, file in reversed(list(enumerate(files)))}
+    ordered = sorted(problems, key=lambda p: (order.get(p.file, 0), p.line, p.column))
     rest = len(ordered) - MAX_PROBLEMS
     if rest > 0:
         last = ordered[MAX_PROBLEMS - 1]
-        more = Problem(filename, last.line, last.column, "", f"and {rest} more problems after this")
+        more = Problem(
+            last.file, last.line, last.column, "", f"and {rest} more problems after this"
+        )
         ordered = [*ordered[:MAX_PROBLEMS], more]
     return ordered
 
@@ -138,7 +214,7 @@ def _word(path: Path, details: ErrorDetails, *, suggest: bool) -> tuple[str, str
     if kind == "extra_forbidden":
         return "unknown key", _nearest_key(path) if suggest else None, True
     if kind == "missing":
-        return f"is missing: {_explain(path)}", None, True
+        return f"{_MISSING}: {_explain(path)}", None, True
     if kind == "value_error":
         return str(context["error"]), None, False
     if kind == "too_short":

@@ -199,6 +199,12 @@ def _time_of_day(value: object) -> int:
     return 60 * int(match[1]) + int(match[2])
 
 
+def _part(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping: what is different on these hosts")  # noqa: TRY004 - pydantic reports ValueError
+    return value
+
+
 NAME: Final = _matches(_NAME, "a name of letters, digits and `_ . -`, at most 128")
 ABSOLUTE_PATH: Final = _matches(r"/[^\x00-\x1f]{0,1023}", "an absolute path, starting with /")
 TEXT: Final = _matches(r"[^\x00-\x1f]{1,256}", "text of 1 to 256 characters")
@@ -209,6 +215,15 @@ TOPIC_PREFIX: Final = _matches(
 HOST: Final = Rule(_host, {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,253}$"})
 HOST_PORT: Final = Rule(_host_port, {"type": "string", "pattern": f"^{_HOST_PORT}$"})
 HTTP_URL: Final = Rule(_http_url, {"type": "string", "pattern": "^https?://[!-~]+$"})
+FILE_NAME: Final = _matches(
+    r"[^/\x00-\x1f][^\x00-\x1f]{0,1023}", "a file's name, relative to this file"
+)
+HOST_PATTERN: Final = _matches(
+    r"[A-Za-z0-9_.*?!\[\]-]{1,253}", "a host name, or a pattern such as edge-* or gpu-[0-9]"
+)
+HOST_PART: Final = Rule(
+    _part, {"type": "object", "description": "What is different there: any keys of a policy."}
+)
 TIME_OF_DAY: Final = Rule(_time_of_day, {"type": "string", "pattern": f"^{_TIME_OF_DAY}$"})
 VERSION: Final = Rule(_version, {"const": 1})
 INTERVAL: Final = Rule(
