@@ -32,6 +32,7 @@ from controller.twin.scoring import Score, finite, half_width, score
 from controller.twin.server import Physics, SimulatedTriton
 
 _AFTER: Final = 5.0  # objectives that the server is given to finish after the last arrival
+_INSTANT_S: Final = 1e-9
 _MEANS: Final = ("slo_attainment", "effective_quality", "mean_quality", "p99_ms", "switches")
 _COMPARED: Final = ("slo_attainment", "effective_quality")
 
@@ -229,7 +230,7 @@ def _scored(
         if part.stop == part.start:
             continue
         outcome = Outcome(latency_s[part], served_by[part], server.switches_of(alias), took_s)
-        shares = tuple((own_s / own_s.sum()).tolist())
+        shares = tuple((own_s / max(own_s.sum(), _INSTANT_S)).tolist())
         found[model.name] = ModelRun(score(outcome, quality, load.limit_s), shares)
     return found
 

@@ -306,3 +306,28 @@ def test_a_trace_and_ladders_do_as_well_as_a_journal(tmp_path, capsys):
     assert 300 < vision["requests"] < 500
     assert main(["policy", "test", str(tmp_path / "p.yaml"), "--trace", "a=b", *files]) == 2
     assert "there is no model 'a'" in capsys.readouterr().err
+
+
+def test_a_model_without_a_request_in_this_time_is_not_tested_and_the_others_are(state):
+    under = scene(state, chat=[20.0] * 5, vision=[0.0] * 5)
+    document = rehearse([cast(parsed(), under)], under, [1], jobs=1)
+    (policy,) = document["policies"]
+    assert [model["name"] for model in policy["models"]] == ["chat"]
+    assert policy["untested"] == [
+        {"model": "vision", "why": "no request of it arrives in this time"}
+    ]
+
+
+def test_the_missing_extra_is_named(tmp_path, journal, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert run(tmp_path, journal) == 1
+    assert "pip install 'triton-governor[replay]'" in capsys.readouterr().err
+
+
+def test_the_policy_is_that_of_the_host_that_is_asked_for(tmp_path, journal, capsys):
+    text = POLICY + "hosts: {h: {models: {chat: null, vision: {min_quality: 0.5}}}}\n"
+    quick = ("--since", "3s", "--seeds", "1", "--host", "h")
+    assert run(tmp_path, journal, *quick, text=text) == 0
+    told = capsys.readouterr().out
+    assert "vision" in told
+    assert "chat" not in told
