@@ -65,6 +65,7 @@ benchmark-full: $(READY) ## the same, five minutes and ten seeds: hours; goes on
 .PHONY: reference
 reference: $(READY) ## renew what is made from the program: reference, manual pages, completion
 	$(BIN)/governor policy schema > policies/policy.schema.json
+	$(BIN)/governor policy schema --part > policies/policy-part.schema.json
 	$(BIN)/python packaging/reference.py
 
 .PHONY: dist

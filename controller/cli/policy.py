@@ -6,15 +6,21 @@ Owns the wording of these answers. It must not decide what a valid policy is.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
+from controller.policy import units
 
 if TYPE_CHECKING:
     from controller.policy.load import Policy, Problem
+    from controller.policy.positions import Document
+
+
+_HOST: Final = "whose policy, where it has `hosts`; default: this machine's"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     check.add_argument("files", nargs="+", metavar="FILE", help="a policy; - is standard input")
     check.add_argument("--json", action="store_true", help="print the problems as JSON")
+    check.add_argument("--host", metavar="NAME", help=_HOST)
     check.set_defaults(run=run_check)
     show = commands.add_parser(
         "show",
@@ -43,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     show.add_argument("file", metavar="FILE", help="a policy; - is standard input")
     show.add_argument("--json", action="store_true", help="print it as JSON")
+    show.add_argument("--host", metavar="NAME", help=_HOST)
     show.set_defaults(run=run_show)
     diff = commands.add_parser(
         "diff",
@@ -53,6 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     diff.add_argument("before", metavar="OLD", help="a policy; - is standard input")
     diff.add_argument("after", metavar="NEW", help="a policy; - is standard input")
     diff.add_argument("--json", action="store_true", help="print the differences as JSON")
+    diff.add_argument("--host", metavar="NAME", help=_HOST)
     diff.set_defaults(run=run_diff)
     explain = commands.add_parser(
         "explain",
@@ -67,10 +76,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     explain.add_argument("--json", action="store_true", help="print it as JSON")
     explain.set_defaults(run=run_explain)
+    _add_test(commands)
     schema = commands.add_parser(
         "schema",
         help="print the JSON Schema (draft 7), for editors",
         description="Print the JSON Schema (draft 7) of a policy, for editors.",
+    )
+    schema.add_argument(
+        "--part", action="store_true", help="of a file that includes others or is included"
     )
     schema.set_defaults(run=run_schema)
     example = commands.add_parser(
@@ -83,26 +96,99 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     example.set_defaults(run=run_example)
 
 
+def _add_test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    test = commands.add_parser(
+        "test",
+        help="try a policy on a simulated server before it goes live",
+        description="Run every model of a policy on a simulated server, under the load and with "
+        "the service times that a governor's journal has, or those of traces and ladders. "
+        "Exit code 1 where an objective is missed or a model cannot be tested.",
+        allow_abbrev=False,
+    )
+    test.add_argument("file", metavar="POLICY", help="the policy to try; - is standard input")
+    test.add_argument("--against", metavar="POLICY", help="another one, such as that in force")
+    recorded = test.add_argument_group("what a governor recorded (the usual)")
+    recorded.add_argument(
+        "--journal", metavar="FILE", help="default: the policy's, or that of this machine's daemon"
+    )
+    recorded.add_argument(
+        "--since",
+        type=_duration,
+        metavar="24h",
+        help="how far back from its newest record; default: everything",
+    )
+    given = test.add_argument_group("or traces on ladders (docs/replay.md has the formats)")
+    for name, what in (("trace", "CSV"), ("ladder", "YAML")):
+        given.add_argument(
+            f"--{name}",
+            action="append",
+            metavar=f"[MODEL=]{what}",
+            help="of one model, or of all; may be repeated",
+        )
+    given.add_argument(
+        "--peak",
+        type=float,
+        metavar="RPS",
+        help="scale each trace: 99th percentile of its rate, in requests/s; default: as it is",
+    )
+    test.add_argument("--model", action="append", help="only this one; may be repeated")
+    test.add_argument(
+        "--busiest", type=_duration, metavar="10m", help="only the stretch with the most work"
+    )
+    test.add_argument(
+        "--schedule",
+        action="append",
+        metavar="NAME",
+        help="put this schedule in force all the time; default: by the recorded time of day",
+    )
+    test.add_argument(
+        "--require",
+        action="append",
+        metavar="[MODEL.]KEY>=NUMBER",
+        help="more to demand: attainment (%%), effective_quality, mean_quality, p99 (ms), switches",
+    )
+    test.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
+    test.add_argument("--jobs", type=int, default=-1, metavar="N", help="default: all cores")
+    test.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    test.add_argument("--host", metavar="NAME", help=_HOST)
+    test.set_defaults(run=run_test)
+
+
+def _duration(text: str) -> float:
+    try:
+        duration_s = units.parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if duration_s <= 0.0:
+        raise argparse.ArgumentTypeError("must be longer than 0")
+    return duration_s
+
+
+def run_test(args: argparse.Namespace) -> int:
+    """Try a policy on a simulated server."""
+    from controller.cli.policy_test import run
+
+    return run(args, functools.partial(_load, host=args.host))
+
+
 def run_check(args: argparse.Namespace) -> int:
     """Print all problems of all files; return whether there were any."""
-    from controller.policy.load import PolicyError
-
     problems: list[Problem] = []
     warnings: list[Problem] = []
     for name in args.files:
-        try:
-            policy, found = _check(name)
-            warnings += found
-        except PolicyError as error:
-            problems += error.problems
-            if not args.json:
-                print(error)
-        else:
-            if not args.json:
-                shown = "<stdin>" if name == "-" else name
-                for one in found:
-                    print(f"{one} (warning)")
-                print(f"{shown}: fine, {_summary(policy)}")
+        policy, found, hosts, cautioned = _checked(name, args.host)
+        problems += found
+        warnings += cautioned
+        if args.json:
+            continue
+        for problem in found:
+            print(problem)
+        for one in cautioned:
+            print(f"{one} (warning)")
+        if policy is not None and not found:
+            print(f"{_shown_name(name)}: fine, {_summary(policy)}{_for(hosts, args.host)}")
+        elif advice := _advice(found, hosts, args.host):
+            print(f"{_shown_name(name)}: {advice}", file=sys.stderr)
     if args.json:
         told = {
             "problems": list(map(_to_json, problems)),
@@ -115,13 +201,60 @@ def run_check(args: argparse.Namespace) -> int:
     return output.PROBLEM if problems else output.OK
 
 
+def _checked(
+    name: str, host: str | None
+) -> tuple[Policy | None, list[Problem], tuple[str, ...], list[Problem]]:
+    """Return a file's policy, what is wrong with it, the entries of its `hosts`, and warnings."""
+    from controller.policy.cautions import located
+    from controller.policy.load import PolicyError, check_hosts
+
+    policy: Policy | None = None
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    hosts: tuple[str, ...] = ()
+    try:
+        policy, document = _placed(name, host)
+        warnings = located(policy, document)
+    except PolicyError as error:
+        problems = list(error.problems)
+    if host is None and name != "-":
+        try:
+            hosts, more = check_hosts(name)
+        except PolicyError:  # it cannot be read, as is said already
+            more = []
+        problems += [problem for problem in more if problem not in problems]
+    return policy, problems, hosts, warnings
+
+
+def _for(hosts: tuple[str, ...], host: str | None) -> str:
+    if host is not None:
+        return f", for host {host}"
+    if not hosts:
+        return ""
+    return f", for this host; {len(hosts)} under hosts checked"
+
+
+def _advice(problems: list[Problem], hosts: tuple[str, ...], host: str | None) -> str | None:
+    """Return what may explain all problems at once."""
+    if not all(problem.message.startswith("is missing") for problem in problems):
+        return None
+    advice = "where others include this file it is complete only there: check those"
+    if hosts and host is None:
+        return f"this is for this host, which hosts may not name (--host NAME); {advice}"
+    return advice
+
+
+def _shown_name(name: str) -> str:
+    return "<stdin>" if name == "-" else name
+
+
 def run_show(args: argparse.Namespace) -> int:
     """Print the effective policy."""
     from controller.policy.load import PolicyError
     from controller.policy.render import policy_to_dict, policy_to_yaml
 
     try:
-        policy = _load(args.file)
+        policy = _load(args.file, args.host)
     except PolicyError as error:
         print(error, file=sys.stderr)
         return output.PROBLEM
@@ -138,7 +271,7 @@ def run_diff(args: argparse.Namespace) -> int:
     from controller.policy.load import PolicyError
 
     try:
-        found = changes(_load(args.before), _load(args.after))
+        found = changes(_load(args.before, args.host), _load(args.after, args.host))
     except PolicyError as error:
         print(error, file=sys.stderr)
         return output.USAGE
@@ -174,11 +307,11 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def run_schema(_args: argparse.Namespace) -> int:
+def run_schema(args: argparse.Namespace) -> int:
     """Print the JSON Schema."""
     from controller.policy.json_schema import schema_text
 
-    print(schema_text(), end="")
+    print(schema_text(part=args.part), end="")
     return output.OK
 
 
@@ -203,30 +336,18 @@ def run_example(args: argparse.Namespace) -> int:
     return output.OK
 
 
-def _load(name: str) -> Policy:
-    from controller.policy.load import parse_raw
-
-    return parse_raw(*_read(name))
+def _load(name: str, host: str | None) -> Policy:
+    return _placed(name, host)[0]
 
 
-def _check(name: str) -> tuple[Policy, list[Problem]]:
-    """Return the policy and what is less safe in it than it looks."""
-    from controller.policy.cautions import located
-    from controller.policy.load import parse_raw
-
-    raw, shown = _read(name)
-    policy = parse_raw(raw, shown)
-    return policy, located(policy, raw.decode("utf-8"), shown)
-
-
-def _read(name: str) -> tuple[bytes, str]:
-    from controller.policy.load import read_raw
+def _placed(name: str, host: str | None) -> tuple[Policy, Document]:
+    from controller.policy.load import load_placed, parse_placed
 
     if name != "-":
-        return read_raw(name), name
+        return load_placed(name, host=host)
     from controller.policy.positions import MAX_BYTES
 
-    return sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>"
+    return parse_placed(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>", host=host)
 
 
 def _summary(policy: Policy) -> str:

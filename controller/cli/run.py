@@ -21,6 +21,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         " Exit code 78: the policy is bad.",
     )
     parser.add_argument("--policy", required=True, metavar="FILE", help="what is wanted (YAML)")
+    parser.add_argument(
+        "--host", metavar="NAME", help="whose policy, where it has `hosts`; default: this machine's"
+    )
     parser.add_argument("--socket", metavar="PATH", help="where to listen for operators")
     parser.add_argument(
         "--log-level",
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     policy_file = Path(args.policy)
     try:
-        policy = load_policy(policy_file, environment=os.environ)
+        policy = load_policy(policy_file, host=args.host, environment=os.environ)
     except PolicyError as error:
         _tell(str(error))
         return output.BAD_POLICY
@@ -65,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     start_log(args.log_level, args.log_format)
     socket = Path(args.socket) if args.socket else default_socket()
     try:
-        asyncio.run(serve(policy, Options(policy_file, socket, ablation=args.ablate)))
+        options = Options(policy_file, socket, ablation=args.ablate, host=args.host)
+        asyncio.run(serve(policy, options))
     except AdminSocketError as error:
         _tell(str(error))
         return output.PROBLEM

@@ -66,6 +66,7 @@ class Options:
     policy_file: Path
     socket: Path
     ablation: str | None = None
+    host: str | None = None  # whose policy; None: this machine's
 
 
 class Daemon:
@@ -78,6 +79,7 @@ class Daemon:
         policy = self.policy = under(policy, self.calendar.active)
         self.policy_file = PolicyFile(
             options.policy_file,
+            host=options.host,
             in_force=lambda: self.policy.sha256,
             take=self._take,
             refuse=self._refuse,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from controller.policy.checks import Finding
 from controller.policy.model import Policy
-from controller.policy.positions import read_yaml
+from controller.policy.positions import Document
 from controller.policy.problems import Problem
 
 
@@ -54,9 +54,8 @@ def cautions(policy: Policy) -> Iterator[Finding]:
         )
 
 
-def located(policy: Policy, text: str, filename: str) -> list[Problem]:
-    """Return the cautions of the policy that a text says, with their positions."""
-    document = read_yaml(text, filename)
+def located(policy: Policy, document: Document) -> list[Problem]:
+    """Return the cautions of the policy that a document says, with their positions."""
     found = [document.problem(one.path, one.message, at_key=one.at_key) for one in cautions(policy)]
     return sorted(found, key=lambda problem: (problem.line, problem.column))
 

@@ -113,9 +113,13 @@ def _one(node: dict[str, Any]) -> str:
     if "enum" in node:
         return " or ".join(map(str, node["enum"]))
     integer = node.get("type") == "integer"
-    kind = {"string": "text", "array": "a list", "boolean": "true or false"}.get(
-        node.get("type", ""), f"{'an' if integer else 'a'} {node.get('type')}"
-    )
+    kinds = {
+        "string": "text",
+        "array": "a list",
+        "boolean": "true or false",
+        "object": "a section",
+    }
+    kind = kinds.get(node.get("type", ""), f"{'an' if integer else 'a'} {node.get('type')}")
     kind = node.get("x-quantity", kind) + _limits(node)
     examples = ", ".join(map(str, node.get("examples", ())))
     return f"{kind}, such as {examples}" if examples else kind

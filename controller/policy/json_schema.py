@@ -1,7 +1,9 @@
-"""The JSON Schema of a policy, for editors.
+"""The JSON Schema of a policy, and of a part of one, for editors.
 
-Owns the way from pydantic's schema to draft 7, which is what editors read. The shipped copy is
-`policies/policy.schema.json`; a test keeps it current. It must not say anything that
+Owns the way from pydantic's schema to draft 7, which is what editors read. The shipped copies are
+`policies/policy.schema.json` and `policy-part.schema.json`; a test keeps them current. The part's
+is for files that include others or are included, where an editor sees one file alone: nothing is
+required there, and null removes a key. It must not say anything that
 `controller.policy.schema` does not.
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 
 from controller.policy.schema import PolicySchema
 
+COMPOSING = ("include", "hosts")
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
@@ -28,9 +31,55 @@ def build_schema() -> dict[str, Any]:
     }
 
 
-def schema_text() -> str:
+def build_part_schema() -> dict[str, Any]:
+    """Return the schema of a file that alone is no policy: what is there must be right."""
+    whole: dict[str, Any] = _loosened(build_schema())
+    own = {key: node for key, node in whole["properties"].items() if key not in COMPOSING}
+    host_part = {
+        "type": "object",
+        "description": "What is different on some hosts.",
+        "properties": own,
+        "additionalProperties": False,
+    }
+    hosts = whole["properties"]["hosts"]["anyOf"][0]
+    hosts["patternProperties"] = {
+        pattern: {"$ref": "#/definitions/HostPart"} for pattern in hosts["patternProperties"]
+    }
+    whole["title"] = "Part of a Triton Governor policy"
+    whole["definitions"]["HostPart"] = host_part
+    return whole
+
+
+def schema_text(*, part: bool = False) -> str:
     """Return the schema as the file that is shipped."""
-    return json.dumps(build_schema(), indent=2, ensure_ascii=False) + "\n"
+    schema = build_part_schema() if part else build_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _loosened(node: Any, *, names: bool = False) -> Any:
+    """Return a node in which nothing is required and every key may be null."""
+    if isinstance(node, list):
+        return [_loosened(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if names:
+        return {key: _or_null(_loosened(value)) for key, value in node.items()}
+    return {
+        key: {name: _loosened(one) for name, one in value.items()}
+        if key == "definitions"
+        else _loosened(value, names=key in ("properties", "patternProperties"))
+        for key, value in node.items()
+        if key not in ("required", "minProperties")
+    }
+
+
+def _or_null(node: dict[str, Any]) -> dict[str, Any]:
+    options = node.get("anyOf", [])
+    if any(option.get("type") == "null" for option in options):
+        return node
+    kept: dict[str, Any] = {k: node[k] for k in ("description", "default") if k in node}
+    bare = {key: value for key, value in node.items() if key not in kept}
+    return {"anyOf": [bare, {"type": "null"}], **kept}
 
 
 def _translate(node: Any, *, names: bool = False) -> Any:

@@ -7,9 +7,9 @@ schema's; where they stand is `controller.policy.positions`'.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from controller.policy.checks import check_credentials, cross_check
+from controller.policy.compose import Composed, HostPart, Seen, compose, mark_of, problem_in
 from controller.policy.model import Policy
-from controller.policy.positions import MAX_BYTES, Document, position_at, read_yaml
+from controller.policy.positions import MAX_BYTES, Document, position_at
 from controller.policy.problems import (
     Path,
     PolicyError,
@@ -33,7 +34,15 @@ from controller.policy.schedules import left_without
 from controller.policy.schema import PolicySchema, section_at, to_policy
 from controller.policy.sections import Section
 
-__all__ = ["Policy", "PolicyError", "Problem", "load_policy", "parse_policy", "parse_raw"]
+__all__ = [
+    "Policy",
+    "PolicyError",
+    "Problem",
+    "check_hosts",
+    "load_policy",
+    "parse_policy",
+    "parse_raw",
+]
 
 MAX_PROBLEMS: Final = 500  # more than anybody reads; bounds the time a hostile file takes
 _LONGEST_KEY: Final = 64  # to look for a similar one
@@ -55,51 +64,130 @@ _LIMITS: Final = {
     "less_than": ("less than", "lt"),
     "less_than_equal": ("at most", "le"),
 }
+_MISSING: Final = "is missing"
 _RATIOS: Final = ("quality", "min_quality")
 _BOOLEANS: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
+Environment = Mapping[str, str] | None  # of a process; None: not known
+
+
 def load_policy(
-    path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    host: str | None = None,
+    seen: Seen | None = None,
+    environment: Environment = None,
 ) -> Policy:
-    """Read a policy file. Raises PolicyError with all problems, an unreadable file included.
+    """Read a policy file, and all that it includes.
 
     Args:
-        path: the file.
+        path: of the file.
+        host: whose policy it is; None: this machine's.
+        seen: takes note of every file that was looked for, also of a policy that is refused.
         environment: of the process that will need the credentials which the policy names, so that
             one that it was not given is a problem; None: somebody else will need them.
+
+    Raises:
+        PolicyError: with all problems, an unreadable file included.
     """
-    name = os.fspath(path)
-    return parse_raw(read_raw(name), name, environment=environment)
+    return _policy(_read(path, seen), host, environment)[0]
 
 
-def read_raw(name: str) -> bytes:
-    """Return the bytes of a policy file, one over the limit at most. Raises PolicyError."""
-    try:
-        with open(name, "rb") as stream:  # noqa: PTH123 - a name as given, for the messages
-            return stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise PolicyError([Problem(name, 0, 0, "", f"cannot be read: {reason}")]) from error
+def load_placed(
+    path: str | os.PathLike[str], *, host: str | None = None
+) -> tuple[Policy, Document]:
+    """Return a file's policy, and where everything of it stands. Raises PolicyError."""
+    return _policy(_read(path, None), host)
 
 
-def parse_raw(raw: bytes, filename: str, *, environment: Mapping[str, str] | None = None) -> Policy:
+def parse_raw(
+    raw: bytes, filename: str, *, host: str | None = None, environment: Environment = None
+) -> Policy:
     """Return the policy that bytes say. Raises PolicyError; a byte over the limit is enough."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if len(raw) <= MAX_BYTES:  # else the cut may have split a character
-            raise PolicyError([_encoding_problem(raw, error, filename)]) from error
-        text = raw.decode("utf-8", "replace")
-    return parse_policy(text, filename, environment=environment)
+    return parse_policy(_text(raw, filename), filename, host=host, environment=environment)
+
+
+def parse_placed(raw: bytes, filename: str, *, host: str | None = None) -> tuple[Policy, Document]:
+    """Return the policy that bytes say, and where everything of it stands. Raises PolicyError."""
+    return _policy(compose(_text(raw, filename), filename, folder=None), host)
 
 
 def parse_policy(
-    text: str, filename: str, *, environment: Mapping[str, str] | None = None
+    text: str, filename: str, *, host: str | None = None, environment: Environment = None
 ) -> Policy:
-    """Return the policy that a text says. Raises PolicyError with all problems and positions."""
-    document = read_yaml(text, filename)
-    problems = list(document.problems)
+    """Return the policy that a text says, which is in no folder and so includes nothing.
+
+    Raises PolicyError with all problems and positions.
+    """
+    return _policy(compose(text, filename, folder=None), host, environment)[0]
+
+
+def check_hosts(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], list[Problem]]:
+    """Return a file's entries for hosts, this machine's or not, and what is wrong with them.
+
+    Entries that name a host are checked as that host's policy. Of a pattern only what is wrong by
+    itself is told: another one may add what it lacks. Raises PolicyError: it is not to be read.
+    """
+    composed = _read(path, None)
+    found: dict[Problem, None] = {}
+    for part in composed.parts:
+        for problem in _problems_of(composed, part):
+            found.setdefault(problem)
+    patterns = tuple(dict.fromkeys(part.pattern for part in composed.parts))
+    return patterns, _in_order(list(found), composed.files)
+
+
+def _problems_of(composed: Composed, part: HostPart) -> Iterator[Problem]:
+    if part.is_name:
+        yield from _validate(composed.of(part.pattern))[1]
+        return
+    for problem in _validate(composed.of_part(part))[1]:
+        if problem_in(problem, part) and not problem.message.startswith(_MISSING):
+            yield problem
+
+
+def _read(path: str | os.PathLike[str], seen: Seen | None) -> Composed:
+    name = os.fspath(path)
+    seen = {} if seen is None else seen
+    try:
+        seen[name] = None
+        with open(name, "rb") as stream:  # noqa: PTH123 - a name as given, for the messages
+            seen[name] = mark_of(os.fstat(stream.fileno()))
+            raw = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise PolicyError([Problem(name, 0, 0, "", f"cannot be read: {reason}")]) from error
+    return compose(_text(raw, name), name, folder=str(pathlib.Path(name).parent), seen=seen)
+
+
+def _text(raw: bytes, filename: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if len(raw) <= MAX_BYTES:  # else the cut may have split a character
+            raise PolicyError([_encoding_problem(raw, error, filename)]) from error
+        return raw.decode("utf-8", "replace")
+
+
+def _policy(
+    composed: Composed, host: str | None, environment: Environment = None
+) -> tuple[Policy, Document]:
+    name = os.uname().nodename if host is None else host
+    document = composed.of(name)
+    policy, problems = _validate(document, environment)
+    # A file that is included twice has its problems twice.
+    problems = list(dict.fromkeys([*composed.document.problems, *problems]))
+    if policy is None or problems:
+        raise PolicyError(_in_order(problems, composed.files))
+    return replace(policy, sha256=composed.sha256(name)), document
+
+
+def _validate(
+    document: Document, environment: Environment = None
+) -> tuple[Policy | None, list[Problem]]:
+    """Return the policy that a document says, and what is wrong with it."""
+    problems: list[Problem] = []
     schema: PolicySchema | None = None
     if document.complete:
         try:
@@ -114,16 +202,13 @@ def parse_policy(
             )
         ]
     if schema is None or problems:
-        raise PolicyError(_in_order(problems, filename))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    policy = _placed(to_policy(schema, sha256=digest), document)
+        return None, problems
+    policy = _placed(to_policy(schema, sha256=""), document)
     problems = [
         document.problem(("schedules", schedule, "models", model), message, at_key=True)
         for schedule, model, message in left_without(policy)
     ]
-    if problems:
-        raise PolicyError(_in_order(problems, filename))
-    return policy
+    return policy, problems
 
 
 def _placed(policy: Policy, document: Document) -> Policy:
@@ -143,16 +228,20 @@ def _places(document: Document, path: Path, prefix: str) -> tuple[tuple[str, str
     found = []
     for key in ("ca_file", "cert_file", "key_file", "server_name"):
         place = document.locate((*path, f"{prefix}{key}"))
-        found.append((key, f"{printable(document.file)}:{place.line}:{place.column}"))
+        file = printable(place.file or document.file)
+        found.append((key, f"{file}:{place.line}:{place.column}"))
     return tuple(found)
 
 
-def _in_order(problems: list[Problem], filename: str) -> list[Problem]:
-    ordered = sorted(problems, key=lambda problem: (problem.line, problem.column))
+def _in_order(problems: list[Problem], files: Sequence[str]) -> list[Problem]:
+    order = {file: at for at, file in reversed(list(enumerate(files)))}
+    ordered = sorted(problems, key=lambda p: (order.get(p.file, 0), p.line, p.column))
     rest = len(ordered) - MAX_PROBLEMS
     if rest > 0:
         last = ordered[MAX_PROBLEMS - 1]
-        more = Problem(filename, last.line, last.column, "", f"and {rest} more problems after this")
+        more = Problem(
+            last.file, last.line, last.column, "", f"and {rest} more problems after this"
+        )
         ordered = [*ordered[:MAX_PROBLEMS], more]
     return ordered
 
@@ -185,7 +274,7 @@ def _word(path: Path, details: ErrorDetails, *, suggest: bool) -> tuple[str, str
     if kind == "extra_forbidden":
         return "unknown key", _nearest_key(path) if suggest else None, True
     if kind == "missing":
-        return f"is missing: {_explain(path)}", None, True
+        return f"{_MISSING}: {_explain(path)}", None, True
     if kind == "value_error":
         return str(context["error"]), None, False
     if kind == "too_short":

@@ -46,6 +46,7 @@ class Position:
 
     line: int
     column: int
+    file: str = ""  # empty: the document's own
 
 
 @dataclass(slots=True)
@@ -65,9 +66,8 @@ class Document:
     ) -> Problem:
         """Return a problem that points at a value, or at its key."""
         position = self.locate(path, at_key=at_key)
-        return Problem(
-            self.file, position.line, position.column, format_path(path), message, suggestion
-        )
+        file = position.file or self.file
+        return Problem(file, position.line, position.column, format_path(path), message, suggestion)
 
     def locate(self, path: Path, *, at_key: bool = False) -> Position:
         """Return the position of a path or, where it is not in the text, of what encloses it."""

@@ -40,6 +40,22 @@ from controller.policy.wires import MqttSection, PrometheusSection, TlsSection, 
 class PolicySchema(Section):
     """A policy of Triton Governor."""
 
+    # These two are gone when a policy is validated: `controller.policy.compose` has done them.
+    include: list[Annotated[str, values.FILE_NAME]] | None = Field(
+        default=None,
+        min_length=1,
+        description="Files that this one builds on, relative to it, such as [base.yaml]. Mappings "
+        "merge by key, all else is replaced, and null removes a key; what comes later wins: the "
+        "files in their order, then this file, then hosts.",
+    )
+    hosts: (
+        dict[Annotated[str, values.HOST_PATTERN], Annotated[dict[str, Any], values.HOST_PART]]
+        | None
+    ) = Field(
+        default=None,
+        description="What is different on some hosts, by host name or pattern. All entries that "
+        "match apply, in their order.",
+    )
     version: Annotated[Literal[1], values.VERSION] = Field(description="Version of this format: 1.")
     triton: TritonSection = Field(description="The server that is governed.")
     gpu: GpuSection | None = Field(default=None, description="Which GPUs are watched.")

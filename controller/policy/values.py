@@ -220,6 +220,12 @@ def _time_of_day(value: object) -> int:
     return 60 * int(match[1]) + int(match[2])
 
 
+def _part(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping: what is different on these hosts")  # noqa: TRY004 - pydantic reports ValueError
+    return value
+
+
 NAME: Final = _matches(_NAME, "a name of letters, digits and `_ . -`, at most 128")
 ABSOLUTE_PATH: Final = _matches(r"/[^\x00-\x1f]{0,1023}", "an absolute path, starting with /")
 SECRET_FILE: Final = _matches(
@@ -236,6 +242,15 @@ HOST_PORT: Final = Rule(
     _host_port, {"type": "string", "pattern": f"^{_HOST_PORT}$", "examples": ["127.0.0.1:8001"]}
 )
 HTTP_URL: Final = Rule(_http_url, {"type": "string", "pattern": "^https?://[!-~]+$"})
+FILE_NAME: Final = _matches(
+    r"[^/\x00-\x1f][^\x00-\x1f]{0,1023}", "a file's name, relative to this file"
+)
+HOST_PATTERN: Final = _matches(
+    r"[A-Za-z0-9_.*?!\[\]-]{1,253}", "a host name, or a pattern such as edge-* or gpu-[0-9]"
+)
+HOST_PART: Final = Rule(
+    _part, {"type": "object", "description": "What is different there: any keys of a policy."}
+)
 TIME_OF_DAY: Final = Rule(
     _time_of_day, {"type": "string", "pattern": f"^{_TIME_OF_DAY}$", "examples": ["22:00"]}
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.planning.core import STATE_FORMAT, GovernorCore
+from controller.planning.decision import Decision
 from controller.planning.pacing import Pacing
 from controller.policy.model import (
     ModelPolicy,
@@ -24,6 +25,7 @@ from controller.policy.model import (
     TritonPolicy,
     VariantPolicy,
 )
+from controller.telemetry.observation import Observation
 from controller.twin.clairvoyant import best_schedule
 from controller.twin.port import TwinPort
 from controller.twin.rivals import Rival, View
@@ -36,6 +38,15 @@ MODEL: Final = "replayed"
 _PROFILED: Final = 100.0  # batches of each size that a profile comes from
 _MINUTE_S: Final = 60.0
 _AFTER: Final = 5.0  # objectives that the server is given to finish after the last arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One tick of a governor: what it saw and decided, and the real seconds that took."""
+
+    observation: Observation
+    decisions: tuple[Decision, ...]
+    took_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,34 +145,46 @@ def drive_governor(
     took_s: list[float] = []
     looked_s: list[float] = []
     stated: list[list[float]] = []
-
-    def tick() -> None:
-        observation = port.read()
-        began_s = time.perf_counter()
-        decisions = core.step(observation)
-        took_s.append(time.perf_counter() - began_s)
-        for decision in decisions:
-            looked_s.append(observation.now_s)
+    for look in looks(server, core, port, policy, duration_s=duration_s, seed=seed):
+        took_s.append(look.took_s)
+        for decision in look.decisions:
+            looked_s.append(look.observation.now_s)
             stated.append([c.told_p99_s if c.known else math.nan for c in decision.candidates])
-            port.act(decision)
-        for probe in core.probes(observation):
-            port.send_probe(probe)
-            core.probe_spent(port.probe_cost_s(probe), observation.now_s)
+    _finish(server, duration_s, limit_s)
+    outcome = _outcome(server, took_s)
+    # Of the variant that the alias led to when a request arrived. [looks, variants].
+    told_s = np.array([[math.nan] * len(server.variants), *stated])
+    last = np.searchsorted(looked_s, server.arrivals_s(), side="right")
+    return replace(outcome, stated_s=told_s[last, np.maximum(outcome.served_by, 0)])
 
+
+def looks(
+    server: SimulatedTriton,
+    core: GovernorCore,
+    port: TwinPort,
+    policy: Policy,
+    *,
+    duration_s: float,
+    seed: int,
+) -> Iterator[Look]:
+    """Let a core govern a server as in the daemon; yield each tick after it was carried out."""
     pacing = Pacing(policy, phase_s(policy.tick_s, seed))
     while pacing.at_s < duration_s:
         server.advance(pacing.at_s)
         if pacing.is_glance and not core.is_pressing(*port.glance()):
             pacing.glanced(server.now_s)
             continue
-        tick()
+        observation = port.read()
+        began_s = time.perf_counter()
+        decisions = core.step(observation)
+        took_s = time.perf_counter() - began_s
+        for decision in decisions:
+            port.act(decision)
+        for probe in core.probes(observation):
+            port.send_probe(probe)
+            core.probe_spent(port.probe_cost_s(probe), observation.now_s)
         pacing.ticked(server.now_s)
-    _finish(server, duration_s, limit_s)
-    outcome = _outcome(server, took_s)
-    # Of the variant that the alias led to when a request arrived. [looks, variants].
-    told_s = np.array([[math.nan] * len(server.variants), *stated])
-    look = np.searchsorted(looked_s, server.arrivals_s(), side="right")
-    return replace(outcome, stated_s=told_s[look, np.maximum(outcome.served_by, 0)])
+        yield Look(observation, decisions, took_s)
 
 
 def profile_of(server: SimulatedTriton, policy: Policy) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from controller.planning.core import GovernorCore
-from controller.planning.pacing import Pacing
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
-from controller.twin.drive import phase_s, profile_of
+from controller.twin.drive import looks, phase_s, profile_of
 from controller.twin.load import Load
 from controller.twin.port import TwinPort
 from controller.twin.server import Physics, SimulatedTriton
@@ -78,23 +77,8 @@ def govern(
     core = GovernorCore(policy)
     core.restore(profile_of(server, policy))
     port = TwinPort(server, *policy.models)
-    took_s: list[float] = []
-    pacing = Pacing(policy, phase_s(policy.tick_s, seed))
-    while pacing.at_s < duration_s:
-        server.advance(pacing.at_s)
-        if pacing.is_glance and not core.is_pressing(*port.glance()):
-            pacing.glanced(server.now_s)
-            continue
-        observation = port.read()
-        began_s = time.perf_counter()
-        decisions = core.step(observation)
-        took_s.append(time.perf_counter() - began_s)
-        for decision in decisions:
-            port.act(decision)
-        for probe in core.probes(observation):
-            port.send_probe(probe)
-            core.probe_spent(port.probe_cost_s(probe), observation.now_s)
-        pacing.ticked(server.now_s)
+    run = looks(server, core, port, policy, duration_s=duration_s, seed=seed)
+    took_s = [look.took_s for look in run]
     return _result(server, models, duration_s, took_s)
 
 

@@ -22,9 +22,9 @@ from controller.prediction.service import ServiceTimes
 from controller.twin.ladder import Floats, Ladder, TwinVariant
 from controller.twin.trace import Trace
 
-_HELD_S: Final = 5  # that a rate is taken to last without a newer one
+HELD_S: Final = 5  # that a rate is taken to last without a newer one
 _MOST_ROWS: Final = 4096  # of a table
-_MOST_RPS: Final = 1e9
+MOST_RPS: Final = 1e9
 
 
 class RecordedError(Exception):
@@ -71,7 +71,7 @@ def from_journal(
     """
     trace, unknown_s = _trace(model, loads)
     wanted = policy.model(model)
-    tables = _tables(wanted, learned)
+    tables = learned_tables(wanted, learned)
     simulated = {
         v.name: TwinVariant(v.name, v.quality, tables[v.model], profile_of=v.profile_of)
         for v in wanted.variants
@@ -106,7 +106,7 @@ def _trace(model: str, loads: Sequence[RecordedLoad]) -> tuple[Trace, int]:
     """Return the mean rate of each recorded second, and how many seconds have none."""
     by_second: dict[int, list[float]] = {}
     for one in loads:
-        if one.rate_rps is not None and 0.0 <= one.rate_rps < _MOST_RPS:
+        if one.rate_rps is not None and 0.0 <= one.rate_rps < MOST_RPS:
             by_second.setdefault(int(one.time_unix_s), []).append(one.rate_rps)
     if len(by_second) < 2:
         raise RecordedError(f"{model}: the journal has fewer than two seconds of decisions")
@@ -114,7 +114,7 @@ def _trace(model: str, loads: Sequence[RecordedLoad]) -> tuple[Trace, int]:
     unknown_s, before = 0, min(by_second) - 1
     for second in sorted(by_second):
         missing = second - before - 1
-        held = min(missing, _HELD_S)
+        held = min(missing, HELD_S)
         rates += rates[-1:] * held
         unknown_s += missing - held
         rates.append(float(np.mean(by_second[second])))
@@ -122,7 +122,7 @@ def _trace(model: str, loads: Sequence[RecordedLoad]) -> tuple[Trace, int]:
     return Trace(model, np.array(rates), 1.0), unknown_s
 
 
-def _tables(model: ModelPolicy, learned: Mapping[str, Any] | None) -> dict[str, Floats]:
+def learned_tables(model: ModelPolicy, learned: Mapping[str, Any] | None) -> dict[str, Floats]:
     """Return the learned seconds of 1, 2, ... rows of each of Triton's models that was measured.
 
     A table ends at the largest batch that the policy says, or else that the governor reckoned with.

@@ -121,21 +121,21 @@ def summed_up(scores: Sequence[Score], floor: Floats, oracle: float) -> dict[str
     }
     room = np.where(np.abs(oracle - floor) > 1e-9, oracle - floor, math.nan)
     columns["headroom_captured"] = (columns["effective_quality"] - floor) / room
-    means = {field: _number(float(values.mean())) for field, values in columns.items()}
+    means = {field: finite(float(values.mean())) for field, values in columns.items()}
     return {
         **means,
-        "ci95": {field: _half_width(values) for field, values in columns.items()},
+        "ci95": {field: half_width(values) for field, values in columns.items()},
     }
 
 
-def _half_width(values: Floats) -> float | None:
+def half_width(values: Floats) -> float | None:
     """Return half of the interval of the mean over seeds (Student's t); None: there is none."""
     if len(values) < 2 or not np.isfinite(values).all():
         return None
     spread = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return _number(float(stats.t.ppf(0.5 + _CONFIDENCE / 2.0, len(values) - 1)) * spread)
+    return finite(float(stats.t.ppf(0.5 + _CONFIDENCE / 2.0, len(values) - 1)) * spread)
 
 
-def _number(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """Return a number that JSON has: an infinite latency is none."""
     return value if math.isfinite(value) else None

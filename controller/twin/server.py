@@ -185,6 +185,10 @@ class SimulatedTriton:
         """Return how often aliases were switched."""
         return int(self._state.alias[:, engine.SWITCHES].sum())
 
+    def switches_of(self, alias: int) -> int:
+        """Return how often an alias was switched."""
+        return int(self._state.alias[alias, engine.SWITCHES])
+
     @property
     def earned(self) -> float:
         """Return the quality of all answers in time."""

@@ -59,8 +59,8 @@ function _shtab_governor_using
   test "$_shtab_governor_cmdpath" = "$argv"
 end
 
-set -g _shtab_governor_commands run status explain history pin unpin pause resume top served advice report release alias adopt policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor install-service uninstall-service quality triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
-set -g _shtab_governor_opts_with_value --ablate --arms --at --concurrency --cotenants --data --drift --for --gpus --group --grpc-port --http-port --input --instance --interval --jobs --journal --json --labels --ladder --limit --load --log-format --log-level --max-rate --metric --metrics-port --model --on --otlp-url --output --peak-load --percentile --plot --policies --policy --prefix --profiles --reference --relief --repository --rows --samples --seconds --seed --seeds --since --slo --socket --stragglers --trace --variants --watch --why --window --write-config -o
+set -g _shtab_governor_commands run status explain history pin unpin pause resume top served advice report release alias adopt policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy test' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor install-service uninstall-service quality triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
+set -g _shtab_governor_opts_with_value --ablate --against --arms --at --busiest --concurrency --cotenants --data --drift --for --gpus --group --grpc-port --host --http-port --input --instance --interval --jobs --journal --json --labels --ladder --limit --load --log-format --log-level --max-rate --metric --metrics-port --model --on --otlp-url --output --peak --peak-load --percentile --plot --policies --policy --prefix --profiles --reference --relief --repository --require --rows --samples --schedule --seconds --seed --seeds --since --slo --socket --stragglers --trace --variants --watch --why --window --write-config -o
 
 complete -c governor -e
 complete -c governor -f
@@ -70,6 +70,7 @@ complete -c governor -n _shtab_governor_using -l version -d 'show program'"'"'s 
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a run -d 'govern a Triton in the foreground'
 complete -c governor -n '_shtab_governor_using run' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using run' -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'what is wanted (YAML)'
+complete -c governor -n '_shtab_governor_using run' -l host -x -d 'whose policy, where it has `hosts`; default: this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using run' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'where to listen for operators'
 complete -c governor -n '_shtab_governor_using run' -l log-level -xka "debug info warning error" -d 'from which on (info); what was done, and by whom, is always logged'
 complete -c governor -n '_shtab_governor_using run' -l log-format -xka "text json" -d 'text, or a JSON object a line; with its priority where journald reads it'
@@ -170,21 +171,42 @@ complete -c governor -n '_shtab_governor_using policy' -s h -l help -d 'show thi
 complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a check -d 'say all that is wrong with policy files'
 complete -c governor -n '_shtab_governor_using policy check' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using policy check' -l json -d 'print the problems as JSON'
+complete -c governor -n '_shtab_governor_using policy check' -l host -x -d 'whose policy, where it has `hosts`; default: this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using policy check; and test $_shtab_governor_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy; - is standard input'
 complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a show -d 'show every effective value of a policy, defaults included'
 complete -c governor -n '_shtab_governor_using policy show' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using policy show' -l json -d 'print it as JSON'
+complete -c governor -n '_shtab_governor_using policy show' -l host -x -d 'whose policy, where it has `hosts`; default: this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using policy show; and test $_shtab_governor_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy; - is standard input'
 complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a diff -d 'show what differs between two policies in effect'
 complete -c governor -n '_shtab_governor_using policy diff' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using policy diff' -l json -d 'print the differences as JSON'
+complete -c governor -n '_shtab_governor_using policy diff' -l host -x -d 'whose policy, where it has `hosts`; default: this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using policy diff; and test $_shtab_governor_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy; - is standard input'
 complete -c governor -n '_shtab_governor_using policy diff; and test $_shtab_governor_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy; - is standard input'
 complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a explain -d 'say what a key means, and what may stand there'
 complete -c governor -n '_shtab_governor_using policy explain' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using policy explain' -l json -d 'print it as JSON'
+complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a test -d 'try a policy on a simulated server before it goes live'
+complete -c governor -n '_shtab_governor_using policy test' -s h -l help -d 'show this help message and exit'
+complete -c governor -n '_shtab_governor_using policy test' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'another one, such as that in force'
+complete -c governor -n '_shtab_governor_using policy test' -l journal -xka "(__fish_complete_path (commandline -ct))" -d 'default: the policy'"'"'s, or that of this machine'"'"'s daemon'
+complete -c governor -n '_shtab_governor_using policy test' -l since -x -d 'how far back from its newest record; default: everything'
+complete -c governor -n '_shtab_governor_using policy test' -l trace -x -d 'of one model, or of all; may be repeated'
+complete -c governor -n '_shtab_governor_using policy test' -l ladder -x -d 'of one model, or of all; may be repeated'
+complete -c governor -n '_shtab_governor_using policy test' -l peak -x -d 'scale each trace: 99th percentile of its rate, in requests/s; default: as it is'
+complete -c governor -n '_shtab_governor_using policy test' -l model -x -d 'only this one; may be repeated'
+complete -c governor -n '_shtab_governor_using policy test' -l busiest -x -d 'only the stretch with the most work'
+complete -c governor -n '_shtab_governor_using policy test' -l schedule -x -d 'put this schedule in force all the time; default: by the recorded time of day'
+complete -c governor -n '_shtab_governor_using policy test' -l require -x -d 'more to demand: attainment (%), effective_quality, mean_quality, p99 (ms), switches'
+complete -c governor -n '_shtab_governor_using policy test' -l seeds -x -d 'default: 3'
+complete -c governor -n '_shtab_governor_using policy test' -l jobs -x -d 'default: all cores'
+complete -c governor -n '_shtab_governor_using policy test' -l json -d 'print the numbers as JSON'
+complete -c governor -n '_shtab_governor_using policy test' -l host -x -d 'whose policy, where it has `hosts`; default: this machine'"'"'s'
+complete -c governor -n '_shtab_governor_using policy test; and test $_shtab_governor_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the policy to try; - is standard input'
 complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a schema -d 'print the JSON Schema (draft 7), for editors'
 complete -c governor -n '_shtab_governor_using policy schema' -s h -l help -d 'show this help message and exit'
+complete -c governor -n '_shtab_governor_using policy schema' -l part -d 'of a file that includes others or is included'
 complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a example -d 'print a policy to start from'
 complete -c governor -n '_shtab_governor_using policy example' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a profiles -d 'put a policy'"'"'s batch profiles into the model repository'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -138,8 +139,8 @@ async def test_what_was_read_before_somebody_asked_is_not_taken_after_it(
     path, reading, go_on = followed.file.path, threading.Event(), threading.Event()
     read = policy_file._read
 
-    def slow(of: Path) -> Policy | str:
-        found = read(of)
+    def slow(*of: object) -> object:
+        found = read(*of)
         reading.set()
         go_on.wait(5.0)
         return found
@@ -163,3 +164,64 @@ async def test_an_edit_between_the_start_and_the_first_look_is_not_lost(tmp_path
     task = asyncio.create_task(one.file.follow())
     await one.until(lambda: one.taken == [0.07])
     task.cancel()
+
+
+PART = "include: [base.yaml]\nmodels: {digits: {objective: {latency: LATENCY}}}\n"
+
+
+async def test_an_edit_of_an_included_file_is_taken_within_a_second(tmp_path: Path) -> None:
+    """With the real pace of looking."""
+    (tmp_path / "base.yaml").write_text(TEXT)
+    (tmp_path / "box.yaml").write_text("include: [base.yaml]\n")
+    one = Followed(tmp_path / "box.yaml")
+    task = asyncio.create_task(one.file.follow())
+    await asyncio.sleep(0.7)
+    for latency, seconds in (("70ms", 0.07), ("80ms", 0.08)):
+        began_s = time.monotonic()
+        (tmp_path / "fresh").write_text(edited(latency))
+        (tmp_path / "fresh").rename(tmp_path / "base.yaml")
+        await one.until(lambda wanted=seconds: one.taken[-1:] == [wanted])
+        assert time.monotonic() - began_s < 1.0
+    assert one.taken == [0.07, 0.08]
+    task.cancel()
+
+
+async def test_a_broken_or_missing_included_file_is_told_once_and_seen_when_it_is_mended(
+    followed, tmp_path
+) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text(TEXT)
+    followed.file.path.write_text(PART.replace("LATENCY", "70ms"))
+    await followed.until(lambda: followed.taken == [0.07])
+    base.write_text(edited("sixty").replace("version: 1", "version: 2"))
+    await followed.until(lambda: followed.refused)
+    assert f"{base}:1:10: version: must be 1" in (followed.file.error or "")
+    base.unlink()
+    await followed.until(lambda: len(followed.refused) == 2)
+    assert "'base.yaml' cannot be read" in (followed.file.error or "")
+    await asyncio.sleep(0.1)
+    assert len(followed.refused) == 2
+    base.write_text(TEXT)  # what is in force
+    await followed.until(lambda: followed.file.error is None)
+    assert followed.taken == [0.07]
+    followed.file.path.write_text(edited("80ms"))  # includes nothing any more
+    await followed.until(lambda: followed.taken == [0.07, 0.08])
+    base.write_text("version: [")
+    await asyncio.sleep(0.1)
+    assert followed.file.error is None
+
+
+async def test_the_policy_is_that_of_the_host_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(TEXT)
+    one = Followed(path)
+    one.file = PolicyFile(
+        path,
+        host="h",
+        in_force=lambda: one.policy.sha256,
+        take=one._take,
+        refuse=one.refused.append,
+    )
+    path.write_text(TEXT + "hosts: {h: {models: {digits: {objective: {latency: 90ms}}}}}\n")
+    one.file.read()
+    assert one.taken == [0.09]

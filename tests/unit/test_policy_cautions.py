@@ -7,7 +7,7 @@ import pytest
 
 from controller.cli.main import main
 from controller.policy.cautions import located
-from controller.policy.load import load_policy, parse_policy
+from controller.policy.load import load_placed, parse_placed
 
 POLICIES = Path(__file__).parents[2] / "policies"
 MODELS = """\
@@ -21,7 +21,7 @@ models:
 
 def told(triton: str, more: str = "") -> list[str]:
     text = f"version: 1\ntriton: {{{triton}}}\n{more}{MODELS}"
-    return [str(one) for one in located(parse_policy(text, "p.yaml"), text, "p.yaml")]
+    return [str(one) for one in located(*parse_placed(text.encode(), "p.yaml"))]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_is_kept_to_this_machine_or_encrypted_is_fine(triton, more):
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_shipped_policies_need_no_caution(path):
-    assert located(load_policy(path), path.read_text(encoding="utf-8"), path.name) == []
+    assert located(*load_placed(path)) == []
 
 
 def test_policy_check_tells_them_and_refuses_nothing(tmp_path, capsys):

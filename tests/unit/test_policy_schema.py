@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from controller.policy.json_schema import build_schema, schema_text
+from controller.policy.json_schema import build_part_schema, build_schema, schema_text
 from controller.policy.load import load_policy
 
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -29,9 +29,43 @@ def described(node, path=()):
         yield from described(definition, (name,))
 
 
-def test_the_shipped_schema_is_current():
+def test_the_shipped_schemas_are_current():
     shipped = (POLICIES / "policy.schema.json").read_text(encoding="utf-8")
     assert shipped == schema_text(), "run: governor policy schema > policies/policy.schema.json"
+    shipped = (POLICIES / "policy-part.schema.json").read_text(encoding="utf-8")
+    assert shipped == schema_text(part=True), "run: governor policy schema --part > policies/..."
+
+
+PARTS = sorted((POLICIES / "fleet").glob("*.yaml"))
+
+
+def part_refusals(data):
+    return list(jsonschema.Draft7Validator(build_part_schema()).iter_errors(data))
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.name)
+def test_editors_accept_the_parts_of_a_fleets_policy(path):
+    jsonschema.Draft7Validator.check_schema(build_part_schema())
+    assert part_refusals(yaml.safe_load(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "fine"),
+    [
+        ({}, True),
+        ({"models": {"m": {"objective": {"latency": "60ms"}, "variants": {"a": None}}}}, True),
+        ({"gpu": None, "interval": None, "hosts": {"a-*": {"mode": "act", "mqtt": None}}}, True),
+        ({"include": []}, False),
+        ({"include": ["/etc/base.yaml"]}, False),
+        ({"models": {"m": {"objectiv": {}}}}, False),
+        ({"interval": "20"}, False),
+        ({"hosts": {"a b": {}}}, False),
+        ({"hosts": {"a": {"mod": "act"}}}, False),
+        ({"hosts": {"a": {"hosts": {}}}}, False),
+    ],
+)
+def test_a_part_needs_nothing_but_what_is_there_must_be_right(data, fine):
+    assert (part_refusals(data) == []) == fine
 
 
 def test_the_schema_is_a_valid_draft_7_without_features_of_later_drafts():
