@@ -70,7 +70,7 @@ put "$top/packaging/completions/governor.bash" usr/share/bash-completion/complet
 put "$top/packaging/completions/_governor" usr/share/zsh/vendor-completions/_governor
 put "$top/packaging/completions/governor.fish" usr/share/fish/vendor_completions.d/governor.fish
 doc=usr/share/doc/triton-governor
-for example in "$top"/policies/*; do put "$example" "$doc/examples/$(basename "$example")"; done
+(cd "$top/policies" && find . -type f) | while read -r example; do put "$top/policies/$example" "$doc/examples/$example"; done
 put "$here/copyright" "$doc/copyright"
 squeeze "$top/CHANGELOG.md" "$doc/changelog.gz"
 date=$(date -R --utc --date="@${SOURCE_DATE_EPOCH:-$(git -C "$top" log -1 --format=%ct 2>/dev/null || date +%s)}")
