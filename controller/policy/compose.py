@@ -25,8 +25,8 @@ from controller.policy.problems import Path, Problem, quoted
 
 MAX_FILES: Final = 32
 MAX_CHAIN: Final = 8  # of files that include each other
-_COMPOSING: Final = ("include", "hosts")
-_PATTERN: Final = re.compile(r"[A-Za-z0-9_.*?!\[\]-]{1,253}")
+COMPOSING: Final = ("include", "hosts")  # the keys of this module; they stand at the top
+HOST_PATTERN: Final = r"[A-Za-z0-9_.*?!\[\]-]{1,253}"
 _WILD: Final = re.compile(r"[*?\[]")
 
 Mark = tuple[int, int, int, int]  # what tells one content of a file from another
@@ -133,7 +133,7 @@ class _Reading:
 
     def _resolve(self, own: Document, folder: str | None, chain: tuple[object, ...]) -> Document:
         """Return a document with what it includes; itself where it composes nothing."""
-        if not isinstance(own.data, dict) or not any(key in own.data for key in _COMPOSING):
+        if not isinstance(own.data, dict) or not any(key in own.data for key in COMPOSING):
             return own
         merged = _empty(own)
         for path, name in self._names(own, folder):
@@ -196,18 +196,21 @@ class _Reading:
             byte = f"byte 0x{raw[error.start]:02X} in line {line}"
             raise _RefusedError(f"{quoted(name)}: {byte} is not UTF-8: save it so") from error
         document = self._parse(text, path)
-        if self._nodes > 2 * MAX_NODES:
+        if self._nodes > MAX_NODES:
             raise _RefusedError(f"more than {MAX_NODES} keys and values in all files together")
         return self._resolve(document, str(pathlib.Path(path).parent), (*chain, identity))
 
     def _read(self, name: str) -> tuple[bytes, object]:
         """Return a file's bytes, one more than may be at most, and which file it is."""
+        before = self._seen.get(name, ...)
         self._seen[name] = None
         # A pipe would wait for somebody to write.
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             found = os.fstat(descriptor)
-            self._seen[name] = mark_of(found)
+            mark = mark_of(found)
+            if before in {..., mark}:  # else it changed since it was read first: read all again
+                self._seen[name] = mark
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError("it is not a plain file")
             with os.fdopen(descriptor, "rb", closefd=False) as stream:
@@ -227,13 +230,13 @@ class _Reading:
             return
         for pattern, entry in hosts.items():
             path: Path = ("hosts", pattern)
-            if _PATTERN.fullmatch(pattern) is None:
+            if re.fullmatch(HOST_PATTERN, pattern) is None:
                 what = "is no host name, and no pattern such as edge-* or gpu-[0-9]"
                 _note(own, path, what, at_key=True)
             elif not isinstance(entry, dict):
                 _note(own, path, "must be a mapping: what is different on these hosts", at_key=True)
             else:
-                for key in _COMPOSING:
+                for key in COMPOSING:
                     if key in entry:
                         _note(own, (*path, key), f"{key} stands at the top of a file", at_key=True)
                 yield HostPart(pattern, path, own)
@@ -291,7 +294,7 @@ def _merge_mapping(
     origin: Path,
 ) -> None:
     for key, value in source.items():
-        if not path and key in _COMPOSING:
+        if not path and key in COMPOSING:
             continue
         here, there = (*path, key), (*origin, key)
         old = target.get(key)

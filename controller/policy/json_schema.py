@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from controller.policy.compose import COMPOSING
 from controller.policy.schema import PolicySchema
 
-COMPOSING = ("include", "hosts")
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 
 

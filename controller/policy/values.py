@@ -17,7 +17,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from controller.policy import credentials, units
+from controller.policy import compose, credentials, units
 from controller.policy.problems import quoted
 
 _NAME: Final = r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,128}"  # `..` is a folder, not a name
@@ -246,7 +246,7 @@ FILE_NAME: Final = _matches(
     r"[^/\x00-\x1f][^\x00-\x1f]{0,1023}", "a file's name, relative to this file"
 )
 HOST_PATTERN: Final = _matches(
-    r"[A-Za-z0-9_.*?!\[\]-]{1,253}", "a host name, or a pattern such as edge-* or gpu-[0-9]"
+    compose.HOST_PATTERN, "a host name, or a pattern such as edge-* or gpu-[0-9]"
 )
 HOST_PART: Final = Rule(
     _part, {"type": "object", "description": "What is different there: any keys of a policy."}

@@ -250,3 +250,18 @@ def test_two_hosts_can_be_compared(write, capsys):
     other = write(other=BASE)
     assert main(["policy", "diff", "--host", "h", path, other]) == 1
     assert capsys.readouterr().out == "mode: advise -> act\n"
+
+
+def test_a_file_that_changes_between_two_readings_of_it_is_to_be_read_again(write, monkeypatch):
+    path = write(top="include: [base.yaml, base.yaml]\n", base=BASE)
+    parse = compose._Reading._parse
+
+    def edits(self, text, filename):
+        if filename.endswith("base.yaml") and "# edited" not in text:
+            write(base=BASE + "# edited\n")
+        return parse(self, text, filename)
+
+    monkeypatch.setattr(compose._Reading, "_parse", edits)
+    seen = {}
+    load_policy(path, seen=seen)
+    assert list(seen.values())[1] is None  # no mark that any look could find
