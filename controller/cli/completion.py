@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from controller.cli import output
+from controller.cli.client import add_socket
 
 SHELLS: Final = ("bash", "zsh", "fish")
 _NAMES: Final = ("models", "variants")
@@ -74,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "what", choices=(*SHELLS, *_NAMES), help="a shell, or which names: one a line"
     )
     parser.add_argument("--model", metavar="MODEL", help="with `variants`: those of this model")
-    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket")
+    add_socket(parser)
     parser.set_defaults(run=run)
 
 
@@ -83,14 +84,10 @@ def run(args: argparse.Namespace) -> int:
     if args.what in SHELLS:
         print(script(args.what))
         return output.OK
-    from pathlib import Path
+    from controller.cli.client import DaemonDownError, RefusedError, ask, socket_of
 
-    from controller.cli.client import DaemonDownError, RefusedError, ask
-    from controller.interfaces.paths import find_socket
-
-    socket = Path(args.socket) if args.socket else find_socket()
     try:
-        status = ask(socket, "GET", "/v1/status", timeout_s=_TIMEOUT_S)
+        status = ask(socket_of(args), "GET", "/v1/status", timeout_s=_TIMEOUT_S)
     except (DaemonDownError, RefusedError):
         return output.UNREACHABLE
     for name in _names(status, args.what, args.model):

@@ -11,6 +11,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
+from controller.cli.client import add_socket
 
 if TYPE_CHECKING:
     from controller.cli.table import Json
@@ -42,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--policy", metavar="FILE", help="the policy (default: that of the running governor)"
     )
-    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket")
+    add_socket(parser)
     parser.add_argument(
         "--metric",
         choices=_METRICS,

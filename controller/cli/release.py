@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
-from controller.cli.client import DaemonDownError, RefusedError, ask, socket_of
+from controller.cli.client import DaemonDownError, RefusedError, add_socket, ask, socket_of
 from controller.cli.table import clean
 
 if TYPE_CHECKING:
@@ -70,15 +70,13 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("model", nargs="?", metavar="MODEL")
     which.add_argument("--all", action="store_true", help="every model of the policy")
-    parser.add_argument(
-        "--socket", metavar="PATH", help="the daemon's socket (default: $TRITON_GOVERNOR_SOCKET)"
-    )
+    add_socket(parser)
 
 
 def _release(args: argparse.Namespace) -> int:
-    path = socket_of(args)
     body = {"model": args.model, "on": args.on, "why": args.why}
     try:
+        path = socket_of(args)
         answer = _post(path, "release", body)
         names = [args.model] if args.model else _names(path)
         views = [ask(path, "GET", f"/v1/alias?model={name}") for name in names]
@@ -102,8 +100,8 @@ def _release(args: argparse.Namespace) -> int:
 
 
 def _alias(args: argparse.Namespace) -> int:
-    path = socket_of(args)
     try:
+        path = socket_of(args)
         names = [args.model] if args.model else _names(path)
         views = [ask(path, "GET", f"/v1/alias?model={name}") for name in names]
     except DaemonDownError as error:
