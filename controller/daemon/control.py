@@ -164,7 +164,7 @@ class DaemonControl:
         daemon.journal.event(kind, model, message, {**who.audit(), "why": why})
         daemon.journal.save_learned("operator", daemon.wishes.state())
         told = f"{message} ({why})" if why else message
-        audit(kind, who=str(who), model=model, outcome="done", told=told)
+        audit(kind, who=str(who), model=model, outcome="done", told=told, caller=who.audit())
         return CommandResult(ok=True, message=message)
 
     def _refused(
@@ -174,7 +174,15 @@ class DaemonControl:
         self._daemon.journal.event(
             "refused", model, f"{kind}: {problem}", {**who.audit(), "why": why}
         )
-        audit(kind, who=str(who), model=model, outcome="refused", told=problem, good=False)
+        audit(
+            kind,
+            who=str(who),
+            model=model,
+            outcome="refused",
+            told=problem,
+            good=False,
+            caller=who.audit(),
+        )
         return CommandResult(ok=False, message=problem)
 
     def _unknown(self, model: str | None) -> str | None:

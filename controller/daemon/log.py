@@ -31,7 +31,14 @@ _PRIORITIES: Final[Mapping[int, int]] = {  # of syslog(3)
 
 
 def audit(
-    what: str, *, who: str, model: str | None, outcome: str, told: str, good: bool = True
+    what: str,
+    *,
+    who: str,
+    model: str | None,
+    outcome: str,
+    told: str,
+    good: bool = True,
+    caller: Mapping[str, str | int | None] | None = None,
 ) -> None:
     """Log what somebody did, or was refused.
 
@@ -42,8 +49,10 @@ def audit(
         outcome: one word.
         told: the rest, for a person.
         good: whether it ended as it should; else the line is a warning.
+        caller: who, in parts, for a line of JSON; None: the same as `who`.
     """
-    fields = {"who": who, "what": what, "model": model, "outcome": outcome}
+    fields: dict[str, str | int | None] = {"who": who, **(caller or {})}
+    fields.update({"what": what, "model": model, "outcome": outcome})
     AUDIT.log(
         logging.INFO if good else logging.WARNING,
         "%s of %s by %s: %s%s",

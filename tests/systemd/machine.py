@@ -151,7 +151,7 @@ def _build_wheel(folder: Path) -> None:
     """Build the wheel of this checkout, from a copy: a build may write beside what it reads."""
     copy = folder / "checkout"
     copy.mkdir(parents=True)
-    for name in ("controller", "systemd"):
+    for name in ("controller", "packaging", "policies", "systemd"):
         shutil.copytree(
             REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__")
         )

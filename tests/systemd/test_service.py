@@ -74,7 +74,7 @@ def test_the_socket_is_for_the_group_alone(running: Machine) -> None:
     assert told.startswith("you may not use /run/triton-governor/governor.sock; join its group")
     pause = ("pause", "digits", "--why", "by hand")
     running.run("runuser", "-u", "ann", "--", GOVERNOR, *pause)
-    running.until(lambda: "pause of digits by ann: done" in running.log())
+    running.until(lambda: "pause of digits by ann, uid 1001" in running.log())
     running.run("runuser", "-u", "ann", "--", GOVERNOR, "resume", "digits")
 
 
@@ -87,7 +87,7 @@ def test_the_journal_has_priorities_and_no_second_time(running: Machine) -> None
         read = map(json.loads, running.run(*words).stdout.splitlines())
         return {line["MESSAGE"]: line["PRIORITY"] for line in read}
 
-    running.until(lambda: any("pin of digits by root: refused" in line for line in lines()))
+    running.until(lambda: any("pin of digits by root, uid 0" in line for line in lines()))
     found = lines()
     assert found["governing digits"] == "6"
     assert next(v for k, v in found.items() if k.startswith("pin of digits")) == "4"
