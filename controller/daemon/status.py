@@ -171,7 +171,7 @@ def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
         models.append(
             {
                 "name": policy.name,
-                "text": explain_decision(decision, policy),
+                "text": explain_decision(decision, policy, daemon.core.costs),
                 "decision": decision_view(decision),
             }
         )

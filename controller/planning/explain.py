@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.policy.model import ModelPolicy, VariantPolicy
+from controller.prediction.costs import ActionCosts
 
 _MS = 1e3
 _DRIFT_WORTH_SAYING = 0.10
@@ -39,8 +40,13 @@ _EXCLUDED: Mapping[Excluded, str] = {
 }
 
 
-def explain_decision(decision: Decision, model: ModelPolicy) -> str:
-    """Return what was seen, what was compared, what was chosen, and why nothing better was."""
+def explain_decision(
+    decision: Decision, model: ModelPolicy, costs: ActionCosts | None = None
+) -> str:
+    """Return what was seen, what was compared, what was chosen, and why nothing better was.
+
+    `costs`: what actions were seen to take; None: nothing is told of that.
+    """
     sentences = [_seen(decision), _compared(decision, model), _SENTENCES[decision.reason](decision)]
     if decision.reason in _DECIDED_OTHERWISE:
         sentences.append(_would_choose(decision))
@@ -50,7 +56,20 @@ def explain_decision(decision: Decision, model: ModelPolicy) -> str:
             _why_this_batch(decision, model),
             *_why_not_better(decision, model),
         ]
+    if costs is not None:
+        sentences.append(_what_it_costs(decision, model, costs))
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _what_it_costs(decision: Decision, model: ModelPolicy, costs: ActionCosts) -> str:
+    """Return what a switch was seen to take, and a load of each variant that is not loaded."""
+    switch_s = costs.expected_s("switch", model.name)
+    told = [] if switch_s is None else [f"a switch, with its checks and its proof, {_ms(switch_s)}"]
+    for candidate in decision.candidates:
+        load_s = costs.expected_s("load", candidate.model)
+        if candidate.excluded is Excluded.NOT_LOADED and load_s is not None:
+            told.append(f"a load of {candidate.variant} {_number(load_s)} s")
+    return f"Of late took {', '.join(told)}." if told else ""
 
 
 def _seen(decision: Decision) -> str:

@@ -11,6 +11,8 @@ import pytest
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.explain import explain_decision
 from controller.policy.model import ModelPolicy, Objective, VariantPolicy
+from controller.prediction.costs import ActionCosts
+from controller.telemetry.observation import ActionCost
 
 MODEL = ModelPolicy(
     name="digits",
@@ -242,3 +244,28 @@ def test_what_is_told_of_another_profile_agrees_with_the_decision(changes, other
     fallback = {**settled, "reason": Reason.FALLBACK}
     text = explain_decision(decision(candidates=candidates, **fallback), model)
     assert "It serves" not in text
+
+
+def test_what_actions_take_is_told_where_it_was_seen():
+    costs = ActionCosts()
+    assert explain_decision(decision(), MODEL, costs) == explain_decision(decision(), MODEL)
+    missing = dataclasses.replace(
+        decision(),
+        candidates=tuple(
+            candidate._replace(excluded=Excluded.NOT_LOADED) if at == 0 else candidate
+            for at, candidate in enumerate(decision().candidates)
+        ),
+    )
+    unloaded = missing.candidates[0]
+    costs.observe(
+        [
+            ActionCost("switch", MODEL.name, "x", 0.021, 1.0, ok=True),
+            ActionCost("load", MODEL.name, unloaded.model, 7.9, 1.0, ok=True),
+            ActionCost("load", MODEL.name, missing.candidates[1].model, 5.0, 1.0, ok=True),
+        ]
+    )
+    text = explain_decision(missing, MODEL, costs)
+    assert text.endswith(
+        f"Of late took a switch, with its checks and its proof, 21 ms, a load of {unloaded.variant}"
+        " 7.9 s."
+    )
