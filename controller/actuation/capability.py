@@ -68,7 +68,7 @@ async def _fall_back(server: Server, problem: TritonError) -> Capability:
     control, timing = server.control, server.timing
     if problem.fault is Fault.REFUSED:
         return Capability(can_act=False, why=refusal(str(problem)))
-    for alias in server.aliases.values():
+    for alias in filter(server.acts_on, server.aliases.values()):
         try:
             config = await control.model_config(alias.name, deadline_s=timing.answer_s)
             if shape.target_of(config) is None:

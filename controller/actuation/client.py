@@ -30,6 +30,7 @@ from controller.telemetry.tls import TlsError
 
 # A file beside the config is what allows a load without a folder in the repository.
 _ALIAS_FILES = {"file:1/alias": b"x"}
+_LONGEST_MESSAGE = 1000  # of Triton's words: a model may answer with all of its traceback
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -104,7 +105,7 @@ def _named_errors(what: str) -> Iterator[None]:
     try:
         yield
     except InferenceServerException as error:
-        message = " ".join((error.message() or "no reason given").split())
+        message = " ".join((error.message() or "no reason given").split())[:_LONGEST_MESSAGE]
         fault = classify(error.status() or "", message)
         raise TritonError(fault, f"{what}: {message}") from error
     except grpc.RpcError as error:

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.actuation import alias as shape
-from controller.actuation.client import Fault, TritonError
+from controller.actuation.client import TritonError
 from controller.actuation.state import Override, Server, Variant
 from controller.actuation.state_file import OVERRIDABLE
+from controller.actuation.users import await_gone, user_of
 from controller.actuation.warm import Warmer
 from controller.ports import ActionRecord, Outcome
 
@@ -110,7 +111,7 @@ class IdleOperations:
                 watch = server.free_memory
                 free = {} if watch is None else watch.free_bytes(variant.model)
                 await server.control.unload(variant.model, deadline_s=server.timing.answer_s)
-                gone = await self._await_gone(variant.model, free, started_s)
+                gone = await await_gone(server, variant.model, free, started_s)
             except TritonError as failure:
                 return self._warmer.emit(
                     variant,
@@ -133,50 +134,8 @@ class IdleOperations:
         """Return who uses a variant that we claimed, and give it up then; None: nobody does."""
         user = "perhaps somebody"
         try:
-            user = await self._user_of(variant.model) or ""
+            user = await user_of(self._server, variant.model) or ""
         finally:
             if user:
                 variant.operation = None
         return user or None
-
-    async def _user_of(self, model: str) -> str | None:
-        """Ask the server which ensemble has a model among its steps."""
-        server, answer_s = self._server, self._server.timing.answer_s
-        for alias in server.aliases.values():
-            # One that is being proven may be put back to where it was.
-            if alias.switching or alias.unsettled is not None or alias.proof is not None:
-                return f"an operation on {alias.name} that is under way"
-        try:
-            states = await server.control.index(deadline_s=answer_s)
-        except TritonError as error:
-            return f"perhaps something (not looked: {error})"
-        loaded = {name for name, (state, _) in states.items() if state == "READY"}
-        for name in sorted(loaded | set(server.aliases)):
-            try:
-                config = await server.control.model_config(name, deadline_s=answer_s)
-            except TritonError as error:
-                if error.fault is Fault.NOT_FOUND:
-                    continue
-                return f"perhaps {name} (not looked: {error})"
-            if model in shape.steps_of(config):
-                return name
-        return None
-
-    async def _await_gone(self, model: str, free: Mapping[str, int], started_s: float) -> bool:
-        """Wait until the index has no such model and, where that can be read, its memory is back.
-
-        Args:
-            model: Triton's name.
-            free: bytes that were free before, by place.
-            started_s: when the operation began.
-        """
-        server, unloaded = self._server, False
-        while server.clock() - started_s < server.timing.unload_s:
-            if not unloaded:
-                states = await server.control.index(deadline_s=server.timing.answer_s)
-                unloaded = states.get(model, ("UNAVAILABLE", ""))[0] in ("UNAVAILABLE", "")
-            watch = server.free_memory
-            if unloaded and (watch is None or watch.is_back(model, free)):
-                return True
-            await asyncio.sleep(_POLL_S)
-        return False

@@ -4,9 +4,9 @@ Owns which fields of a config follow from the policy, and the override that puts
 must not load anything: the queue is Triton's, and `controller.actuation.warm` loads.
 
 A change of them is a full reload, so it is made when a variant is loaded or idle, never while it
-serves. Of what else Triton does by itself `model_warmup` is left to the config in the folder: a
-request of it that fails ends Triton 2.51 (a Python model, std::bad_alloc), and every variant is
-proven by a request anyhow before it serves.
+serves, and in calm. Of what else Triton does by itself `model_warmup` is left to the config in the
+folder: a request of it that fails ends Triton 2.51 (a Python model, std::bad_alloc), and every
+variant is proven by a request anyhow before it serves.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from controller.actuation.room import short_of
 from controller.actuation.state import Override, Server, Variant
 from controller.policy.model import QueuePolicy
 
 _LOG = logging.getLogger(__name__)
 _US: Final = 1e6
+_CALM_S: Final = 10.0  # since the last switch
+_AGAIN_S: Final = 600.0  # before a queue is tried again that was refused
 _BATCHING: Final = "dynamic_batching"
 
 
@@ -33,21 +36,49 @@ def unset(config: Mapping[str, Any], queue: QueuePolicy | None) -> str | None:
     )
 
 
-def queue_view(variant: Variant) -> str | None:
+def queue_view(server: Server, variant: Variant) -> str | None:
     """Return what people are told of a policy's queue; None: the policy wants none."""
     if variant.queue is None:
         return None
     if variant.refused_queue == variant.queue:
         return f"Triton does not load it with that: {variant.queue_error}"
+    if variant.model not in server.acted_on():
+        return "not set: only advised on, or released"
     why = None if variant.config is None else unset(variant.config, variant.queue)
-    if why is None and (variant.reapply or is_pending(variant)):
+    if why is None and (variant.reapply or is_pending(server, variant)):
         why = "pending: it is reloaded when it does not serve"
     return why or "set"
 
 
-def is_pending(variant: Variant) -> bool:
+def is_pending(server: Server, variant: Variant) -> bool:
     """Return whether a variant's config is not what the policy makes of it."""
-    return _override(variant) is not None
+    return _override(server, variant) is not None
+
+
+def may_reload(server: Server, variant: Variant) -> bool:
+    """Return whether an idle variant may be reloaded now for what the policy makes of it.
+
+    It is a way out for clients, and where an alias may be put back to: so only in calm, where
+    nothing is under way, there is memory for two of it, and it is not the only way out.
+    """
+    if not variant.ready or not variant.proven or not is_pending(server, variant):
+        return False
+    if variant.model in server.serving() or variant.model not in server.acted_on():
+        return False
+    now_s = server.clock()
+    for alias in server.users(variant.model):
+        busy = alias.switching or alias.unsettled is not None or alias.proof is not None
+        if busy or alias.held is not None or not alias.known or not alias.ready:
+            return False
+        if variant.model not in alias.order or alias.target not in alias.order:
+            continue
+        faster = alias.order[: alias.order.index(alias.target)]
+        others = (server.variants[name] for name in faster if name != variant.model)
+        spared = any(other.proven and other.operation is None for other in others)
+        calm = alias.since_s is not None and now_s - alias.since_s >= _CALM_S
+        if variant.model in faster and not (spared or calm):
+            return False
+    return short_of(server, variant) is None
 
 
 def set_up(server: Server, variant: Variant) -> bool:
@@ -55,7 +86,7 @@ def set_up(server: Server, variant: Variant) -> bool:
 
     The caller saves the server's memory before he sends it.
     """
-    override = _override(variant)
+    override = _override(server, variant)
     if override is None:
         return False
     variant.override, variant.reapply = override, True
@@ -82,14 +113,16 @@ def take_back(server: Server, variant: Variant, override: Override, error: str) 
     before = Override({**override.disk, **others}, {}, override.disk) if others else None
     variant.override, variant.reapply = before, False
     variant.refused_queue, variant.queue_error = variant.queue, error
+    variant.queue_retry_s = server.clock() + _AGAIN_S  # it may have been for another reason
     server.memory.override(variant.model, before)
     _LOG.error("%s is loaded without the queue of the policy: %s", variant.model, error)
 
 
-def _override(variant: Variant) -> Override | None:
+def _override(server: Server, variant: Variant) -> Override | None:
     """Return the override that the policy makes of a variant's; None: it has that already."""
     before, queue = variant.override, variant.queue
-    if queue is not None and queue == variant.refused_queue:
+    refused = queue is not None and queue == variant.refused_queue
+    if refused and server.clock() < variant.queue_retry_s:
         return None
     if before is None and queue is None:
         return None  # as nearly always
@@ -121,7 +154,7 @@ def _limited(disk: Mapping[str, Any], queue: QueuePolicy) -> dict[str, Any]:
     found = dict(disk)
     limits = dict(disk.get("default_queue_policy", {}))
     if queue.timeout_s is not None:
-        limits["timeout_action"] = "REJECT"
+        limits.pop("timeout_action", None)  # REJECT is its default, and is not told
         limits["default_timeout_microseconds"] = str(round(queue.timeout_s * _US))
     if queue.max_size is not None:
         limits["max_queue_size"] = queue.max_size

@@ -243,7 +243,8 @@ class Reconciler:
         ]
         # One that has just been loaded is proven in a moment; before that it may be no cure.
         proven = [v for v in fitting or ready if v.proven]
-        chosen = proven or [v for v in fitting or ready if v.operation is None]
+        settled = [v for v in proven if v.operation in (None, "refresh")]
+        chosen = settled or proven or [v for v in fitting or ready if v.operation is None]
         if not chosen:
             return None
         if fitting and alias.config is not None:

@@ -87,6 +87,7 @@ class Variant:
     queue: QueuePolicy | None = None  # that the policy wants
     refused_queue: QueuePolicy | None = None  # one with which Triton did not load it
     queue_error: str | None = None  # what it said then
+    queue_retry_s: float = 0.0  # not before
     operation: str | None = None  # load, unload, refresh: ours, under way
     outlasted: ActionRecord | None = None  # that operation went out of sight
     error: str | None = None

@@ -15,10 +15,10 @@ from controller.actuation.state import Server, Variant
 def variants_view(server: Server) -> dict[str, dict[str, Any]]:
     """Return each variant by Triton's name."""
     now_s = server.clock()
-    return {variant.model: _variant(variant, now_s) for variant in server.variants.values()}
+    return {variant.model: _variant(server, variant, now_s) for variant in server.variants.values()}
 
 
-def _variant(variant: Variant, now_s: float) -> dict[str, Any]:
+def _variant(server: Server, variant: Variant, now_s: float) -> dict[str, Any]:
     fresh_age_s = now_s - variant.refreshed_s
     return {
         "ready": variant.ready,
@@ -27,6 +27,6 @@ def _variant(variant: Variant, now_s: float) -> dict[str, Any]:
         "operation": variant.operation,
         "error": variant.error,
         "override": variant.override is not None,
-        "queue": queue_view(variant),
+        "queue": queue_view(server, variant),
         "fresh_age_s": fresh_age_s if math.isfinite(fresh_age_s) else None,
     }

@@ -18,14 +18,20 @@ from controller.actuation import alias as shape
 from controller.actuation import overrides
 from controller.actuation.client import Fault, TritonError
 from controller.actuation.memory import Used
-from controller.actuation.queueing import is_pending, look_at_folder, set_up, take_back
+from controller.actuation.queueing import (
+    is_pending,
+    look_at_folder,
+    may_reload,
+    set_up,
+    take_back,
+)
 from controller.actuation.room import short_of, used_bytes, weigh
 from controller.actuation.state import Server, Variant
+from controller.actuation.users import await_gone, nobody_uses
 from controller.ports import ActionRecord, Outcome
 
 _LOG = logging.getLogger(__name__)
 _SETTLING_LOADS = 3
-_POLL_S = 0.1
 
 
 class _ShortOfMemoryError(Exception):
@@ -80,6 +86,8 @@ class Warmer:
             await self._server.control.probe(variant.config, deadline_s=self._server.timing.probe_s)
         except TritonError as error:
             if error.fault is Fault.OVERLOADED:
+                # It lives. Asked at once again, it would be asked hundreds of times a second.
+                variant.retry_s = self._server.clock() + self._server.timing.backoff_s
                 return
             if error.fault is Fault.INVALID:
                 self.distrust(variant, str(error))
@@ -160,6 +168,12 @@ class Warmer:
                 continue
             if self._needs_work(variant, now_s, serving=name in serving):
                 return variant
+        # What the policy wants of queues can wait, and the ways out of an overload last.
+        for name in sorted(ranks, key=lambda name: ranks[name], reverse=True):
+            variant = server.variants[name]
+            rests = now_s < max(variant.retry_s, variant.hold_until_s)
+            if variant.operation is None and not rests and may_reload(server, variant):
+                return variant
         return None
 
     def _needs_work(self, variant: Variant, now_s: float, *, serving: bool) -> bool:
@@ -168,7 +182,7 @@ class Warmer:
         if serving:
             return False
         stale = now_s - variant.refreshed_s > self._server.timing.refresh_s
-        return variant.reapply or not variant.warm or stale or is_pending(variant)
+        return variant.reapply or not variant.warm or stale
 
     async def work(self, variant: Variant, *, reason: str = "kept warm") -> ActionRecord | None:
         """Bring a variant to ready, proven and (unless it serves) warm.
@@ -179,7 +193,7 @@ class Warmer:
         async with self.lock:
             if variant.operation is not None:
                 return None
-            cold = not variant.ready or variant.reapply or is_pending(variant)
+            cold = not variant.ready or variant.reapply or may_reload(self._server, variant)
             variant.operation = "load" if cold or not variant.warm else "refresh"
             started_s = self._server.clock()
             try:
@@ -205,7 +219,7 @@ class Warmer:
         serving, fresh = variant.model in server.serving(), not variant.ready
         if fresh:
             look_at_folder(server, variant)
-        elif not serving and set_up(server, variant):
+        elif may_reload(server, variant) and set_up(server, variant):
             await asyncio.to_thread(server.memory.save)
         changed = fresh or (variant.reapply and not serving)
         used: Mapping[int, Used] = {}
@@ -216,7 +230,9 @@ class Warmer:
             if fresh:
                 used = await used_bytes(server, variant)
             await self._load(variant)
-            if not serving and set_up(server, variant):  # what it is in its folder is known now
+            # What it is in its folder is known now, and nobody waits for it yet.
+            if fresh and is_pending(server, variant) and await nobody_uses(server, variant):
+                set_up(server, variant)
                 await asyncio.to_thread(server.memory.save)
                 await self._empty(variant)
                 await self._load(variant)
@@ -239,7 +255,7 @@ class Warmer:
                 return changed  # never reload what serves
             if not variant.warm and short_of(server, variant) is not None:
                 # The next load may reload it, and there is no room for two of it.
-                if not fresh:
+                if not fresh or not await nobody_uses(server, variant):
                     break
                 fresh = False
                 await self._empty(variant)
@@ -260,13 +276,10 @@ class Warmer:
         """Unload a variant that is to be loaded again at once, and that nobody uses."""
         server = self._server
         variant.ready = variant.proven = False
+        watch, started_s = server.free_memory, server.clock()
+        free = {} if watch is None else watch.free_bytes(variant.model)
         await server.control.unload(variant.model, deadline_s=server.timing.answer_s)
-        ends_s = server.clock() + server.timing.unload_s
-        while server.clock() < ends_s:
-            states = await server.control.index(deadline_s=server.timing.answer_s)
-            if states.get(variant.model, ("UNAVAILABLE", ""))[0] in ("UNAVAILABLE", ""):
-                return
-            await asyncio.sleep(_POLL_S)
+        await await_gone(server, variant.model, free, started_s)
 
     @staticmethod
     def _check_suitable(variant: Variant) -> None:

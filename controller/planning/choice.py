@@ -112,7 +112,9 @@ class ModelMind:
                 quality = self.quality[models.index(sample.model)]
                 self._scores.add(self._now_s, sample.latency_s, quality)
         readings = (observation.variants.get(model) for model in models)
-        self._scores.count(self._now_s, [reading for reading in readings if reading is not None])
+        own = observation.models.get(self._policy.name)
+        known = [reading for reading in readings if reading is not None]
+        self._scores.count(self._now_s, known, None if own is None else own.serving)
         return self.predictor.work_s(observation)
 
     def decide(

@@ -136,7 +136,7 @@ class GovernorCore:
             for mind, prediction, price in zip(minds, predictions, prices, strict=True)
         )
         if self._policy.gpu.is_limited and not stalled:
-            decisions = self._within_limits(observation, predictions, decisions)
+            decisions = self._within_limits(observation, predictions, decisions, placement)
         if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         return decisions
@@ -146,24 +146,27 @@ class GovernorCore:
         observation: Observation,
         predictions: Iterable[Prediction],
         decisions: tuple[Decision, ...],
+        placement: Placement,
     ) -> tuple[Decision, ...]:
         """Take in how warm the GPUs are; return the decisions, with that as their reason."""
         most = [
-            weight * most_per_s(prediction, mind.quality)
-            for weight, mind, prediction in zip(
-                (model.weight for model in self._policy.models),
-                self._minds.values(),
-                predictions,
-                strict=True,
+            model.weight
+            * most_per_s(
+                prediction, mind.quality, [c.excluded is None for c in decision.candidates]
+            )
+            for model, mind, prediction, decision in zip(
+                self._policy.models, self._minds.values(), predictions, decisions, strict=True
             )
         ]
-        before = self.limits.gives_way
+        prices = self.limits.prices(placement)
         self.limits.learn(observation.gpus, max(most), observation.window_s)
-        if not before:
+        if prices is None:
             return decisions
         return tuple(
-            replace(decision, reason=Reason.COOLS) if decision.reason is Reason.YIELDS else decision
-            for decision in decisions
+            replace(decision, reason=Reason.COOLS)
+            if decision.reason is Reason.YIELDS and price.any()
+            else decision
+            for decision, price in zip(decisions, prices, strict=True)
         )
 
     def _place(self, observation: Observation) -> Placement:

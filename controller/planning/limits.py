@@ -34,6 +34,8 @@ _SLACK: Final = 0.03  # of the limit: so far below it the price begins to fall
 _SMOOTH_S: Final = 8.0  # over which it is seen whether a reading falls
 _FIRST: Final = 0.02  # of the most it may become
 _NOTHING: Final = 1e-3  # of the most: forgotten
+_LEAST: Final = 1e-9  # the same, where there is no most
+_ABOUT: Final = 1.05  # of the fastest variant's time: as fast
 
 
 @dataclass(slots=True)
@@ -55,9 +57,9 @@ class GpuLimits:
 
     def set_policy(self, policy: GpuPolicy) -> None:
         """Keep other limits from now on."""
-        self._policy = policy
-        if not policy.is_limited:
+        if policy != self._policy:
             self._gpus.clear()
+        self._policy = policy
 
     @property
     def gives_way(self) -> bool:
@@ -71,8 +73,21 @@ class GpuLimits:
 
     def add_to(self, prices: Sequence[Floats | None], placement: Placement) -> list[Floats | None]:
         """Return the prices of a second of each variant's device, limits counted in, by model."""
-        if not self.gives_way:
+        own = self.prices(placement)
+        if own is None:
             return list(prices)
+        return [
+            extra if price is None else price + extra
+            for price, extra in zip(prices, own, strict=True)
+        ]
+
+    def prices(self, placement: Placement) -> list[Floats] | None:
+        """Return what a second costs of each variant's device for a limit's sake, by model.
+
+        None: nothing, anywhere.
+        """
+        if not self.gives_way:
+            return None
         highest = max(gpu.price_per_s for gpu in self._gpus.values())
         known = placement.device_ids != (0,) or set(self._gpus) == {0}
         per_s = np.array(
@@ -82,11 +97,7 @@ class GpuLimits:
                 for device in placement.device_ids
             ]
         )
-        found: list[Floats | None] = []
-        for price, shares in zip(prices, placement.shares, strict=True):
-            own = shares @ per_s
-            found.append(own if price is None else price + own)
-        return found
+        return [shares @ per_s for shares in placement.shares]
 
     def learn(self, gpus: Iterable[GpuReading], most_per_s: float, elapsed_s: float) -> None:
         """Take in how the GPUs are.
@@ -98,11 +109,17 @@ class GpuLimits:
         """
         if not self._policy.is_limited:
             return
+        unseen = set(self._gpus)
         for reading in gpus:
-            gpu = self._gpus.setdefault(reading.index, _Gpu())
             found = list(self._compared(reading))
             if found:
+                gpu = self._gpus.setdefault(reading.index, _Gpu())
                 self._follow(gpu, reading.index, *max(found), most_per_s, elapsed_s)
+                unseen.discard(reading.index)
+        for index in unseen:  # nobody tells how it is: what was done for it ends by itself
+            gpu = self._gpus[index]
+            _fall(gpu, most_per_s, elapsed_s)
+            gpu.told = f"gpu {index} tells no reading any more" if gpu.price_per_s else None
 
     def _compared(self, reading: GpuReading) -> Iterator[tuple[float, str]]:
         """Yield each reading that has a limit, of the limit, and how to say it."""
@@ -125,25 +142,36 @@ class GpuLimits:
             grown = gpu.price_per_s * math.exp(elapsed_s / _RISES_S)
             gpu.price_per_s = min(max(grown, _FIRST * most_per_s), most_per_s)
         elif of_limit < 1.0 - _SLACK:
-            gpu.price_per_s *= math.exp(-elapsed_s / _FALLS_S)
-            if gpu.price_per_s < _NOTHING * most_per_s:
-                gpu.price_per_s = 0.0
+            _fall(gpu, most_per_s, elapsed_s)
         gives_way = gpu.price_per_s > 0.0
         gpu.told = None
         if of_limit > 1.0 or gives_way:
             gpu.told = f"gpu {index} {told}" + (": models give way" if gives_way else "")
 
 
-def most_per_s(prediction: Prediction, quality: Sequence[float]) -> float:
-    """Return the price of a second of its device at which a model is on its fastest variant."""
+def _fall(gpu: _Gpu, most_per_s: float, elapsed_s: float) -> None:
+    gpu.price_per_s *= math.exp(-elapsed_s / _FALLS_S)
+    if gpu.price_per_s < max(_NOTHING * most_per_s, _LEAST):
+        gpu.price_per_s = 0.0
+
+
+def most_per_s(prediction: Prediction, quality: Sequence[float], allowed: Sequence[bool]) -> float:
+    """Return the price of a second of its device at which a model is on its fastest variant.
+
+    Those about as fast as the fastest are one with it: the difference of two measured times would
+    make any price of them.
+    """
     busy_s = device_s(prediction)
-    among = [i for i, known in enumerate(prediction.known) if known]
+    known = zip(prediction.known, allowed, strict=True)
+    among = [i for i, (is_known, is_allowed) in enumerate(known) if is_known and is_allowed]
     if not among:
         return 0.0
-    fastest = min(among, key=busy_s.__getitem__)
+    least_s = min(busy_s[i] for i in among)
+    same_s = _ABOUT * least_s
+    best_of_fast = max(quality[i] for i in among if busy_s[i] <= same_s)
     steps = [
-        (quality[i] - quality[fastest]) / (busy_s[i] - busy_s[fastest])
+        (quality[i] - best_of_fast) / (busy_s[i] - least_s)
         for i in among
-        if busy_s[i] > busy_s[fastest] and quality[i] > quality[fastest]
+        if busy_s[i] > same_s and quality[i] > best_of_fast
     ]
     return max(steps, default=0.0)

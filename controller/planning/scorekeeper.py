@@ -45,13 +45,31 @@ class Scorekeeper:
         # (second, completed, failed, rejected) of all
         self._counts: deque[tuple[float, int, int, int]] = deque(maxlen=_LIMIT)
         self._rejected = 0
+        self._served_s: dict[str, float] = {}  # when each variant last served
 
     def add(self, now_s: float, latency_s: float, quality: float) -> None:
         """Take in one completed request."""
         self._outcomes.append((now_s, latency_s, quality))
 
-    def count(self, now_s: float, readings: Sequence[VariantReading]) -> None:
-        """Take in how many requests ended on the variants of this model."""
+    def count(
+        self, now_s: float, readings: Sequence[VariantReading], serving: str | None = None
+    ) -> None:
+        """Take in how many requests ended on the variants of this model.
+
+        A variant that others use, too, counts while it serves this model, and just after.
+
+        Args:
+            now_s: the observation's time.
+            readings: of the variants.
+            serving: Triton's name of the one that serves; None: not known.
+        """
+        if serving is not None:
+            self._served_s[serving] = now_s
+            readings = [
+                reading
+                for reading in readings
+                if now_s - self._served_s.get(reading.model, -math.inf) <= _LATELY_S
+            ]
         completed = sum(reading.completed_requests for reading in readings)
         failed = sum(reading.failed_requests for reading in readings)
         rejected = sum(reading.rejected_requests for reading in readings)

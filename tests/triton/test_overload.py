@@ -133,9 +133,10 @@ async def test_in_an_overload_those_who_are_answered_are_in_time_and_the_first_c
     limited = wanting(policy, timeout_s=0.04, priority_levels=2)
     late, told = {}, {}
     for name, wanted in (("none", policy), ("limited", limited)):
+        async with triton.InferenceServerClient(server.grpc) as outside:
+            for model in (ALIAS, "echo_fast"):  # what serves is never idle
+                await outside.unload_model(model)
         async with governed(wanted) as test:
-            await test.outside.unload_model(ALIAS)
-            await test.outside.unload_model("echo_fast")  # what serves is never idle
             await test.ready()
             began_s = time.monotonic()
             outcomes = await storm(server.grpc, rate=560.0, seconds=2.0)

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from controller.actuation.queueing import is_pending, look_at_folder, queue_view, set_up, take_back
+from controller.actuation.queueing import (
+    is_pending,
+    look_at_folder,
+    may_reload,
+    queue_view,
+    set_up,
+    take_back,
+)
 from controller.actuation.state import Memory, Override, Variant
 from controller.daemon.alarms import Alarms
 from controller.interfaces.views import health_view
@@ -81,9 +88,12 @@ DISK = {
 QUEUE = QueuePolicy(timeout_s=0.04, priority_levels=3)
 
 
-def server(*, alias_ready: bool = True) -> SimpleNamespace:
+def server(*, alias_ready: bool = True, acts: bool = True) -> SimpleNamespace:
     return SimpleNamespace(
-        memory=Memory(None), users=lambda _: iter([SimpleNamespace(ready=alias_ready)])
+        memory=Memory(None),
+        users=lambda _: iter([SimpleNamespace(ready=alias_ready)]),
+        clock=lambda: 100.0,
+        acted_on=lambda: {"best"} if acts else set(),
     )
 
 
@@ -97,18 +107,17 @@ def loaded(variant: Variant) -> None:
 def test_the_queue_is_laid_over_the_config_in_the_folder_and_taken_off_again():
     there = server()
     variant = Variant("best", ready=True, config=DISK)
-    assert not is_pending(variant)
-    assert queue_view(variant) is None
+    assert not is_pending(there, variant)
+    assert queue_view(there, variant) is None
     variant.queue = QUEUE
-    assert is_pending(variant)
-    assert "pending" in queue_view(variant)
+    assert is_pending(there, variant)
+    assert "pending" in queue_view(there, variant)
     assert set_up(there, variant)
     sent = variant.override.sent
     assert sent["dynamic_batching"] == {
         "preferred_batch_size": [4, 8],
         "default_queue_policy": {
             "allow_timeout_override": True,
-            "timeout_action": "REJECT",
             "default_timeout_microseconds": "40000",
         },
         "priority_levels": "3",
@@ -118,15 +127,15 @@ def test_the_queue_is_laid_over_the_config_in_the_folder_and_taken_off_again():
         k: v for k, v in DISK.items() if k != "dynamic_batching"
     }
     assert there.memory.overrides["best"] == variant.override
-    assert "pending" in queue_view(variant)  # until it is loaded
+    assert "pending" in queue_view(there, variant)  # until it is loaded
     loaded(variant)
-    assert queue_view(variant) == "set"
-    assert not is_pending(variant)
+    assert queue_view(there, variant) == "set"
+    assert not is_pending(there, variant)
     assert not set_up(there, variant)
     # A day later, with other words for the same: nothing is to be done after the file was read.
     kept = json.loads(json.dumps(variant.override.sent))
     variant.override = replace(variant.override, sent=kept)
-    assert not is_pending(variant)
+    assert not is_pending(there, variant)
     variant.queue = None
     assert set_up(there, variant)
     assert variant.override.sent == DISK
@@ -144,10 +153,10 @@ def test_what_operators_programs_changed_beside_it_is_kept():
     assert variant.override is not None  # of it not all is the policy's
     take_back(there, variant, variant.override, "no")
     assert variant.override.sent == {**DISK, "instance_group": two}
-    assert "does not load it" in queue_view(variant)
-    assert not is_pending(variant)
+    assert "does not load it" in queue_view(there, variant)
+    assert not is_pending(there, variant)
     variant.queue = replace(QUEUE, timeout_s=0.05)
-    assert is_pending(variant)
+    assert is_pending(there, variant)
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -163,9 +172,89 @@ def test_a_folder_that_may_have_changed_is_looked_at_where_clients_need_not_wait
 
 def test_a_config_without_batching_has_no_queue_to_limit():
     config = {key: value for key, value in DISK.items() if key != "dynamic_batching"}
+    there = server()
     variant = Variant("best", ready=True, config=config, queue=QUEUE)
-    assert not is_pending(variant)
-    assert "no dynamic_batching" in queue_view(variant)
+    assert not is_pending(there, variant)
+    assert "no dynamic_batching" in queue_view(there, variant)
+
+
+def a_server(**alias) -> SimpleNamespace:
+    """best serves since long, fast is its way out; both are loaded, and QUEUE is wanted."""
+    chat = SimpleNamespace(
+        **{
+            "ready": True,
+            "known": True,
+            "switching": False,
+            "unsettled": None,
+            "proof": None,
+            "held": None,
+            "order": ("fast", "best"),
+            "target": "best",
+            "since_s": 0.0,
+            **alias,
+        }
+    )
+    variants = {
+        name: Variant(name, ready=True, proven=True, config={**DISK, "name": name}, queue=QUEUE)
+        for name in ("fast", "best")
+    }
+    return SimpleNamespace(
+        memory=Memory(None),
+        users=lambda _: iter([chat]),
+        clock=lambda: 100.0,
+        acted_on=lambda: {"fast", "best"},
+        serving=lambda: {chat.target},
+        variants=variants,
+        free_memory=None,
+        held=list,
+    )
+
+
+def test_an_idle_variant_is_reloaded_for_its_queue_in_calm_only():
+    calm = a_server()
+    assert may_reload(calm, calm.variants["fast"])
+    assert not may_reload(calm, calm.variants["best"])  # it serves
+    for state in (
+        {"switching": True},
+        {"proof": object()},
+        {"unsettled": object()},
+        {"held": "foreign change"},
+        {"known": False},
+        {"ready": False},
+        {"since_s": 99.0},  # it may be needed again: it is the only way out
+    ):
+        there = a_server(**state)
+        assert not may_reload(there, there.variants["fast"]), state
+    # The slower one is no way out: it need not wait.
+    there = a_server(target="fast", since_s=99.0)
+    assert may_reload(there, there.variants["best"])
+    # With another way out the fastest need not wait either.
+    there = a_server(order=("fast", "fair", "best"), since_s=99.0)
+    there.variants["fair"] = Variant("fair", ready=True, proven=True, config=DISK)
+    assert may_reload(there, there.variants["fast"])
+
+
+def test_where_there_is_no_memory_for_two_a_variant_stays_a_way_out_as_it_is():
+    there = a_server()
+    there.free_memory = SimpleNamespace(why_not=lambda *_: "memory is short")
+    assert not may_reload(there, there.variants["fast"])
+    assert there.variants["fast"].error is None
+    assert not there.variants["fast"].reapply
+
+
+def test_what_is_not_acted_on_is_not_said_to_be_on_its_way():
+    there = server(acts=False)
+    assert "only advised on" in queue_view(there, Variant("best", config=DISK, queue=QUEUE))
+
+
+def test_a_queue_that_was_refused_is_tried_again_as_it_may_have_been_for_another_reason():
+    there = server()
+    variant = Variant("best", ready=True, config=DISK, queue=QUEUE)
+    assert set_up(there, variant)
+    take_back(there, variant, variant.override, "CUDA out of memory")
+    assert not is_pending(there, variant)
+    there.clock = lambda: 100.0 + 3600.0
+    assert is_pending(there, variant)
 
 
 def reading(completed: int, failed: int = 0, rejected: int = 0) -> VariantReading:
@@ -193,6 +282,16 @@ def test_requests_that_fail_are_counted_beside_those_of_which_few_are_traced():
     assert score.rejected_total == 1200
     assert keeper.score(66.0, 0.06, 99.0).rejected_rps == 0.0
     assert keeper.score(200.0, 0.06, 99.0).attainment is None
+
+
+def test_of_a_variant_that_two_models_share_each_counts_what_it_serves_him():
+    keeper = Scorekeeper()
+    shared = VariantReading("shared", True, 0, 0, 0, 0, 7, rejected_requests=7)
+    for second in range(30):
+        keeper.count(float(second), [reading(10), shared], "best")
+    assert keeper.score(30.0, 0.06, 99.0).rejected_total == 0
+    keeper.count(30.0, [reading(0), shared], "shared")
+    assert keeper.score(30.0, 0.06, 99.0).rejected_total == 7
 
 
 def test_where_nobody_gets_an_answer_nobody_is_in_time():

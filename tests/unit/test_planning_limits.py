@@ -1,6 +1,7 @@
 """A GPU that may not be warmer, or draw more, than the policy says."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Reason
 from controller.planning.explain import explain_decision
-from controller.planning.limits import GpuLimits
+from controller.planning.limits import GpuLimits, most_per_s
 from controller.policy.load import PolicyError, parse_policy
 from controller.policy.model import GpuPolicy
 from controller.policy.render import policy_to_yaml
@@ -137,6 +138,34 @@ def test_what_gave_way_comes_back_when_the_gpu_is_cool():
         limits.learn(cool, 10.0, 0.1)
     assert not limits.gives_way
     assert limits.exceeded == ()
+
+
+def test_a_gpu_that_tells_nothing_any_more_holds_nobody_up():
+    limits = GpuLimits(GpuPolicy(max_temperature_celsius=80.0))
+    hot = [GpuReading(1, None, None, temperature_celsius=90.0)]
+    for _ in range(100):
+        limits.learn(hot, 10.0, 0.1)
+    assert limits.gives_way
+    for silent in ([], [GpuReading(1, None, None)]):
+        for _ in range(2000):
+            limits.learn(silent, 10.0, 0.1)
+    assert not limits.gives_way
+    assert limits.exceeded == ()
+    for _ in range(100):
+        limits.learn(hot, 10.0, 0.1)
+    limits.set_policy(GpuPolicy(devices=(0,), max_temperature_celsius=80.0))
+    assert not limits.gives_way
+
+
+def test_two_variants_about_as_fast_make_no_price_of_their_difference():
+    prediction = SimpleNamespace(
+        known=[True, True, True],
+        throughput_rows_s=[1000.0, 999.9, 500.0],
+        forecast=SimpleNamespace(rows_per_request=1.0),
+    )
+    quality = [0.80, 0.90, 0.95]
+    assert most_per_s(prediction, quality, [True] * 3) == pytest.approx(50.0, rel=0.01)
+    assert most_per_s(prediction, quality, [True, False, True]) == pytest.approx(150.0)
 
 
 @given(
