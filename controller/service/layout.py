@@ -13,6 +13,7 @@ from controller.interfaces.paths import SERVICE, service_name
 
 USER: Final = SERVICE
 UNITS: Final = "etc/systemd/system"
+PACKAGED: Final = ("usr/lib/systemd/system", "lib/systemd/system")  # of packages, never ours
 SHIPPED_PROGRAM: Final = "/opt/triton-governor/bin/governor"  # what the shipped units start
 
 
@@ -58,6 +59,12 @@ class Layout:
     def shipped_unit(self) -> str:
         """Return the name of the shipped unit."""
         return f"{SERVICE}.service" if self.instance is None else f"{SERVICE}@.service"
+
+    @property
+    def packaged(self) -> Path | None:
+        """Return the unit that a package brought, or None: that is not ours to take away."""
+        found = (self.root / folder / self.shipped_unit for folder in PACKAGED)
+        return next((path for path in found if path.is_file()), None)
 
     @property
     def drop_ins(self) -> Path:
