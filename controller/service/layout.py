@@ -104,6 +104,11 @@ class Layout:
         """Return a command of systemd's for this machine, or for this image."""
         return [program, *(() if self.live else (f"--root={self.root}",)), *words]
 
+    def links(self) -> list[Path]:
+        """Return the links by which it is enabled to start, also those that lead nowhere."""
+        found = (folder / self.unit for folder in (self.root / UNITS).glob("*.wants"))
+        return sorted(path for path in found if path.is_symlink())
+
     def instances(self) -> list[str]:
         """Return the instances that are enabled to start."""
         found = (self.root / UNITS).glob(f"*.wants/{SERVICE}@?*.service")

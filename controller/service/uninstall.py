@@ -29,6 +29,8 @@ def uninstall(layout: Layout, *, purge: bool) -> list[Step]:
     gone = not layout.unit_file.exists()
     plan = [_stop_step(layout)] if layout.live else []
     plan.append(_disable_step(layout))
+    if gone:  # systemctl disables nothing whose file is gone
+        plan += [steps.remove(link) for link in layout.links()]
     if layout.instance is None or not any("@" in unit for unit in others):
         plan.append(steps.remove(layout.unit_file))
     if purge:

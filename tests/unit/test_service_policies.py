@@ -297,6 +297,15 @@ def test_a_service_that_runs_is_stopped_wherever_its_unit_lies(systemd: dict[str
         assert [step.what.split()[2] for step in plan if step.why_not() is None] == expected
 
 
+def test_a_link_that_enables_a_unit_whose_file_is_gone_goes_too(image: Layout) -> None:
+    link = image.root / "etc/systemd/system/multi-user.target.wants/triton-governor.service"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(image.unit_file)
+    assert f"remove {link}" in [step.what for step in uninstall(image, purge=False)]
+    image.unit_file.touch()  # else systemctl does it
+    assert f"remove {link}" not in [step.what for step in uninstall(image, purge=False)]
+
+
 # -- the package's scripts -------------------------------------------------------------------------
 
 
