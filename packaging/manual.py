@@ -19,13 +19,17 @@ _DATE = "2026-11-28"
 """Of the version: that of the day on which the page is made would change it for nothing."""
 _FILES = (
     ("/etc/triton-governor/policy.yaml", "The policy of the service."),
+    ("/etc/triton-governor/NAME.yaml", "That of the instance NAME, where there are several."),
     ("/run/triton-governor/governor.sock", "The admin socket of the service."),
+    ("/run/triton-governor-NAME/governor.sock", "That of the instance NAME."),
     ("/var/lib/triton-governor/journal.sqlite3", "Its journal, and what was learned."),
+    ("/var/lib/triton-governor-NAME/journal.sqlite3", "That of the instance NAME."),
     ("~/.local/state/triton-governor/journal.sqlite3", "That of a user's own governor."),
     ("~/.cache/triton-governor", "The embedded Triton and its sample models."),
 )
 _ENVIRONMENT = (
     ("TRITON_GOVERNOR_SOCKET", "The daemon's socket, for every command that asks it."),
+    ("TRITON_GOVERNOR_INSTANCE", "Which service is asked, of several, where no socket is named."),
     ("TRITON_GOVERNOR_CACHE", "Where the embedded Triton is installed."),
     ("NO_COLOR", "If set, output has no colours."),
 )

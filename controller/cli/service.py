@@ -14,8 +14,10 @@ from controller.cli import output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from controller.policy.compose import Seen
     from controller.policy.model import Policy
     from controller.service.layout import Layout
+    from controller.service.policies import Files
     from controller.service.steps import Step
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
@@ -51,7 +53,14 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--policy", metavar="FILE", help="copied to /etc/triton-governor, if there is none yet"
+        "--policy",
+        metavar="FILE",
+        help="copied to /etc/triton-governor with all that it includes, if there is none yet",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="NAME",
+        help="whose policy is checked, where it has `hosts`, for an image; default: this machine's",
     )
     parser.add_argument("--start", action="store_true", help="start it at once")
     parser.set_defaults(run=_install)
@@ -71,31 +80,34 @@ def add_parsers(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _install(args: argparse.Namespace) -> int:
     from controller.service.install import install, notes
+    from controller.service.packaged import PackagedError, check_install
     from controller.service.program import ProgramError, check_program, running_program
 
     try:
         layout = _layout(args)
+        check_install(layout)
         program = running_program()
         check_program(program, layout.root)
-        policy, raw = _policy(args, layout)
-    except (ProgramError, RefusedError) as error:
+        policy, files, said = _policy(args, layout)
+    except (PackagedError, ProgramError, RefusedError) as error:
         output.print_error(str(error), advice=error.advice)
         return output.PROBLEM
-    said = list(notes(layout, policy))
-    for note in said:
+    for note in (*said, *notes(layout, policy)):
         print(f"note      {note}")
-    code = _carry_out(install(layout, program, raw, start=args.start), dry=args.dry_run)
+    code = _carry_out(install(layout, program, files, start=args.start), dry=args.dry_run)
     if code == output.OK and not args.start and not args.dry_run and layout.live:
         print(f"next      systemctl start {layout.unit}; then `governor status`")
     return code
 
 
 def _uninstall(args: argparse.Namespace) -> int:
+    from controller.service.packaged import PackagedError, check_uninstall
     from controller.service.uninstall import left, uninstall
 
     try:
         layout = _layout(args)
-    except RefusedError as error:
+        check_uninstall(layout, purge=args.purge)
+    except (PackagedError, RefusedError) as error:
         output.print_error(str(error), advice=error.advice)
         return output.PROBLEM
     code = _carry_out(uninstall(layout, purge=args.purge), dry=args.dry_run)
@@ -139,24 +151,32 @@ def _layout(args: argparse.Namespace) -> Layout:
     return layout
 
 
-def _policy(args: argparse.Namespace, layout: Layout) -> tuple[Policy, bytes | None]:
-    """Return the policy that will hold and, if it is to be put there, its text."""
+def _policy(args: argparse.Namespace, layout: Layout) -> tuple[Policy, Files, list[str]]:
+    """Return the policy that will hold, its files and what is to be told of them."""
     from pathlib import Path
 
     from controller.policy.load import PolicyError, load_policy, parse_raw
+    from controller.service.policies import PlaceError, outside, placed, there
 
+    seen: Seen = {}
     try:
         given = None if args.policy is None else Path(args.policy).read_bytes()
         if layout.policy.exists():
-            policy = load_policy(layout.policy)
+            policy = load_policy(layout.policy, host=args.host, seen=seen)
+            said = list(outside(layout, seen))
             if given is not None and given != layout.policy.read_bytes():
-                print(
-                    f"note      {layout.policy} is there, differs from {args.policy} and stays; to"
-                    f" take that one: cp {args.policy} {layout.policy}"
+                said.append(
+                    f"{layout.policy} is there, differs from {args.policy} and stays; to take that"
+                    f" one: cp {args.policy} {layout.policy}"
                 )
-            return policy, None
+            return policy, there(layout, seen), said
+        if given is not None and not Path(args.policy).is_file():  # a pipe: no folder, no includes
+            return parse_raw(given, args.policy, host=args.host), {layout.policy: given}, []
         if given is not None:
-            return parse_raw(given, args.policy), given
+            policy = load_policy(args.policy, host=args.host, seen=seen)
+            return policy, placed(layout, Path(args.policy), seen), []
+    except PlaceError as error:
+        raise RefusedError(f"{args.policy} cannot be copied: {error}") from None
     except PolicyError as error:
         raise RefusedError(f"the policy is bad, so nothing was done\n{error}") from None
     except OSError as error:

@@ -16,7 +16,7 @@ from controller.policy.model import profile_name
 from controller.policy.problems import Path, quoted
 
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
-_SECRETS: Final[tuple[Path, ...]] = (
+SECRETS: Final[tuple[Path, ...]] = (
     ("triton", "restricted_key_file"),
     *(("triton", section, key) for section in ("tls", "metrics_tls") for key in _TLS_FILES),
     ("mqtt", "password_file"),
@@ -51,7 +51,7 @@ def cross_check(data: object) -> Iterator[Finding]:
 
 def check_credentials(data: object, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Yield which credentials are named that a process with this environment was not given."""
-    for path in _SECRETS:
+    for path in SECRETS:
         named: object = data
         for key in path:
             named = _mapping(named).get(str(key))

@@ -6,20 +6,20 @@ Owns their order: user, folder, policy and unit before systemd is told. Each can
 from __future__ import annotations
 
 import grp
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from controller.policy.checks import SECRETS
 from controller.policy.credentials import PREFIX, is_credential
 from controller.policy.model import Policy
-from controller.service import steps
+from controller.policy.problems import Path as KeyPath
+from controller.policy.problems import format_path
+from controller.service import policies, steps
 from controller.service.layout import SHIPPED_PROGRAM, USER, Layout, shipped
+from controller.service.policies import FOLDER_MODE, Files
 from controller.service.program import why_hidden
 from controller.service.steps import Step, StepError
-
-_POLICY_MODE = 0o640
-_FOLDER_MODE = 0o750
 
 
 def unit_text(layout: Layout, program: Path) -> str:
@@ -31,13 +31,13 @@ def unit_text(layout: Layout, program: Path) -> str:
     return text.replace(start, f"ExecStart={program} run ")
 
 
-def install(layout: Layout, program: Path, policy: bytes | None, *, start: bool) -> list[Step]:
+def install(layout: Layout, program: Path, files: Files, *, start: bool) -> list[Step]:
     """Return the steps.
 
     Args:
         layout: where.
         program: what the unit starts.
-        policy: the text to put there where there is none; None: there is one.
+        files: the policy and what it includes.
         start: whether the service is started, or started anew where it is not as the unit says.
     """
     unit = steps.write(layout.unit_file, unit_text(layout, program))
@@ -56,9 +56,9 @@ def install(layout: Layout, program: Path, policy: bytes | None, *, start: bool)
         steps.run(
             layout.command("systemd-tmpfiles", "--create", layout.folders.name),
             lambda: _why_not_folder(layout),
-            f"makes {layout.policies}, root:{USER} {_FOLDER_MODE:04o}",
+            f"makes {layout.policies}, root:{USER} {FOLDER_MODE:04o}",
         ),
-        _policy_step(layout, policy),
+        *(_policy_step(layout, path, text) for path, text in files.items()),
         unit,
     ]
     if layout.live:
@@ -79,30 +79,21 @@ def install(layout: Layout, program: Path, policy: bytes | None, *, start: bool)
     return plan
 
 
-def _policy_step(layout: Layout, policy: bytes | None) -> Step:
-    path = layout.policy
-    if policy is None or path.exists():
+def _policy_step(layout: Layout, path: Path, text: bytes | None) -> Step:
+    if text is None:
+        kept = "can, and a policy is never overwritten"
         return Step(
-            f"let the service read {path}, root:{USER} {_POLICY_MODE:04o}",
-            lambda: _why_not_open(layout),
-            lambda: _open_policy(layout),
+            f"let the service read {policies.shown(path)}",
+            lambda: kept if policies.may_read(layout, path, _group(layout)) else None,
+            lambda: policies.open_to(layout, path, _needed_group(layout)),
         )
-    return Step(
-        f"write {path}, root:{USER} {_POLICY_MODE:04o}",
-        lambda: None,
-        lambda: steps.put(path, policy, _POLICY_MODE, _needed_group(layout)),
-    )
 
+    def do() -> None:
+        group = _needed_group(layout)
+        steps.put(path, text, policies.POLICY_MODE, group)
+        policies.open_to(layout, path, group)
 
-def _why_not_open(layout: Layout) -> str | None:
-    found = layout.policy.stat()
-    group = found.st_mode & stat.S_IRGRP and found.st_gid == _group(layout)
-    return "can, and a policy is never overwritten" if group else None
-
-
-def _open_policy(layout: Layout) -> None:
-    os.chown(layout.policy, 0, _needed_group(layout))
-    layout.policy.chmod(_POLICY_MODE)
+    return Step(f"write {policies.shown(path)}", lambda: None, do)
 
 
 def _why_not_folder(layout: Layout) -> str | None:
@@ -110,7 +101,7 @@ def _why_not_folder(layout: Layout) -> str | None:
         found = layout.policies.stat()
     except FileNotFoundError:
         return None
-    right = stat.S_IMODE(found.st_mode) == _FOLDER_MODE and found.st_gid == _group(layout)
+    right = stat.S_IMODE(found.st_mode) == FOLDER_MODE and found.st_gid == _group(layout)
     return "is so" if right and found.st_uid == 0 else None
 
 
@@ -161,12 +152,9 @@ def _group(layout: Layout) -> int | None:
 
 def notes(layout: Layout, policy: Policy) -> Iterator[str]:
     """Yield what else has to be done so that the service can have what the policy names."""
-    mqtt = policy.mqtt
-    named = {"triton.restricted_key_file": policy.triton.restricted_key_file}
-    if mqtt is not None:
-        named |= {"mqtt.password_file": mqtt.password_file, "mqtt.tls_ca_file": mqtt.tls_ca_file}
     given = _credentials_of(layout)
-    for key, file in named.items():
+    for path in SECRETS:
+        key, file = format_path(path), _named(policy, path)
         if file is None:
             continue
         if is_credential(file):
@@ -187,6 +175,14 @@ def notes(layout: Layout, policy: Policy) -> Iterator[str]:
             f"journal.path {journal} is outside of {state}, where alone the service may write: run"
             f" `systemctl edit {layout.unit}` and give it ReadWritePaths={Path(journal).parent}"
         )
+
+
+def _named(policy: Policy, path: KeyPath) -> str | None:
+    """Return what a policy says at a path of its keys, which its fields are named after."""
+    found: object = policy
+    for key in path:
+        found = None if found is None else getattr(found, str(key))
+    return found if isinstance(found, str) else None
 
 
 def _credentials_of(layout: Layout) -> set[str]:

@@ -13,6 +13,7 @@ from controller.interfaces.paths import SERVICE, service_name
 
 USER: Final = SERVICE
 UNITS: Final = "etc/systemd/system"
+PACKAGED: Final = ("usr/lib/systemd/system", "lib/systemd/system")  # of packages, never ours
 SHIPPED_PROGRAM: Final = "/opt/triton-governor/bin/governor"  # what the shipped units start
 
 
@@ -60,6 +61,12 @@ class Layout:
         return f"{SERVICE}.service" if self.instance is None else f"{SERVICE}@.service"
 
     @property
+    def packaged(self) -> Path | None:
+        """Return the unit that a package brought, or None: that is not ours to take away."""
+        found = (self.root / folder / self.shipped_unit for folder in PACKAGED)
+        return next((path for path in found if path.is_file()), None)
+
+    @property
     def drop_ins(self) -> Path:
         """Return the folder of what an administrator changed of it."""
         return self.root / UNITS / f"{self.unit}.d"
@@ -96,6 +103,11 @@ class Layout:
     def command(self, program: str, *words: str) -> list[str]:
         """Return a command of systemd's for this machine, or for this image."""
         return [program, *(() if self.live else (f"--root={self.root}",)), *words]
+
+    def links(self) -> list[Path]:
+        """Return the links by which it is enabled to start, also those that lead nowhere."""
+        found = (folder / self.unit for folder in (self.root / UNITS).glob("*.wants"))
+        return sorted(path for path in found if path.is_symlink())
 
     def instances(self) -> list[str]:
         """Return the instances that are enabled to start."""

@@ -6,9 +6,15 @@ somebody says otherwise; what other instances need stays with them.
 
 from __future__ import annotations
 
+from typing import Final
+
 from controller.service import steps
 from controller.service.layout import USER, Layout
+from controller.service.packaged import enable
 from controller.service.steps import Step
+
+_NOT_RUNNING: Final = {"inactive", "failed", "unknown"}
+_ENABLED: Final = {"enabled", "enabled-runtime"}
 
 
 def uninstall(layout: Layout, *, purge: bool) -> list[Step]:
@@ -21,7 +27,10 @@ def uninstall(layout: Layout, *, purge: bool) -> list[Step]:
     others = _others(layout)
     alone = not others and not _other_states(layout)
     gone = not layout.unit_file.exists()
-    plan = [_stop_step(layout)]
+    plan = [_stop_step(layout)] if layout.live else []
+    plan.append(_disable_step(layout))
+    if gone:  # systemctl disables nothing whose file is gone
+        plan += [steps.remove(link) for link in layout.links()]
     if layout.instance is None or not any("@" in unit for unit in others):
         plan.append(steps.remove(layout.unit_file))
     if purge:
@@ -44,31 +53,34 @@ def left(layout: Layout, *, purge: bool) -> list[str]:
     """Return what is there still, of what was not asked to go."""
     others = _others(layout)
     kept = [f"{unit}, and what it needs" for unit in others]
+    if layout.packaged is not None:
+        kept.append(f"{layout.packaged}, a package's, which no other hides now: {enable(layout)}")
     if not purge:
         found = [
             str(path) for path in (layout.policies, layout.state, layout.drop_ins) if path.exists()
         ]
-        kept += [f"{path} (uninstall-service --purge removes it)" for path in found]
+        advice = "" if layout.packaged else " (uninstall-service --purge removes it)"
+        kept += [f"{path}{advice}" for path in found]
         if found and not others:
             kept.append(f"the user {USER}, whom these belong to")
     return kept
 
 
 def _stop_step(layout: Layout) -> Step:
-    words = ["disable", "--quiet", *(["--now"] if layout.live else []), layout.unit]
-
+    # systemd knows what runs, also of a unit whose file is gone, or lies elsewhere.
     def why_not() -> str | None:
-        if not layout.unit_file.exists():
-            return "is not there"
-        enabled = steps.ask(layout.command("systemctl", "is-enabled", layout.unit)).stdout.strip()
-        if enabled == "enabled" or not layout.live:
-            return None if enabled == "enabled" else "is not enabled"
         active = steps.ask(["systemctl", "is-active", layout.unit]).stdout.strip()
-        return "neither runs nor would" if active in {"inactive", "unknown"} else None
+        return "does not run" if active in _NOT_RUNNING else None
 
-    return steps.run(
-        layout.command("systemctl", *words), why_not, "and stops it" if layout.live else ""
-    )
+    return steps.run(["systemctl", "stop", layout.unit], why_not)
+
+
+def _disable_step(layout: Layout) -> Step:
+    def why_not() -> str | None:
+        enabled = steps.ask(layout.command("systemctl", "is-enabled", layout.unit)).stdout.strip()
+        return None if enabled in _ENABLED else "is not enabled"
+
+    return steps.run(layout.command("systemctl", "disable", "--quiet", layout.unit), why_not)
 
 
 def _why_not_reset(layout: Layout) -> str | None:

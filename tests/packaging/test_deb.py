@@ -132,7 +132,7 @@ def test_it_is_installed_used_upgraded_removed_and_purged(machine):
     assert "write /etc" not in told
     # Removed: the program goes, what is the operator's stays.
     machine.run("touch", "/opt/triton-governor/lib/left-by-python")
-    machine.run("install", "-d", "/var/lib/triton-governor")
+    machine.run("install", "-d", "/var/lib/triton-governor", "/var/lib/triton-governor-edge")
     machine.run("dpkg", "--remove", "triton-governor")
     assert not machine.has("/opt/triton-governor")
     assert not machine.has("/usr/bin/governor")
@@ -141,4 +141,5 @@ def test_it_is_installed_used_upgraded_removed_and_purged(machine):
     # Purged: what was learned goes, too; the policy stays.
     machine.run("dpkg", "--purge", "triton-governor")
     assert not machine.has("/var/lib/triton-governor")
+    assert not machine.has("/var/lib/triton-governor-edge")
     assert machine.has(policy)

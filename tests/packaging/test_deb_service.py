@@ -47,11 +47,26 @@ def test_a_service_is_started_by_the_operator_and_restarted_only_on_a_policy_it_
     machine.until(lambda: machine.show("ActiveState") == "active")
     second = machine.show("MainPID")
     assert second not in {first, "0"}
+    # What is wrong for another host alone is not in its way.
+    run(machine, "sh", "-c", f"echo 'hosts: {{elsewhere: {{mode: nonsense}}}}' >>{POLICY}")
+    run(machine, "governor", "policy", "check", "--host", "here", POLICY)
+    run(machine, "dpkg", "--install", "/package.deb")
+    machine.until(lambda: machine.show("ActiveState") == "active")
+    third = machine.show("MainPID")
+    assert third not in {second, "0"}
+    # Neither of install-service's commands touches what the package brought.
+    for words, told in (
+        (("uninstall-service", "--purge"), "sudo apt purge triton-governor"),
+        (("install-service",), "would hide it"),
+    ):
+        assert told in run(machine, "governor", *words, check=False)
+    assert machine.show("MainPID") == third
+    run(machine, "test", "-f", POLICY)
     # Not on a policy that the new version refuses.
     run(machine, "sh", "-c", f"echo 'mode: nonsense' >>{POLICY}")
     told = run(machine, "dpkg", "--install", "/package.deb")
     assert "this one refuses its policy" in told
-    assert machine.show("MainPID") == second
+    assert machine.show("MainPID") == third
     # Removed: ended first, and enabled no more; its policy stays.
     run(machine, "dpkg", "--remove", "triton-governor")
     assert machine.show("ActiveState") == "inactive"

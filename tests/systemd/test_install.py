@@ -66,6 +66,24 @@ def test_a_policy_that_is_there_is_kept_and_another_unit_is_replaced(bare: Machi
     assert "WatchdogSec=10s" in bare.run("cat", f"/etc/systemd/system/{UNIT}").stdout
 
 
+def test_what_a_policy_includes_comes_with_it_and_the_service_reads_it(bare: Machine) -> None:
+    bare.run("mkdir", "-p", "/root/fleet/parts")
+    bare.write("/root/fleet/parts/base.yaml", POLICY, "600")
+    bare.write("/root/fleet/box.yaml", "include: [parts/base.yaml]\nmode: advise\n", "600")
+    bare.run("sh", "-ec", f"umask 077; {GOVERNOR} install-service --policy /root/fleet/box.yaml")
+    bare.systemctl("start", UNIT)
+    bare.run("test", "-f", "/etc/triton-governor/parts/base.yaml")
+    assert "digits" in bare.governor("status").stdout
+    # A service whose unit somebody took away still runs, and is stopped all the same.
+    bare.run("rm", f"/etc/systemd/system/{UNIT}")
+    bare.systemctl("daemon-reload")
+    assert bare.systemctl("is-active", UNIT) == "active"
+    bare.governor("uninstall-service", "--purge")
+    assert bare.run("systemctl", "is-active", UNIT, check=False).stdout.strip() == "inactive"
+    left = [path for path in bare.files() if "triton-governor" in path and path.startswith("etc/")]
+    assert not left
+
+
 def test_a_bad_policy_and_no_policy_change_nothing(bare: Machine) -> None:
     before = bare.files()
     bare.write("/root/bad.yaml", POLICY.replace("60ms", "sixty"))

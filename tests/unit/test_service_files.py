@@ -201,7 +201,8 @@ def image(tmp_path: Path) -> Layout:
 
 
 def test_an_image_is_never_reloaded_nor_started(image: Layout) -> None:
-    told = [step.what for step in install(image, Path("/x"), b"", start=False)]
+    files = {image.policy: b""}
+    told = [step.what for step in install(image, Path("/x"), files, start=False)]
     commands = [what for what in told if what.startswith("run ")]
     assert all(f"--root={image.root}" in what for what in commands)
     assert not any("daemon-reload" in what or "restart" in what for what in told)
