@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with JournalReader(journal_named(args)) as reader:
             found = advice(reader, now_unix_s - args.since, now_unix_s, args.model)
-    except (JournalUnreadableError, ValueError) as error:
+    except JournalUnreadableError as error:
         output.print_error(str(error), advice="start one with `governor run --policy FILE`")
         return output.PROBLEM
     if args.json:

@@ -296,7 +296,7 @@ def _others() -> str:
 def socket_of(args: argparse.Namespace) -> Path:
     """Return the socket that was named, else that of the instance, else the usual one.
 
-    Raises RefusedError: no instance can have such a name.
+    Raises UsageError: no instance can have such a name.
     """
     from pathlib import Path
 
@@ -305,7 +305,7 @@ def socket_of(args: argparse.Namespace) -> Path:
     try:
         return Path(args.socket) if args.socket else find_socket(args.instance)
     except ValueError as error:
-        raise RefusedError(str(error)) from None
+        raise output.UsageError(str(error)) from None
 
 
 def _paper() -> Paper:

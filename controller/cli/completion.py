@@ -22,33 +22,70 @@ _FILES: Final = frozenset({"FILE", "YAML", "CSV", "POLICY", "PATH", "OLD", "NEW"
 _FOLDERS: Final = frozenset({"DIR", "FOLDER"})
 
 # How each shell asks for names while a line is typed. The word before a variant is offered as its
-# model; where it is none, the variants of every model are told.
+# model; where it is none, the variants of every model are told. The daemon is the one that the line
+# names so far, as --instance NAME: what --instance=NAME is, bash and zsh do not see.
 _FUNCTIONS: Final[Mapping[str, str]] = {
     "bash": """\
+_governor_names() {
+  local -a which=("$@")
+  local -i at
+  for ((at = 1; at < COMP_CWORD - 1; at++)); do
+    case "${COMP_WORDS[at]}" in
+      --instance|--socket)
+        which+=("${COMP_WORDS[at]}=${COMP_WORDS[at+1]}") ;;
+    esac
+  done
+  governor completion "${which[@]}" 2>/dev/null
+}
 _governor_models() {
-  compgen -W "$(governor completion models 2>/dev/null)" -- "$1"
+  compgen -W "$(_governor_names models)" -- "$1"
 }
 _governor_variants() {
   local before="${COMP_WORDS[COMP_CWORD-1]}"
-  compgen -W "$(governor completion variants "--model=$before" 2>/dev/null)" -- "$1"
+  compgen -W "$(_governor_names variants "--model=$before")" -- "$1"
 }
 """,
     "zsh": """\
+_governor_names() {
+  local -a which=("$@")
+  local -i at
+  for ((at = 1; at < CURRENT; at++)); do
+    case "${words[at]}" in
+      --instance|--socket) which+=("${words[at]}=${words[at+1]}") ;;
+    esac
+  done
+  governor completion "${which[@]}" 2>/dev/null
+}
 _governor_models() {
-  local -a names=(${(f)"$(governor completion models 2>/dev/null)"})
+  local -a names=(${(f)"$(_governor_names models)"})
   compadd "$@" -a names
 }
 _governor_variants() {
-  local -a names=(${(f)"$(governor completion variants "--model=${words[CURRENT-1]}" 2>/dev/null)"})
+  local -a names=(${(f)"$(_governor_names variants "--model=${words[CURRENT-1]}")"})
   compadd "$@" -a names
 }
 """,
     "fish": """\
+function _governor_names
+  set -l words (commandline -opc)
+  set -l which $argv
+  for at in (seq (count $words))
+    switch $words[$at]
+      case '--instance=*' '--socket=*'
+        set -a which $words[$at]
+      case --instance --socket
+        if test $at -lt (count $words)
+          set -a which $words[$at]=$words[(math $at + 1)]
+        end
+    end
+  end
+  governor completion $which 2>/dev/null
+end
 function _governor_models
-  governor completion models 2>/dev/null
+  _governor_names models
 end
 function _governor_variants
-  governor completion variants --model=(commandline -opc)[-1] 2>/dev/null
+  _governor_names variants --model=(commandline -opc)[-1]
 end
 """,
 }

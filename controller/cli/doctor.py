@@ -25,6 +25,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--policy", metavar="FILE", help="the policy (default: that of the running governor)"
     )
+    parser.add_argument(
+        "--host", metavar="NAME", help="whose policy; default: that governor's, or this machine's"
+    )
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket")
     parser.add_argument("--instance", metavar="NAME", help="the server's name, of several")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -34,23 +37,20 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run all checks; return 1 when one failed."""
     import asyncio
-    from pathlib import Path
 
+    from controller.cli.client import socket_of
     from controller.doctor.examine import examine
     from controller.doctor.finding import Finding, Level, fail, ok, report, warn
-    from controller.interfaces.paths import find_socket
 
-    try:
-        socket = Path(args.socket) if args.socket else find_socket(args.instance)
-    except ValueError as error:
-        output.print_error(str(error))
-        return output.USAGE
+    socket = socket_of(args)
     status = _status(socket)
     policy: Policy | None = None
     findings: list[Finding] = []
-    named = args.policy or ((status or {}).get("daemon") or {}).get("policy_file")
+    daemon = (status or {}).get("daemon") or {}
+    named = args.policy or daemon.get("policy_file")
+    host = args.host or (None if args.policy else daemon.get("host"))
     if named:
-        policy, problems = _load(named)
+        policy, problems = _load(named, host)
         if problems:
             findings = [fail("policy", text, "see `governor policy check`") for text in problems]
         else:
@@ -75,12 +75,16 @@ def run(args: argparse.Namespace) -> int:
     from controller.doctor.steps import next_steps
 
     result = report(findings)
-    result["next"] = next_steps(policy, named, status, failed=not result["ok"])
+    result["next"] = next_steps(policy, _for_host(named, host), status, failed=not result["ok"])
     if args.json:
         output.print_json(result)
     else:
         print(_text(result))
     return output.OK if result["ok"] else output.PROBLEM
+
+
+def _for_host(named: str | None, host: str | None) -> str | None:
+    return named if named is None or host is None else f"{named} --host {host}"
 
 
 def _status(socket: Path) -> dict[str, Any] | None:
@@ -102,11 +106,11 @@ def _fresh_age_s(status: dict[str, Any] | None, policy: Policy | None) -> dict[s
     return {name: float(age_s) for name, age_s in ages.items() if age_s is not None}
 
 
-def _load(name: str) -> tuple[Policy | None, list[str]]:
+def _load(name: str, host: str | None) -> tuple[Policy | None, list[str]]:
     from controller.policy.load import PolicyError, load_policy
 
     try:
-        return load_policy(name), []
+        return load_policy(name, host=host), []
     except PolicyError as error:
         return None, str(error).splitlines()
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from controller.cli import output
 
-def add_journal(parser: argparse.ArgumentParser) -> None:
+Options = argparse.ArgumentParser | argparse._ArgumentGroup  # noqa: SLF001 - has no public name
+
+
+def add_journal(parser: Options, *, default: str = "the daemon's") -> None:
     """Add the options that name a journal."""
-    parser.add_argument("--journal", metavar="FILE", help="the journal (default: the daemon's)")
+    parser.add_argument("--journal", metavar="FILE", help=f"the journal (default: {default})")
     parser.add_argument(
         "--instance",
         metavar="NAME",
@@ -19,17 +23,26 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def journal_named(args: argparse.Namespace) -> Path:
-    """Return the journal that the options name, or the usual one. Raises ValueError."""
+def journal_named(args: argparse.Namespace, of_policy: str | None = None) -> Path:
+    """Return the journal that the options name, else a policy's, else the usual one.
+
+    Raises UsageError: no instance can have such a name.
+    """
     if args.journal:
         return Path(args.journal)
+    if of_policy is not None and not args.instance:
+        return Path(of_policy)
     return journal_of(args.instance)
 
 
 def journal_of(instance: str | None) -> Path:
-    """Return the journal to read of a service, or of who asks. Raises ValueError."""
+    """Return the journal to read of a service, or of who asks. Raises UsageError."""
     from controller.interfaces.paths import named_instance, service_name
     from controller.journal.paths import find_journal
 
     instance = instance or named_instance()
-    return find_journal(service_name(instance), only=instance is not None)
+    try:
+        service = service_name(instance)
+    except ValueError as error:
+        raise output.UsageError(str(error)) from None
+    return find_journal(service, only=instance is not None)

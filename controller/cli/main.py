@@ -97,7 +97,11 @@ def _run(arguments: Sequence[str]) -> int:
     if "run" not in args:  # no command at all
         parser.print_help(sys.stderr)
         return output.USAGE
-    code: int = args.run(args)
+    try:
+        code: int = args.run(args)
+    except output.UsageError as error:
+        output.print_error(str(error))
+        return output.USAGE
     return code
 
 

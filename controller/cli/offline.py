@@ -6,6 +6,7 @@ with the exit code of a daemon that is down. It must not pretend to know the pre
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +24,17 @@ def show_last_status(why: str, journal: Path, *, as_json: bool, paper: Paper) ->
     """Say that the daemon is down, and show each model's last known state with its age."""
     models = [_model(age_s, decision) for age_s, decision in _last_decisions(journal)]
     if as_json:
-        output.print_json({"version": 1, "daemon": None, "error": why, "last": models})
+        output.print_json(
+            {
+                "version": 1,
+                "daemon": None,
+                "error": why,
+                "journal": str(journal),
+                "last": models,
+            }
+        )
         return output.UNREACHABLE
-    output.print_error(why, advice=_ADVICE)
+    _say(why, journal if models else None)
     if models:
         print(render_last(models, min(model["age_s"] for model in models), paper))
     return output.UNREACHABLE
@@ -47,9 +56,9 @@ def show_last_decisions(
         if model in (None, decision.get("model"))
     ]
     if as_json:
-        output.print_json({"error": why, "models": entries})
+        output.print_json({"error": why, "journal": str(journal), "models": entries})
         return output.UNREACHABLE
-    output.print_error(why, advice=_ADVICE)
+    _say(why, journal if entries else None)
     if entries:
         print("\n\n".join(render_explanation(entry, paper) for entry in entries))
     return output.UNREACHABLE
@@ -65,12 +74,22 @@ def show_old_actions(
     except JournalUnreadableError:
         actions = []
     if as_json:
-        output.print_json({"error": why, "actions": actions})
+        output.print_json({"error": why, "journal": str(journal), "actions": actions})
         return output.UNREACHABLE
-    output.print_error(why, advice=_ADVICE)
+    _say(why, journal if actions else None)
     if actions:
         print(render_history(actions, paper, local_time))
     return output.UNREACHABLE
+
+
+def _say(why: str, journal: Path | None) -> None:
+    """Say why the daemon does not answer, and which journal does, if one does.
+
+    A socket does not tell where its daemon kept a journal: this may be another server's.
+    """
+    output.print_error(why, advice=_ADVICE)
+    if journal is not None:
+        print(f"  what follows is from the journal {journal}", file=sys.stderr)
 
 
 def _last_decisions(journal: Path) -> list[tuple[float, dict[str, Any]]]:

@@ -18,6 +18,10 @@ INTERRUPTED: Final = 130  # as a shell reports SIGINT
 READER_GONE: Final = 141  # as a shell reports SIGPIPE
 
 
+class UsageError(Exception):
+    """The command line, or a variable that stands for a part of it, is wrong; the text says how."""
+
+
 def print_json(value: Any) -> None:
     """Print a value as indented JSON, keys in the order they were given."""
     import json

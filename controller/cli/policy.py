@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
+from controller.cli.journals import add_journal
 from controller.policy import units
 
 if TYPE_CHECKING:
@@ -108,9 +109,7 @@ def _add_test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     test.add_argument("file", metavar="POLICY", help="the policy to try; - is standard input")
     test.add_argument("--against", metavar="POLICY", help="another one, such as that in force")
     recorded = test.add_argument_group("what a governor recorded (the usual)")
-    recorded.add_argument(
-        "--journal", metavar="FILE", help="default: the policy's, or that of this machine's daemon"
-    )
+    add_journal(recorded, default="the policy's, or that of this machine's daemon")
     recorded.add_argument(
         "--since",
         type=_duration,

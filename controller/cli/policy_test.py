@@ -113,7 +113,7 @@ def _check(args: argparse.Namespace) -> None:
     given = (args.trace, args.ladder)
     if any(given) and not all(given):
         raise _MisuseError("--trace and --ladder go together")
-    for option in ("journal", "since") if all(given) else ("peak",):
+    for option in ("journal", "instance", "since") if all(given) else ("peak",):
         if getattr(args, option) is not None:
             with_what = "--trace" if all(given) else "a journal"
             raise _MisuseError(f"--{option} does not go with {with_what}")
@@ -195,12 +195,12 @@ def _cast(policy: Policy, scene: Scene, args: argparse.Namespace, cast: Callable
 
 
 def _recorded(args: argparse.Namespace, policies: Sequence[Policy]) -> Scene:
-    from controller.cli.journals import journal_of
+    from controller.cli.journals import journal_named
     from controller.journal.reader import JournalReader
     from controller.twin.recorded import RecordedLoad
     from controller.twin.scene import from_journal
 
-    path = Path(args.journal or policies[0].journal.path or journal_of(None))
+    path = journal_named(args, policies[0].journal.path)
     names = dict.fromkeys(model.name for policy in policies for model in policy.models)
     with JournalReader(path) as journal:
         newest_s = max((at_s for at_s, _ in journal.last_decisions()), default=0.0)

@@ -42,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FOLDER",
         help="Triton's model repository, as it is on this machine",
     )
+    make.add_argument("--host", metavar="NAME", help="whose policy; default: this machine's")
     make.add_argument("--dry-run", action="store_true", help="say what would be done")
     make.add_argument("--json", action="store_true", help="print it as JSON")
     make.set_defaults(run=run_materialise)
@@ -55,7 +56,7 @@ def run_materialise(args: argparse.Namespace) -> int:
     found: list[dict[str, Any]] = []
     failed = False
     try:
-        policy = load_policy(args.policy)
+        policy = load_policy(args.policy, host=args.host)
         # Relative, links between two folders would depend on where the command was started.
         repository = args.repository.absolute()
         for one in materialise(policy.models, repository, dry_run=args.dry_run):

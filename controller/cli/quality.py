@@ -43,6 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--policy", metavar="FILE", help="the policy (default: that of the running governor)"
     )
+    parser.add_argument(
+        "--host", metavar="NAME", help="whose policy; default: that governor's, or this machine's"
+    )
     add_socket(parser)
     parser.add_argument(
         "--metric",
@@ -123,7 +126,8 @@ async def _measure(
     from controller.quality.ask import Asker, Manner
     from controller.quality.measure import QualityError, Wanted, measure
     from controller.quality.metrics import Metric
-    from controller.telemetry.channel import KeyFileError, open_client
+    from controller.telemetry.channel import open_client
+    from controller.telemetry.tls import CredentialsError
 
     default = Metric.TOP1
     if args.reference is not None:
@@ -146,7 +150,7 @@ async def _measure(
     manner = Manner(args.rows, args.concurrency, args.max_rate, args.when_idle)
     try:
         client, headers = open_client(policy.triton)
-    except KeyFileError as error:
+    except CredentialsError as error:
         raise QualityError(str(error)) from error
     async with client:
         found = await measure(Asker(client, headers, model.name, manner), wanted, _progress())
@@ -171,12 +175,13 @@ def _policy(args: argparse.Namespace) -> Policy | None:
     from controller.cli.client import DaemonDownError, RefusedError, ask, socket_of
     from controller.policy.load import PolicyError, load_policy
 
-    named = args.policy
+    named, host = args.policy, args.host
     try:
         if named is None:
             status = ask(socket_of(args), "GET", "/v1/status")
-            named = (status.get("daemon") or {}).get("policy_file")
-        return load_policy(Path(str(named)))
+            daemon = status.get("daemon") or {}
+            named, host = daemon.get("policy_file"), host or daemon.get("host")
+        return load_policy(Path(str(named)), host=host)
     except (DaemonDownError, RefusedError) as error:
         output.print_error(str(error), advice="name the policy: governor quality --policy FILE")
     except (PolicyError, OSError) as error:

@@ -95,7 +95,7 @@ def _release(args: argparse.Namespace) -> int:
         return _print_configs(views)
     if args.write_config:
         return _write_configs(views, args.write_config)
-    _tell_of_virtual(views)
+    _tell_of_virtual(views, _daemon_of(args))
     return output.OK
 
 
@@ -140,7 +140,15 @@ def clean_lines(text: object) -> str:
     return "\n".join(map(clean, str(text).splitlines()))
 
 
-def _tell_of_virtual(views: Sequence[dict[str, Any]]) -> None:
+def _daemon_of(args: argparse.Namespace) -> str:
+    """Return the options that name the daemon, as they were given, for another command line."""
+    import shlex
+
+    given = (("--socket", args.socket), ("--instance", args.instance))
+    return "".join(f" {option} {shlex.quote(value)}" for option, value in given if value)
+
+
+def _tell_of_virtual(views: Sequence[dict[str, Any]], daemon: str) -> None:
     there = [view for view in views if view.get("serving_model") is not None]
     virtual = [clean(view.get("model")) for view in there if view.get("virtual")]
     if not virtual:
@@ -151,7 +159,8 @@ def _tell_of_virtual(views: Sequence[dict[str, Any]]) -> None:
         f" {'alias' if one else 'aliases'}: gone when Triton restarts, and nobody will put"
         f" {'it' if one else 'them'} back.\nTo make {'it' if one else 'them'} permanent, before you"
         " restart Triton or remove the governor:\n"
-        f"  governor release {virtual[0] if one else '--all'} --write-config MODEL_REPOSITORY\n"
+        f"  governor release {virtual[0] if one else '--all'}{clean(daemon)}"
+        " --write-config MODEL_REPOSITORY\n"
         "or let clients call the variant by its own name."
     )
 

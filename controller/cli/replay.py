@@ -35,6 +35,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     recorded.add_argument("--journal", type=Path, metavar="FILE", help="the daemon's journal")
     recorded.add_argument("--policy", type=Path, metavar="YAML", help="the policy to ask about")
+    recorded.add_argument("--host", metavar="NAME", help="whose policy; default: this machine's")
     recorded.add_argument("--model", help="the name clients call; default: the policy's only one")
     recorded.add_argument(
         "--since", type=_duration, metavar="24h", help="how far back; default: everything"
@@ -156,7 +157,9 @@ def _misuse(args: argparse.Namespace) -> str | None:
     if not (all(given) and not any(asked)) and not (all(asked) and not any(given)):
         return "either --trace, --ladder and --slo, or --journal and --policy"
     of_ladders = (*_OF_TRACES, "profiles", "fixed_shape")
-    mine, others = ("--trace", ("model", "since")) if all(given) else ("--journal", of_ladders)
+    mine, others = (
+        ("--trace", ("host", "model", "since")) if all(given) else ("--journal", of_ladders)
+    )
     for option in others:
         if getattr(args, option) is not None:
             return f"--{option.replace('_', '-')} does not go with {mine}"
@@ -228,7 +231,7 @@ def _recorded_plan(args: argparse.Namespace) -> Plan:
     from controller.twin.plan import Plan
     from controller.twin.recorded import RecordedError, RecordedLoad, from_journal
 
-    policy = load_policy(args.policy)
+    policy = load_policy(args.policy, host=args.host)
     names = [model.name for model in policy.models]
     if args.model is None and len(names) > 1:
         raise RecordedError(f"{args.policy} has several models; choose one: {', '.join(names)}")

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from controller.cli import output
 from controller.cli.client import parse_duration
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
+_TABLES: Final[tuple[Literal["actions", "events", "minutes"], ...]] = (
+    "actions",
+    "events",
+    "minutes",
+)
 _BEGINNING: Final = 2048  # characters of a file that tell whether it is a report
 
 
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         return output.USAGE
     try:
         recorded = _read(args)
-    except (JournalUnreadableError, ValueError) as error:
+    except JournalUnreadableError as error:
         advice = "name the daemon's: --journal PATH (journal.path in the policy)"
         output.print_error(str(error), advice=advice)
         return output.PROBLEM
@@ -88,10 +93,11 @@ def _read(args: argparse.Namespace) -> Recorded | str:
     with JournalReader(path) as reader:
         has_minutes = reader.has_minutes()
         models, machine = reader.minutes(since, until) if has_minutes else ([], [])
-        dropped = {
+        dropped: dict[str, float] = {
             table: before
-            for table in ("actions", "events")
-            if (before := reader.dropped_before(table)) is not None
+            for table in _TABLES
+            if (table != "minutes" or has_minutes)
+            and (before := reader.dropped_before(table)) is not None
         }
         recorded = Recorded(
             since,
@@ -104,6 +110,7 @@ def _read(args: argparse.Namespace) -> Recorded | str:
             dropped,
             has_minutes,
             _qualities([decision for _, decision in reader.last_decisions()]),
+            reader.minutes_since() if has_minutes else None,
         )
         newest = reader.newest_unix_s()
     if args.model is not None:

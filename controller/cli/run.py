@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from controller.interfaces.paths import default_socket
     from controller.policy.load import PolicyError, load_policy
 
-    policy_file = Path(args.policy)
+    # Absolute: who asks the daemon for its policy is in another folder.
+    policy_file = Path(args.policy).absolute()
     try:
         policy = load_policy(policy_file, host=args.host, environment=os.environ)
     except PolicyError as error:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 return output.PROBLEM
             names = reader.variants(args.model)
             found = served_at(reader, args.model, at_unix_s)
-    except (JournalUnreadableError, ValueError) as error:
+    except JournalUnreadableError as error:
         output.print_error(str(error))
         return output.PROBLEM
     if args.json:

@@ -118,7 +118,12 @@ def _uninstall(args: argparse.Namespace) -> int:
 
 
 def _layout(args: argparse.Namespace) -> Layout:
-    """Return where everything goes. Raises RefusedError where nothing can be done here."""
+    """Return where everything goes.
+
+    Raises:
+        RefusedError: nothing can be done here.
+        UsageError: no instance can have such a name.
+    """
     import os
     import shlex
     import sys
@@ -130,7 +135,7 @@ def _layout(args: argparse.Namespace) -> Layout:
     try:
         service_name(args.instance)
     except ValueError as error:
-        raise RefusedError(str(error)) from None
+        raise output.UsageError(str(error)) from None
     root = Path(args.prefix).resolve()
     if not root.is_dir():
         raise RefusedError(f"there is no folder {root}")

@@ -49,7 +49,7 @@ class PolicyFile:
     ) -> None:
         self.path = path
         self.error: str | None = None  # what is not as the file says, in a sentence
-        self._host = host
+        self.host = host
         self._in_force = in_force
         self._take = take
         self._refuse = refuse
@@ -61,7 +61,7 @@ class PolicyFile:
     def read(self) -> None:
         """Read it now, changed or not."""
         self._reads += 1
-        found, self._known = _read(self.path, self._host)
+        found, self._known = _read(self.path, self.host)
         self._hand_over(found, even_if_same=True)
 
     async def follow(self) -> None:
@@ -74,7 +74,7 @@ class PolicyFile:
                 is_there = marks[str(self.path)] is not None
                 if is_there and marks == before and marks != self._known:
                     self._known, reads = marks, self._reads
-                    found, known = await asyncio.to_thread(_read, self.path, self._host)
+                    found, known = await asyncio.to_thread(_read, self.path, self.host)
                     if reads == self._reads:  # else somebody asked meanwhile, and has a newer one
                         self._known = known
                         self._hand_over(found, even_if_same=False)

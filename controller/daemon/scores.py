@@ -10,12 +10,12 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from controller.journal.journal import Journal
+from controller.journal.records import SCORE_EVENT
 from controller.planning.core import GovernorCore
 from controller.policy.model import Policy
 from controller.telemetry.observation import ModelReading
 from controller.telemetry.source import Clock
 
-KIND: Final = "score"
 _EVERY_S: Final = 60.0  # as long as a score looks back: no request counts twice
 
 
@@ -41,4 +41,4 @@ class ScoreLog:
                 acted = reading is not None and reading.is_free
                 found[model.name] = {**asdict(score), "acted": acted}
         if found:
-            self._journal.event(KIND, None, "the last minute's requests", found)
+            self._journal.event(SCORE_EVENT, None, "the last minute's requests", found)

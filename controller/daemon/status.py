@@ -86,6 +86,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         "mode": daemon.policy.mode.value,
         "tick_s": daemon.policy.tick_s,
         "policy_file": str(daemon.policy_file.path),
+        "host": daemon.policy_file.host,
         "policy_sha256": daemon.policy.sha256,
         "policy_error": daemon.policy_file.error,
         "schedules": list(daemon.calendar.active),

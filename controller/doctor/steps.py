@@ -22,7 +22,7 @@ def next_steps(
 
     Args:
         policy: that was examined; None: there is none, or it is broken.
-        policy_file: where it stands.
+        policy_file: where it stands, as after `governor run --policy`.
         status: of the governor that runs; None: none does.
         failed: whether a check failed.
     """

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from controller.journal.reader import JournalReader
+from controller.journal.records import SCORE_EVENT
 
 _HOLDS_S: Final = 2.5
 _NOBODY_ACTED: Final = frozenset({"paused", "released", "held"})
@@ -95,7 +96,7 @@ def advice(
     Raises JournalUnreadableError.
     """
     names = sorted(reader.models()) if model is None else [model]
-    scores = reader.events_of("score", since_unix_s, until_unix_s)
+    scores = reader.events_of(SCORE_EVENT, since_unix_s, until_unix_s)
     found = []
     for name in names:
         sums = _sums(reader, name, since_unix_s, until_unix_s)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from controller.journal.minutes import MachineMinute, ModelMinute
-from controller.journal.records import ACTION_COLUMNS, EVENT_COLUMNS
+from controller.journal.records import ACTION_COLUMNS, EVENT_COLUMNS, SCORE_EVENT
 from controller.journal.store import lenient_text, read_actions
 
 
@@ -206,15 +206,20 @@ class JournalReader:
                 models.append((begins_unix_s, str(model), ModelMinute.read(body)))
         return models, machine
 
+    def minutes_since(self) -> float | None:
+        """Return the Unix time of the oldest minute that is kept; None: none is."""
+        rows = self._query("SELECT min(time_unix_s) FROM minutes", ())
+        return _number(rows[0][0])
+
     def between(
         self, table: Literal["actions", "events"], since_unix_s: float, until_unix_s: float
     ) -> list[dict[str, Any]]:
-        """Return the actions or events of some time, oldest first."""
+        """Return the actions or events of some time, oldest first; no scores: they are numbers."""
         columns = ACTION_COLUMNS if table == "actions" else EVENT_COLUMNS
         rows = self._query(
             f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608 - our own names
-            " WHERE time_unix_s >= ? AND time_unix_s < ? ORDER BY id",
-            (since_unix_s, until_unix_s),
+            " WHERE time_unix_s >= ? AND time_unix_s < ? AND kind != ? ORDER BY id",
+            (since_unix_s, until_unix_s, SCORE_EVENT),
         )
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         for one in found:
@@ -222,7 +227,7 @@ class JournalReader:
                 one["data"] = _loads(one["data"])
         return found
 
-    def dropped_before(self, table: Literal["actions", "events"]) -> float | None:
+    def dropped_before(self, table: Literal["actions", "events", "minutes"]) -> float | None:
         """Return the Unix time before which all was dropped to make room; None: nothing was."""
         rows = self._query(
             f"SELECT id, time_unix_s FROM {table} ORDER BY id LIMIT 1",  # noqa: S608 - our own names

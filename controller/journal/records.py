@@ -79,6 +79,8 @@ ACTION_COLUMNS = (
     "error",
 )
 EVENT_COLUMNS = ("time_unix_s", "monotonic_s", "kind", "model", "message", "data")
+# Written every minute: numbers for who computes something, no news for who reads events.
+SCORE_EVENT = "score"
 
 _COLUMNS = {
     "decisions": (

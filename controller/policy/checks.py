@@ -98,7 +98,7 @@ def _check_model(
 
 def _check_queue(path: Path, section: object) -> Iterator[Finding]:
     queue = _mapping(section)
-    if section == {}:
+    if isinstance(section, Mapping) and all(value is None for value in section.values()):
         yield Finding(path, "says nothing: name a timeout or a max_size, or leave it out")
     levels, default = queue.get("priority_levels"), queue.get("default_priority_level")
     if default is None:

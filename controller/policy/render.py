@@ -31,8 +31,11 @@ from controller.policy.units import (
     format_temperature,
 )
 
-# A word, a path or a URL; or a quantity. YAML 1.1 readers take 12:30 and `on` for something else.
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*(:[A-Za-z0-9_./-]+)*|[0-9.]+[A-Za-z%]+")
+# A word, a path or a URL; or a quantity, which begins with a digit (.inf and .nan are numbers) and
+# is not hexadecimal. YAML 1.1 readers take 12:30 and `on` for something else.
+_PLAIN = re.compile(
+    r"[A-Za-z][A-Za-z0-9_./-]*(:[A-Za-z0-9_./-]+)*|[0-9]+(\.[0-9]+)?(?![xX])[A-Za-z%]+"
+)
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 

@@ -187,7 +187,11 @@ def _plots(recorded: Recorded, document: Json) -> Json:
         "offsets": offsets(since, until),
         "fine": [fine.first * fine.step_s, fine.step_s, fine.count],
         "coarse": [coarse.first * coarse.step_s, coarse.step_s, coarse.count],
-        "down": [i for i, sums in enumerate(machine) if sums is None],
+        "down": [
+            i
+            for i, sums in enumerate(machine)
+            if sums is None and (fine.first + i + 1) * fine.step_s > recorded.known_since_unix_s
+        ],
         "gone": [i for i, away in enumerate(gone) if away],
         "marks": [
             [event["time_unix_s"], number if numbered else None]

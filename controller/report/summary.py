@@ -39,10 +39,18 @@ class Recorded:
     machine: Sequence[tuple[int, MachineMinute]] = ()
     actions: Sequence[Mapping[str, Any]] = ()  # oldest first
     events: Sequence[Mapping[str, Any]] = ()
-    dropped_before: Mapping[str, float] = field(default_factory=dict)  # by "actions", "events"
+    dropped_before: Mapping[str, float] = field(default_factory=dict)  # by table
     has_minutes: bool = True
     # Of variants, by model: as the newest decisions that are kept have them.
     qualities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    minutes_since_unix_s: float | None = 0.0  # the oldest that is kept; None: none is yet
+
+    @property
+    def known_since_unix_s(self) -> float:
+        """Return from when on it is known whether anybody watched."""
+        if self.minutes_since_unix_s is None:
+            return self.until_unix_s
+        return min(max(self.since_unix_s, self.minutes_since_unix_s), self.until_unix_s)
 
     @property
     def names(self) -> list[str]:
@@ -64,6 +72,7 @@ class Recorded:
             self.dropped_before,
             self.has_minutes,
             self.qualities,
+            self.minutes_since_unix_s,
         )
 
 
@@ -162,7 +171,7 @@ def _machine(recorded: Recorded) -> Json:
         sums.add(minute)
     watched_s = max(sums.seconds, 1e-9)
     return {
-        "span_s": _round(recorded.until_unix_s - recorded.since_unix_s),
+        "span_s": _round(recorded.until_unix_s - recorded.known_since_unix_s),
         "watched_s": _round(sums.seconds),
         "not_watched": _gaps(recorded),
         "triton_gone_s": _round(sums.seconds - sums.triton_s),
@@ -186,12 +195,15 @@ def _gpu(index: str, seen: Sequence[float]) -> Json:
 
 
 def _gaps(recorded: Recorded) -> list[list[int]]:
-    """Return [from, to) of whole minutes of which there is no row, Unix time."""
+    """Return [from, to) of whole minutes of which there is no row, Unix time.
+
+    Of the time before the oldest row nobody knows whether anybody watched.
+    """
     if not recorded.has_minutes:
         return []
     there = {begins for begins, _ in recorded.machine}
     gaps: list[list[int]] = []
-    first = math.ceil(recorded.since_unix_s / MINUTE_S) * MINUTE_S
+    first = math.ceil(recorded.known_since_unix_s / MINUTE_S) * MINUTE_S
     last = math.floor(recorded.until_unix_s / MINUTE_S) * MINUTE_S
     for begins in range(first, last, MINUTE_S):
         if begins in there:
@@ -277,9 +289,23 @@ def _notes(recorded: Recorded, models: Sequence[Json], machine: Json) -> list[st
                 f"The {table} before {local(before)} were dropped to make room"
                 " (journal.max_size in the policy)."
             )
+    notes += _begin_of_minutes(recorded)
     if len(recorded.events) > _MOST_EVENTS:
         notes.append(f"Of {len(recorded.events)} events the newest {_MOST_EVENTS} are shown.")
     return notes
+
+
+def _begin_of_minutes(recorded: Recorded) -> list[str]:
+    """Return what is to be said of the time before the oldest minute, if it is asked for."""
+    since = recorded.minutes_since_unix_s
+    if not recorded.has_minutes or "minutes" in recorded.dropped_before:
+        return []
+    if since is None:
+        return ["No minute is kept yet: what the governor watched is known from its first one on."]
+    if since < recorded.since_unix_s + MINUTE_S:
+        return []
+    unknown = "whether a governor watched before, this journal does not know"
+    return [f"Minutes are kept since {local(since)}; {unknown}."]
 
 
 def _round(value: float, digits: int = 5) -> float:

@@ -149,8 +149,15 @@ def _notes(policy: Policy, scene: Scene, in_force: Sequence[str]) -> Iterator[st
         yield "the memory budget: every variant stays loaded"
     if policy.schedules and scene.unix_s is None and not in_force:
         yield "schedules: a trace has no time of day (--schedule NAME puts one in force)"
-    if policy.mode is Mode.ADVISE:
-        yield "mode: advise: it is tested as if it acted"
+    advised = [model.name for model in policy.models if policy.mode_of(model) is Mode.ADVISE]
+    if advised:
+        whose = "" if len(advised) == len(policy.models) else f" of {', '.join(advised)}"
+        yield f"mode: advise{whose}: it is tested as if it acted"
+    queued = [model.name for model in policy.models if model.queue is not None]
+    if queued:
+        yield f"queue of {', '.join(queued)}: none of its limits, delays and priorities holds"
+    if policy.gpu.is_limited:
+        yield "gpu.max_temperature, gpu.max_power: no GPU reaches them"
     if policy.gpu.devices is not None and len(policy.gpu.devices) > 1:
         yield "several GPUs: all variants share one"
 

@@ -29,17 +29,17 @@ _shtab_governor_policy_check_option_strings=(-h --help --json --host)
 _shtab_governor_policy_show_option_strings=(-h --help --json --host)
 _shtab_governor_policy_diff_option_strings=(-h --help --json --host)
 _shtab_governor_policy_explain_option_strings=(-h --help --json)
-_shtab_governor_policy_test_option_strings=(-h --help --against --journal --since --trace --ladder --peak --model --busiest --schedule --require --seeds --jobs --json --host)
+_shtab_governor_policy_test_option_strings=(-h --help --against --journal --instance --since --trace --ladder --peak --model --busiest --schedule --require --seeds --jobs --json --host)
 _shtab_governor_policy_schema_option_strings=(-h --help --part)
 _shtab_governor_policy_example_option_strings=(-h --help)
 _shtab_governor_policy_option_strings=(-h --help)
-_shtab_governor_profiles_materialise_option_strings=(-h --help --repository --dry-run --json)
+_shtab_governor_profiles_materialise_option_strings=(-h --help --repository --host --dry-run --json)
 _shtab_governor_profiles_option_strings=(-h --help)
-_shtab_governor_replay_option_strings=(-h --help --journal --policy --model --since --trace --ladder --slo --percentile --peak-load --policies --seeds --window --drift --stragglers --cotenants --profiles --fixed-shape --gpus --jobs --json --plot)
-_shtab_governor_doctor_option_strings=(-h --help --policy --socket --instance --json)
+_shtab_governor_replay_option_strings=(-h --help --journal --policy --host --model --since --trace --ladder --slo --percentile --peak-load --policies --seeds --window --drift --stragglers --cotenants --profiles --fixed-shape --gpus --jobs --json --plot)
+_shtab_governor_doctor_option_strings=(-h --help --policy --host --socket --instance --json)
 _shtab_governor_install_service_option_strings=(-h --help --instance --prefix --dry-run --policy --host --start)
 _shtab_governor_uninstall_service_option_strings=(-h --help --instance --prefix --dry-run --purge)
-_shtab_governor_quality_option_strings=(-h --help --data --policy --socket --instance --metric --reference --variants --labels --group --input --output --samples --seed --rows --max-rate --concurrency --when-idle --load --json)
+_shtab_governor_quality_option_strings=(-h --help --data --policy --host --socket --instance --metric --reference --variants --labels --group --input --output --samples --seed --rows --max-rate --concurrency --when-idle --load --json)
 _shtab_governor_triton_install_option_strings=(-h --help --server-only)
 _shtab_governor_triton_start_option_strings=(-h --help --repository --load --grpc-port --http-port --metrics-port --otlp-url)
 _shtab_governor_triton_load_option_strings=(-h --help --seconds --seed)
@@ -243,12 +243,23 @@ _shtab_governor___version_nargs=0
 
 
 # Custom Preamble
+_governor_names() {
+  local -a which=("$@")
+  local -i at
+  for ((at = 1; at < COMP_CWORD - 1; at++)); do
+    case "${COMP_WORDS[at]}" in
+      --instance|--socket)
+        which+=("${COMP_WORDS[at]}=${COMP_WORDS[at+1]}") ;;
+    esac
+  done
+  governor completion "${which[@]}" 2>/dev/null
+}
 _governor_models() {
-  compgen -W "$(governor completion models 2>/dev/null)" -- "$1"
+  compgen -W "$(_governor_names models)" -- "$1"
 }
 _governor_variants() {
   local before="${COMP_WORDS[COMP_CWORD-1]}"
-  compgen -W "$(governor completion variants "--model=$before" 2>/dev/null)" -- "$1"
+  compgen -W "$(_governor_names variants "--model=$before")" -- "$1"
 }
 
 # End Custom Preamble

@@ -5,11 +5,26 @@
 # See also: https://fishshell.com/docs/current/completions.html#where-to-put-completions
 
 # Custom Preamble
+function _governor_names
+  set -l words (commandline -opc)
+  set -l which $argv
+  for at in (seq (count $words))
+    switch $words[$at]
+      case '--instance=*' '--socket=*'
+        set -a which $words[$at]
+      case --instance --socket
+        if test $at -lt (count $words)
+          set -a which $words[$at]=$words[(math $at + 1)]
+        end
+    end
+  end
+  governor completion $which 2>/dev/null
+end
 function _governor_models
-  governor completion models 2>/dev/null
+  _governor_names models
 end
 function _governor_variants
-  governor completion variants --model=(commandline -opc)[-1] 2>/dev/null
+  _governor_names variants --model=(commandline -opc)[-1]
 end
 
 # End Custom Preamble
@@ -193,7 +208,8 @@ complete -c governor -n '_shtab_governor_using policy explain' -l json -d 'print
 complete -c governor -n '_shtab_governor_using policy; and test $_shtab_governor_npos -eq 0' -a test -d 'try a policy on a simulated server before it goes live'
 complete -c governor -n '_shtab_governor_using policy test' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using policy test' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'another one, such as that in force'
-complete -c governor -n '_shtab_governor_using policy test' -l journal -xka "(__fish_complete_path (commandline -ct))" -d 'default: the policy'"'"'s, or that of this machine'"'"'s daemon'
+complete -c governor -n '_shtab_governor_using policy test' -l journal -xka "(__fish_complete_path (commandline -ct))" -d 'the journal (default: the policy'"'"'s, or that of this machine'"'"'s daemon)'
+complete -c governor -n '_shtab_governor_using policy test' -l instance -x -d 'the server'"'"'s name where services govern several (default: $TRITON_GOVERNOR_INSTANCE)'
 complete -c governor -n '_shtab_governor_using policy test' -l since -x -d 'how far back from its newest record; default: everything'
 complete -c governor -n '_shtab_governor_using policy test' -l trace -x -d 'of one model, or of all; may be repeated'
 complete -c governor -n '_shtab_governor_using policy test' -l ladder -x -d 'of one model, or of all; may be repeated'
@@ -217,6 +233,7 @@ complete -c governor -n '_shtab_governor_using profiles' -s h -l help -d 'show t
 complete -c governor -n '_shtab_governor_using profiles; and test $_shtab_governor_npos -eq 0' -a materialise -d 'make a folder of links for each profile of a policy'
 complete -c governor -n '_shtab_governor_using profiles materialise' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using profiles materialise' -l repository -xka "(__fish_complete_directories)" -d 'Triton'"'"'s model repository, as it is on this machine'
+complete -c governor -n '_shtab_governor_using profiles materialise' -l host -x -d 'whose policy; default: this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using profiles materialise' -l dry-run -d 'say what would be done'
 complete -c governor -n '_shtab_governor_using profiles materialise' -l json -d 'print it as JSON'
 complete -c governor -n '_shtab_governor_using profiles materialise; and test $_shtab_governor_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the policy that names them'
@@ -224,6 +241,7 @@ complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -
 complete -c governor -n '_shtab_governor_using replay' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using replay' -l journal -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s journal'
 complete -c governor -n '_shtab_governor_using replay' -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy to ask about'
+complete -c governor -n '_shtab_governor_using replay' -l host -x -d 'whose policy; default: this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using replay' -l model -x -d 'the name clients call; default: the policy'"'"'s only one'
 complete -c governor -n '_shtab_governor_using replay' -l since -x -d 'how far back; default: everything'
 complete -c governor -n '_shtab_governor_using replay' -l trace -xka "(__fish_complete_path (commandline -ct))" -d 'requests by time'
@@ -246,6 +264,7 @@ complete -c governor -n '_shtab_governor_using replay' -l plot -xka "(__fish_com
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a doctor -d 'Check Triton, its models and this machine; say what to change.'
 complete -c governor -n '_shtab_governor_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using doctor' -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy (default: that of the running governor)'
+complete -c governor -n '_shtab_governor_using doctor' -l host -x -d 'whose policy; default: that governor'"'"'s, or this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using doctor' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket'
 complete -c governor -n '_shtab_governor_using doctor' -l instance -x -d 'the server'"'"'s name, of several'
 complete -c governor -n '_shtab_governor_using doctor' -l json -d 'print JSON'
@@ -267,6 +286,7 @@ complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -
 complete -c governor -n '_shtab_governor_using quality' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using quality' -l data -xka "(__fish_complete_path (commandline -ct))" -d '.npz with an array for each input, or JSON lines'
 complete -c governor -n '_shtab_governor_using quality' -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy (default: that of the running governor)'
+complete -c governor -n '_shtab_governor_using quality' -l host -x -d 'whose policy; default: that governor'"'"'s, or this machine'"'"'s'
 complete -c governor -n '_shtab_governor_using quality' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: $TRITON_GOVERNOR_SOCKET)'
 complete -c governor -n '_shtab_governor_using quality' -l instance -x -d 'the server'"'"'s name where services govern several (default: $TRITON_GOVERNOR_INSTANCE)'
 complete -c governor -n '_shtab_governor_using quality' -l metric -xka "top1 agreement cosine error exact" -d 'top1: the label has the greatest score (the default with labels); agreement: the greatest score is where the reference has it (the default with --reference); cosine; error: 1 - distance / length; exact: the same text'

@@ -188,6 +188,54 @@ def test_without_a_daemon_the_journal_answers_and_says_that_it_is_old(
     assert "escape" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["status", "--instance", "../x"], None),
+        (["status", "--socket", "/nowhere/s", "--instance", "../x"], None),
+        (["explain", "--socket", "/nowhere/s", "--instance", "../x"], None),
+        (["history", "--socket", "/nowhere/s", "--instance", "../x"], None),
+        (["status", "--socket", "/nowhere/s"], "../x"),
+        (["pin", "m", "v", "--instance", "../x"], None),
+        (["top", "--instance", "../x"], None),
+        (["release", "m", "--instance", "../x"], None),
+        (["report", "--instance", "../x"], None),
+        (["advice"], "../x"),
+        (["served", "m", "--instance", "../x"], None),
+        (["doctor", "--instance", "../x"], None),
+        (["quality", "m", "--data", "d.npz", "--instance", "../x"], None),
+        (["completion", "models", "--instance", "../x"], None),
+        (["uninstall-service", "--instance", "../x"], None),
+    ],
+)
+def test_what_is_no_name_of_an_instance_is_a_wrong_command_line(
+    argv: list[str],
+    named: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if named is not None:
+        monkeypatch.setenv("TRITON_GOVERNOR_INSTANCE", named)
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert "'../x' is no name of an instance" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("command", ["status", "explain", "history"])
+def test_the_journal_that_answers_for_a_daemon_is_named(
+    old_journal: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    journal = str(tmp_path / "state" / "journal.sqlite3")
+    assert main([command, "--socket", str(tmp_path / "other.sock")]) == 3
+    said = capsys.readouterr()
+    assert str(tmp_path / "other.sock") in said.err
+    assert f"what follows is from the journal {journal}" in said.err
+    assert said.out
+    assert main([command, "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["journal"] == journal
+
+
 def test_something_else_on_the_socket_is_no_governor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +293,22 @@ def test_a_release_says_what_becomes_of_a_virtual_alias(
     assert list(daemon.released["digits"][:2]) == ["wide", "a new team"]
     assert main(["adopt", "digits"]) == 0
     assert daemon.released == {}
+
+
+def test_what_is_to_be_typed_next_names_the_same_daemon(
+    daemon: FakeControl,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    socket = str(tmp_path / "run" / "governor.sock")
+    assert main(["release", "digits", "--socket", socket]) == 0
+    out = capsys.readouterr().out
+    assert f"  governor release digits --socket {socket} --write-config MODEL_REPOSITORY\n" in out
+    monkeypatch.setattr("controller.interfaces.paths.RUN", tmp_path)
+    (tmp_path / "triton-governor-edge").symlink_to(tmp_path / "run")
+    assert main(["release", "--all", "--instance", "edge"]) == 0
+    assert "governor release --all --instance edge --write-config" in capsys.readouterr().out
 
 
 def test_a_release_needs_a_model_or_all(daemon: FakeControl) -> None:

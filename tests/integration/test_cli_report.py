@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from controller.cli.main import main
 from controller.journal import Journal
 from controller.journal.minutes import MachineMinute, ModelMinute
+from controller.journal.reader import JournalReader
+from controller.journal.records import SCORE_EVENT
 
 
 @pytest.fixture
@@ -54,6 +57,72 @@ def test_json_has_the_same_numbers_and_writes_no_file(journal, tmp_path, monkeyp
     ]
     assert document["models"][0]["attainment"] is None
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_day_of_scores_hides_no_event(tmp_path, capsys):
+    path = tmp_path / "day.sqlite3"
+    journal = Journal(path, 8 << 20)
+    journal.open()
+    journal.event("pin", "chat", "chat is pinned", {"who": "ada"})
+    for _ in range(1440):
+        journal.event(SCORE_EVENT, None, "the last minute's requests", {"chat": {"requests": 9}})
+    journal.event("pin", "chat", "chat is free again", None)
+    assert journal.close(10.0)
+    assert main(["report", "--journal", str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["message"] for one in document["events"]] == [
+        "chat is pinned",
+        "chat is free again",
+    ]
+    assert document["events_in_all"] == 2
+    with JournalReader(path) as reader:  # they stay for those who ask for them
+        assert len(reader.events_of(SCORE_EVENT, 0.0, time.time() + 1.0)) == 1440
+
+
+def test_before_the_oldest_minute_nothing_is_called_unwatched(journal, tmp_path, capsys):
+    assert main(["report", "--journal", str(journal), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    oldest = int(time.time()) // 60 * 60 - 300 * 60
+    gap = document["machine"]["not_watched"][0]
+    assert oldest <= gap[0] <= oldest + 120  # a minute may have passed meanwhile
+    assert document["machine"]["span_s"] == pytest.approx(300 * 60, abs=180)
+    (note,) = [note for note in document["notes"] if "kept since" in note]
+    assert "does not know" in note
+    assert main(["report", "--journal", str(journal), "--json", "--since", "2h"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["machine"]["not_watched"][0][0] == pytest.approx(time.time() - 7200, abs=120)
+    assert not [note for note in document["notes"] if "kept since" in note]
+
+
+def test_minutes_that_were_dropped_for_room_are_no_gap(tmp_path, capsys):
+    path = tmp_path / "small.sqlite3"
+    journal = Journal(path, 8 << 20)
+    journal.open()
+    now = int(time.time()) // 60 * 60
+    for ago in (200, 100, 3, 2):
+        journal.minute(now - 60 * ago, None, MachineMinute(seconds=60.0, ticks=600))
+    assert journal.close(10.0)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM minutes WHERE id = 1")
+    target = tmp_path / "small.html"
+    assert main(["report", "--journal", str(path), "--json", "-o", str(target)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["machine"]["not_watched"][0] == [now - 60 * 99, now - 60 * 3]
+    assert any("The minutes before" in note for note in document["notes"])
+    assert not [note for note in document["notes"] if "kept since" in note]
+    # Nor are the plots marked there.
+    plots = json.loads(target.read_text().partition('id="data">')[2].partition("</script>")[0])
+    first, step_s, _ = plots["fine"]
+    assert first + step_s * (min(plots["down"]) + 1) > now - 60 * 100
+
+
+def test_a_journal_that_was_just_taken_over_claims_no_gap(journal, capsys):
+    with closing(sqlite3.connect(journal)) as connection, connection:
+        connection.execute("DELETE FROM minutes")
+    assert main(["report", "--journal", str(journal), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["machine"]["not_watched"] == []
+    assert any("No minute is kept yet" in note for note in document["notes"])
 
 
 def test_of_one_model_nothing_of_others_is_told(journal, capsys):

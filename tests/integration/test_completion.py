@@ -158,6 +158,29 @@ def test_names_of_models_and_variants_are_those_of_the_daemon(tmp_path, daemon, 
         assert in_zsh(tmp_path, typed, rest) == typed + rest
 
 
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_the_daemon_is_the_one_that_the_line_names(tmp_path, daemon, monkeypatch, shell):  # noqa: F811
+    needs(shell)
+    monkeypatch.delenv("TRITON_GOVERNOR_SOCKET")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nobody"))
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    complete = {"bash": in_bash, "fish": in_fish}[shell]
+    named = f"--socket {tmp_path / 'run' / 'governor.sock'}"
+    models = [one["name"] for one in daemon.status()["models"]]
+    offered = complete(tmp_path, f"governor explain {named} ")
+    assert [one for one in offered if not one.startswith("-")] == sorted(models)
+    assert not set(models) & set(complete(tmp_path, "governor explain "))
+
+
+def test_zsh_asks_the_daemon_that_the_line_names(tmp_path, daemon, monkeypatch):  # noqa: F811
+    needs("zsh")
+    monkeypatch.delenv("TRITON_GOVERNOR_SOCKET")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nobody"))
+    (tmp_path / "work" / "s").symlink_to(tmp_path / "run" / "governor.sock")
+    typed = "governor unpin --socket s dig"
+    assert in_zsh(tmp_path, typed, "its") == f"{typed}its"
+
+
 def test_without_a_daemon_there_are_no_names_and_no_noise(tmp_path, capsys):
     started_s = time.monotonic()
     assert main(["completion", "models"]) == 3

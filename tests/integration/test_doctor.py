@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +88,71 @@ def test_a_policy_that_is_wrong_is_all_that_is_said(
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert {check["name"] for check in checks} == {"policy"}
     assert all(str(path) in check["message"] for check in checks)
+
+
+def test_the_running_governor_s_policy_is_examined_as_it_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, elsewhere = tmp_path / "its", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "policy.yaml").write_text(
+        a_policy(tmp_path, port := closed_port()).read_text()
+        + "hosts: {edge: {models: {letters: {objective: {latency: 60ms, percentile: 99},"
+        " variants: {l: {model: l, quality: 0.9}}}}}}\n"
+    )
+    command = [sys.executable, "-m", "controller.cli.main", "run", "--policy", "policy.yaml"]
+    daemon = subprocess.Popen(
+        [*command, "--host", "edge"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        until_s = time.monotonic() + 30.0
+        while main(["status", "--json"]) != 0:
+            assert daemon.poll() is None
+            assert time.monotonic() < until_s
+            capsys.readouterr()
+            time.sleep(0.1)
+        told = json.loads(capsys.readouterr().out)["daemon"]
+        assert (told["policy_file"], told["host"]) == (str(folder / "policy.yaml"), "edge")
+        monkeypatch.chdir(elsewhere)
+        assert main(["doctor", "--json"]) == 1
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        (policy,) = (check for check in checks if check["name"] == "policy")
+        assert policy["level"] == "ok"
+        assert str(folder / "policy.yaml") in policy["message"]
+        assert any(f"127.0.0.1:{port}" in check["message"] for check in checks)
+        data = ["--data", "none.npz"]
+        assert main(["quality", "nobody", *data]) == 1
+        assert "it has digits, letters" in capsys.readouterr().err
+        assert main(["quality", "nobody", *data, "--host", "other"]) == 1
+        assert "it has digits\n" in capsys.readouterr().err
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=30)
+
+
+def test_a_policy_is_examined_for_the_host_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, port = a_policy(tmp_path, closed_port()), closed_port()
+    its = f'hosts: {{h: {{triton: {{grpc: "127.0.0.1:{port}"}}}}}}\n'
+    path.write_text(path.read_text() + its)
+    assert main(["doctor", "--policy", str(path), "--host", "h"]) == 1
+    assert f"127.0.0.1:{port}" in capsys.readouterr().out
+
+
+def test_quality_says_which_file_of_tls_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = a_policy(tmp_path, closed_port())
+    path.write_text(
+        path.read_text().replace('"}', f'", tls: {{ca_file: {tmp_path}/none.pem}}}}', 1)
+    )
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"inputs": {"x": [1.0]}, "label": 0}\n')
+    assert main(["quality", "digits", "--policy", str(path), "--data", str(data)]) == 1
+    said = capsys.readouterr().err
+    assert f"triton.tls.ca_file: {tmp_path}/none.pem cannot be read" in said
 
 
 def test_what_works_less_well_is_no_failure() -> None:

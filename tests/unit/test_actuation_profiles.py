@@ -194,5 +194,11 @@ def test_the_command_tells_what_it_did(
         ("digits/wide.b1", "made"),
         ("digits/wide.b4", "made"),
     ]
+    policy.write_text(
+        f"{POLICY}hosts: {{h: {{models: {{digits: {{objective: {{latency: 0}}}}}}}}}}\n"
+    )
+    assert main([*arguments, "--host", "h"]) == 1
+    assert "objective.latency" in capsys.readouterr().err
+    assert main(arguments) == 0
     assert main([*arguments[:-1], str(tmp_path / "nowhere")]) == 1
     assert "--repository is Triton's --model-repository" in capsys.readouterr().err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from controller.policy import model
 from controller.policy.load import MAX_PROBLEMS, PolicyError, load_policy, parse_policy
@@ -140,6 +142,21 @@ def test_every_key_reaches_the_model_in_si_units():
         on_stop=model.OnStop.REVERT,
         sha256=policy.sha256,
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".inf", ".nan", ".5", "1.5", "1e5", "0xff", "0b1", "on", "Null", "-", "2024-01-01"],
+)
+def test_a_name_that_yaml_would_read_as_something_else_is_quoted(name):
+    text = MINIMAL.replace("digits_wide", json.dumps(name)).replace("wide:", f"{json.dumps(name)}:")
+    policy = parse_policy(text, "p.yaml")
+    assert policy.models[0].variants[0].model == name
+    written = policy_to_yaml(policy)
+    again = parse_policy(written, "again.yaml")
+    assert replace(again, sha256=policy.sha256) == policy
+    (seen,) = yaml.safe_load(written)["models"]["digits"]["variants"].items()
+    assert (seen[0], seen[1]["model"]) == (name, name)  # for a reader of YAML 1.1, too
 
 
 @pytest.mark.parametrize("text", [MINIMAL, FULL, FULL.replace("on # off", "\\u2028\\U0001F600")])
@@ -296,6 +313,13 @@ def test_a_wrong_value_is_refused_with_one_sentence_that_helps(old, new, message
 def test_values_that_contradict_each_other_are_refused(old, new, message):
     (problem,) = changed(old, new, FULL)
     assert message in problem
+
+
+@pytest.mark.parametrize("queue", ["{}", "{timeout: null}", "{timeout: null, max_size: ~}"])
+def test_a_queue_in_which_no_value_is_set_is_refused(queue):
+    text = MINIMAL.replace("    variants:", f"    queue: {queue}\n    variants:")
+    (problem,) = problems(text)
+    assert "models.digits.queue: says nothing" in problem
 
 
 BUDGET = """\

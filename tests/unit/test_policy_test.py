@@ -147,10 +147,29 @@ def test_what_is_not_simulated_is_said(state):
     policy = replace(parsed(text), mode=Mode.ADVISE)
     found = cast(policy, scene(state, chat=[1.0] * 3, vision=[1.0] * 3))
     said = "\n".join(found.notes)
-    for words in ("memory budget", "mode: advise", "several GPUs", "m_large serves two models"):
+    for words in ("memory budget", "mode: advise: it", "several GPUs", "m_large serves two models"):
         assert words in said
     names = [v.model for model in found.policy.models for v in model.variants]
     assert len(set(names)) == len(names)
+
+
+def test_of_a_model_s_own_mode_and_queue_and_of_limits_of_the_gpu_it_is_said_that_they_are_not(
+    state,
+):
+    text = POLICY.replace(
+        "    client_max_batch: 8\n",
+        "    client_max_batch: 8\n    mode: advise\n    queue: {timeout: 100ms}\n",
+    )
+    under = scene(state, chat=[1.0] * 3, vision=[1.0] * 3)
+    found = cast(parsed(text + "gpu: {max_temperature: 80C}\n"), under)
+    said = "\n".join(found.notes)
+    assert "mode: advise of chat: it is tested as if it acted" in said
+    assert "queue of chat: none of its limits" in said
+    assert "gpu.max_temperature, gpu.max_power" in said
+    assert cast(parsed(), under).notes == ()
+    # What the model says holds, not what the policy says of others.
+    acts = text.replace("mode: advise", "mode: act").replace("version: 1", "version: 1\nmode: act")
+    assert not [note for note in cast(parsed(acts), under).notes if "advise" in note]
 
 
 def test_the_busiest_part_is_where_the_work_is(state):
@@ -271,6 +290,9 @@ def test_what_the_journal_does_not_know_is_no_pass(tmp_path, journal, capsys):
     ("more", "code", "words"),
     [
         (["--trace", "t.csv"], 2, "--trace and --ladder go together"),
+        (["--trace", "t", "--ladder", "l", "--journal", ""], 2, "--journal does not go with"),
+        (["--trace", "t", "--ladder", "l", "--instance", "a"], 2, "does not go with --trace"),
+        (["--journal", "", "--instance", "../x"], 2, "'../x' is no name of an instance"),
         (["--peak", "100"], 2, "--peak does not go with a journal"),
         (["--require", "speed>=1"], 2, "with attainment, effective_quality"),
         (["--require", "other.p99<=100"], 2, "no model 'other': chat, vision"),
@@ -285,6 +307,22 @@ def test_what_the_journal_does_not_know_is_no_pass(tmp_path, journal, capsys):
 def test_what_cannot_be_done_is_said(tmp_path, journal, capsys, more, code, words):
     assert run(tmp_path, journal, *more) == code
     assert words in capsys.readouterr().err
+
+
+def test_the_journal_is_the_policy_s_unless_an_instance_is_named(
+    tmp_path, journal, monkeypatch, capsys
+):
+    monkeypatch.setattr("controller.journal.paths.SYSTEM_STATES", tmp_path / "lib")
+    file = tmp_path / "p.yaml"
+    file.write_text(f"{POLICY}journal: {{path: {tmp_path / 'none.sqlite3'}}}\n")
+    asked = ["policy", "test", str(file), "--jobs", "1", "--seeds", "1", "--since", "3s"]
+    assert main(asked) == 1
+    assert f"there is no journal at {tmp_path / 'none.sqlite3'}" in capsys.readouterr().err
+    (tmp_path / "lib" / "triton-governor-edge").mkdir(parents=True)
+    journal.rename(tmp_path / "lib" / "triton-governor-edge" / "journal.sqlite3")
+    assert main([*asked, "--instance", "edge"]) == 0
+    assert main([*asked, "--instance", "other"]) == 1
+    assert "triton-governor-other/journal.sqlite3" in capsys.readouterr().err
 
 
 def test_a_trace_and_ladders_do_as_well_as_a_journal(tmp_path, capsys):

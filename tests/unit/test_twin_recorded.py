@@ -212,5 +212,11 @@ def test_the_command_reads_a_journal(learned, tmp_path, capsys):
     ):
         assert main([*arguments, *wrong]) == status
         assert words in capsys.readouterr().err
+    file = tmp_path / "policy.yaml"
+    file.write_text(f"{file.read_text()}hosts: {{h: {{models: {{asked: null, its: {{}}}}}}}}\n")
+    assert main([*arguments, "--host", "h"]) == 1
+    assert "models.its" in capsys.readouterr().err
+    assert main(["replay", "--trace", "t", "--ladder", "l", "--slo", "1s", "--host", "h"]) == 2
+    assert "--host does not go with --trace" in capsys.readouterr().err
     assert main(["replay", "--journal", str(tmp_path / "none"), *policy]) == 1
     assert "there is no journal" in capsys.readouterr().err

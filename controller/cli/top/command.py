@@ -7,12 +7,10 @@ import os
 import sys
 
 from controller.cli.client import (
-    RefusedError,
     add_socket,
     frame,
     interval,
     paper_of_stdout,
-    refused,
     socket_of,
 )
 
@@ -39,10 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show the live view, or plain tables where it cannot be."""
-    try:
-        path = socket_of(args)
-    except RefusedError as error:
-        return refused(error)
+    path = socket_of(args)
     cursor = os.environ.get("TERM", "dumb") not in {"", "dumb"}
     if not (cursor and sys.stdin.isatty() and sys.stdout.isatty()):
         from controller.cli.watch import watch
