@@ -48,7 +48,7 @@ test-packages: $(READY) ## build and install the wheel and the .deb, and do the 
 	$(BIN)/pytest -m package tests/packaging
 
 .PHONY: soak
-soak: $(READY) ## the full counts of every target: an hour and a quarter (TESTS=..., FRESH=--cache-clear)
+soak: $(READY) ## the full counts of every target: two hours and a quarter (TESTS=..., FRESH=--cache-clear)
 	@failed=0; $(BIN)/pytest -s -m soak -o timeout=0 $(FRESH) $(or $(TESTS),tests/soak tests/triton) || failed=$$?; \
 	if [ -z "$(TESTS)" ]; then \
 	  TRITON_GOVERNOR_FUZZ=10000 $(BIN)/pytest -o timeout=0 tests/fuzz || failed=$$?; \
