@@ -84,7 +84,7 @@ class Actuator:
         self._stopping = False
         self._changing = asyncio.Lock()  # policies are followed one after the other
         self._orders: dict[str, tuple[str, ...]] = {}
-        self._released: frozenset[str] = frozenset()
+        self._released = self._memory.released
 
     # -- life ------------------------------------------------------------------------------
 
@@ -289,8 +289,14 @@ class Actuator:
     def leave(self, models: frozenset[str]) -> None:
         """Look on at these models only, from now on; look after all others."""
         self._released = models
+        self._memory.leave(models)
         if self._keeper is not None:
             self._keeper.server.released = models
+
+    @property
+    def left(self) -> frozenset[str]:
+        """Return the models that are only looked on at."""
+        return self._released
 
     def at_hand(self, model: str) -> tuple[Keeper, Alias] | None:
         """Return an alias for `controller.actuation.handback`; None: there is no server yet.

@@ -174,6 +174,7 @@ class Memory:
         self.targets: dict[str, str] = {}
         self.overrides: dict[str, Override] = {}
         self.needs: dict[str, dict[str, int]] = {}  # bytes that variants were seen to hold, by GPU
+        self.released: frozenset[str] = frozenset()
         self.unsaved = False
         self._writing = threading.Lock()  # two at once would take each other's unfinished file
         if path is None:
@@ -189,6 +190,7 @@ class Memory:
                 for model, on in needs.items()
                 if isinstance(on, dict)
             }
+            self.released = frozenset(map(str, found.get("released", ())))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -199,6 +201,11 @@ class Memory:
         if self.targets.get(alias) != target:
             self.targets[alias] = target
             self.unsaved = True
+
+    def leave(self, models: frozenset[str]) -> None:
+        """Note which models an operator took back, for the time until the journal can be read."""
+        if self.released != models:
+            self.released, self.unsaved = models, True
 
     def need(self, model: str, gpu_bytes: Mapping[str, int]) -> None:
         """Note what a variant holds of each GPU while it is loaded."""
@@ -229,9 +236,8 @@ class Memory:
         if self.path is None:
             return
         overrides = {name: asdict(override) for name, override in dict(self.overrides).items()}
-        text = json.dumps(
-            {"targets": dict(self.targets), "overrides": overrides, "needs": dict(self.needs)}
-        )
+        kept = {"targets": dict(self.targets), "overrides": overrides, "needs": dict(self.needs)}
+        text = json.dumps({**kept, "released": sorted(self.released)})
         try:
             write_private(self.path, text)
         except OSError as error:

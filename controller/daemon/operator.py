@@ -51,6 +51,7 @@ class OperatorWishes:
         self.pins: dict[str, Pin] = {}
         self.pauses: dict[str | None, Pause] = {}  # None: everything
         self.releases: dict[str, Release] = {}  # until somebody gives the model again
+        self.was_read = False  # what was stored of them, if anything
 
     def pin(self, model: str, variant: str, for_s: float | None, why: str | None, who: str) -> Pin:
         """Keep a model on one variant."""
@@ -108,6 +109,7 @@ class OperatorWishes:
 
     def restore(self, state: Any, policy: Policy) -> None:
         """Take back what `state` returned, as far as the policy still has it."""
+        self.was_read = True
         if not isinstance(state, dict):
             return
         names = {m.name: {v.name for v in m.variants} for m in policy.models}

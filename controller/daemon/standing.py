@@ -39,8 +39,14 @@ class Standing:
         self._advised: dict[str, str | None] = {}
 
     def apply(self) -> None:
-        """Have the actuator leave alone what was taken back."""
-        self._actuator.leave(frozenset(self._wishes.releases))
+        """Have the actuator leave alone what was taken back.
+
+        Until the journal was read, which may take long on a bad disk, what the actuator remembers.
+        """
+        taken_back = frozenset(self._wishes.releases)
+        if not self._wishes.was_read:
+            taken_back |= self._actuator.left
+        self._actuator.leave(taken_back)
 
     @property
     def advice(self) -> str | None:

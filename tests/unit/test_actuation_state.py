@@ -148,3 +148,13 @@ def test_the_lease_of_a_killed_process_is_free_and_of_a_live_one_names_it():
 def test_what_triton_adds_to_a_config_is_not_somebody_elses_change(seen, met):
     sent = {"max_batch_size": 16, "instance_group": [{"count": 2}], "dynamic_batching": {}}
     assert Override(sent, {}, {}).is_met_by(seen) is met
+
+
+def test_models_taken_back_are_remembered_beside_the_journal(tmp_path):
+    path = tmp_path / "alias.json"
+    memory = Memory(path)
+    assert memory.released == frozenset()
+    memory.leave(frozenset({"chat"}))
+    assert memory.unsaved
+    memory.save()
+    assert Memory(path).released == {"chat"}

@@ -129,3 +129,13 @@ def test_in_advise_nothing_is_sent_unless_the_policy_says_so():
     assert here.standing.probes()
     here.policy = replace(here.policy, probing=ProbingPolicy(enabled=False, while_advising=True))
     assert not here.standing.probes()
+
+
+def test_what_was_taken_back_is_left_alone_until_the_journal_says_what_was():
+    here = world()
+    here.server.left = frozenset({"a"})  # remembered beside the journal
+    here.standing.apply()
+    assert here.server.left == {"a"}
+    here.wishes.restore(None, here.policy)  # it was read: nothing is released any more
+    here.standing.apply()
+    assert here.server.left == frozenset()
