@@ -21,7 +21,6 @@ from controller.policy.model import QueuePolicy
 
 _LOG = logging.getLogger(__name__)
 _US: Final = 1e6
-_CALM_S: Final = 10.0  # since the last switch
 _AGAIN_S: Final = 600.0  # before a queue is tried again that was refused
 _BATCHING: Final = "dynamic_batching"
 
@@ -75,7 +74,7 @@ def may_reload(server: Server, variant: Variant) -> bool:
         faster = alias.order[: alias.order.index(alias.target)]
         others = (server.variants[name] for name in faster if name != variant.model)
         spared = any(other.proven and other.operation is None for other in others)
-        calm = alias.since_s is not None and now_s - alias.since_s >= _CALM_S
+        calm = alias.since_s is not None and now_s - alias.since_s >= server.timing.calm_s
         if variant.model in faster and not (spared or calm):
             return False
     return short_of(server, variant) is None

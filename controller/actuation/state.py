@@ -55,6 +55,7 @@ class Timing:
     reading_s: float = 0.5  # until GPUs have been read anew
     backoff_s: float = 1.0  # after a failed load; doubles
     backoff_max_s: float = 60.0
+    calm_s: float = 10.0  # since the last switch, before the way out of an overload is reloaded
     stop_s: float = 3.0  # an action in flight is given this long when the daemon stops
 
 

@@ -13,10 +13,12 @@ from repository import model_config, to_pbtxt, write_model
 from traffic import Traffic
 
 from controller.actuation.client import Fault, classify
+from controller.actuation.state import Timing
 from controller.policy.model import Policy, QueuePolicy
 from controller.ports import Outcome
 
 VARIANTS = ("echo_good", "echo_fast")
+SOON = Timing(calm_s=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ async def test_what_the_policy_sets_is_there_before_a_variant_serves_and_follows
     policy = make_policy(server.grpc, *VARIANTS)
     state = tmp_path / "state.json"
     wanted = wanting(policy, timeout_s=0.05, max_size=40)
-    async with governed(wanted, state_file=state) as test:
+    async with governed(wanted, state_file=state, timing=SOON) as test:
         await test.ready()
         for model in VARIANTS:
             limits = (await batching(test, model))["default_queue_policy"]
@@ -93,7 +95,9 @@ async def test_what_the_policy_sets_is_there_before_a_variant_serves_and_follows
             await test.ready()
         traffic.check(at_least=30)
 
-    async with governed(policy, state_file=state) as test:  # nothing is wanted any more
+    async with governed(
+        policy, state_file=state, timing=SOON
+    ) as test:  # nothing is wanted any more
         await test.ready()
         serving = test.reading.serving
         idle = next(name for name in VARIANTS if name != serving)
@@ -111,7 +115,7 @@ async def test_what_the_policy_sets_is_there_before_a_variant_serves_and_follows
 
 async def test_what_cannot_be_set_is_told_and_does_not_keep_a_variant_from_serving(server):
     policy = make_policy(server.grpc, "no_queue", "ordered")
-    async with governed(wanting(policy, timeout_s=0.05, priority_levels=2)) as test:
+    async with governed(wanting(policy, timeout_s=0.05, priority_levels=2), timing=SOON) as test:
         await test.ready()
         told = {n: v["queue"] for n, v in test.actuator.describe()["variants"].items()}
         assert "no dynamic_batching" in told["no_queue"]

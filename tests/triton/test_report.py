@@ -46,9 +46,9 @@ async def test_the_report_counts_what_clients_got(start_triton, tmp_path: Path):
     # At first one request in so many is traced; how many that is depends on the load.
     assert model["traced"]["in_time"] + model["traced"]["late"] >= 5
     assert model["known_share"] > 0.3
-    # The server's latency is below the clients'.
+    # A request takes less in the server than at its client; which ones are traced is chance.
     seen_s = [answer.latency_s for answer in traffic.answers]
-    assert 0.0 < model["latency_ms"]["mean"] <= 1e3 * sum(seen_s) / len(seen_s)
+    assert 0.0 < model["latency_ms"]["mean"] <= 1e3 * max(seen_s)
     # Before that it waited for Triton, however long that took.
     assert sum(variant["seconds"] for variant in model["variants"]) > 4.0
     assert document["machine"]["triton_gone_s"] <= document["machine"]["watched_s"]

@@ -15,7 +15,7 @@ from controller.actuation.queueing import (
     set_up,
     take_back,
 )
-from controller.actuation.state import Memory, Override, Variant
+from controller.actuation.state import Memory, Override, Timing, Variant
 from controller.daemon.alarms import Alarms
 from controller.interfaces.views import health_view
 from controller.planning.scorekeeper import Scorekeeper
@@ -205,6 +205,7 @@ def a_server(**alias) -> SimpleNamespace:
         acted_on=lambda: {"fast", "best"},
         serving=lambda: {chat.target},
         variants=variants,
+        timing=Timing(),
         free_memory=None,
         held=list,
     )
