@@ -22,6 +22,7 @@ from controller.report.zone import local, offsets, zone_of
 _GENERATOR: Final = "triton-governor report"
 _MARK: Final = f'<meta name="generator" content="{_GENERATOR}'
 _NUMBERED: Final = 60  # events; more of them are drawn without a number
+_MARKED: Final = 120  # more of them would hide the plots: the table has them
 # Name of the plot, its title and what it says.
 _PLOTS: Final = (
     ("load", "Load", "requests/s that arrived, and the second with the most"),
@@ -196,6 +197,7 @@ def _plots(recorded: Recorded, document: Json) -> Json:
         "marks": [
             [event["time_unix_s"], number if numbered else None]
             for number, event in enumerate(document["events"], 1)
+            if len(document["events"]) <= _MARKED
         ],
         "models": models,
         "machine": _machine_columns(machine),

@@ -292,6 +292,27 @@ def test_every_model_has_its_plots_and_its_tables() -> None:
     assert all(a.get("scope") in {"col", "row"} for a in headers)
 
 
+@pytest.mark.parametrize(("events", "marked"), [(3, 3), (60, 60), (120, 120), (121, 0), (280, 0)])
+def test_so_many_events_that_their_marks_would_hide_the_plots_are_in_the_table_alone(
+    events: int, marked: int
+) -> None:
+    told = [
+        {
+            "time_unix_s": SINCE + 10.0 * i,
+            "kind": "policy",
+            "model": None,
+            "message": "taken",
+            "data": None,
+        }
+        for i in range(events)
+    ]
+    seen = recorded(an_hour(), events=told)
+    text = page(seen, summary(seen))
+    assert text.count(">taken<") >= events
+    found = json.loads(next(s for s in Tree(text).scripts if '"marks"' in s))
+    assert len(found["marks"]) == marked
+
+
 def test_a_report_is_known_by_its_beginning() -> None:
     seen = recorded(an_hour())
     assert is_report(page(seen, summary(seen))[:2048])
