@@ -12,6 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
+from controller.cli.arguments import checked
+from controller.cli.client import parse_duration
 from controller.cli.journals import add_journal, journal_named
 
 if TYPE_CHECKING:
@@ -45,7 +47,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("model", nargs="?", metavar="MODEL")
     parser.add_argument(
-        "--since", type=_duration, default=3600.0, metavar="TIME", help="how long back: 10m, 1h, 2d"
+        "--since",
+        type=checked(parse_duration),
+        default=3600.0,
+        metavar="TIME",
+        help="how long back: 10m, 1h, 2d",
     )
     add_journal(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -206,12 +212,3 @@ def _side_columns() -> tuple[Any, ...]:
         Column("GOAL MS", 5, ms("objective")),
         Column("TOLD IN GOAL %", 3, share("within")),
     )
-
-
-def _duration(text: str) -> float:
-    from controller.cli.client import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

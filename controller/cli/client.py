@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
+from controller.cli.arguments import checked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -333,21 +334,11 @@ def _add_for_and_why(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         dest="for_s",
-        type=_argument(parse_duration),
+        type=checked(parse_duration),
         metavar="TIME",
         help="ends by itself after 90s, 10m, 1h, 2d",
     )
     parser.add_argument("--why", metavar="TEXT", help="kept in the journal, shown in status")
-
-
-def _argument(parse: Callable[[str], float]) -> Callable[[str], float]:
-    def checked(text: str) -> float:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return checked
 
 
 def interval(text: str) -> float:

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
+from controller.cli.arguments import duration
 from controller.cli.journals import add_journal
-from controller.policy import units
 
 if TYPE_CHECKING:
     from controller.policy.load import Policy, Problem
@@ -112,7 +112,7 @@ def _add_test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add_journal(recorded, default="the policy's, or that of this machine's daemon")
     recorded.add_argument(
         "--since",
-        type=_duration,
+        type=duration,
         metavar="24h",
         help="how far back from its newest record; default: everything",
     )
@@ -132,7 +132,7 @@ def _add_test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     test.add_argument("--model", action="append", help="only this one; may be repeated")
     test.add_argument(
-        "--busiest", type=_duration, metavar="10m", help="only the stretch with the most work"
+        "--busiest", type=duration, metavar="10m", help="only the stretch with the most work"
     )
     test.add_argument(
         "--schedule",
@@ -151,16 +151,6 @@ def _add_test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     test.add_argument("--json", action="store_true", help="print the numbers as JSON")
     test.add_argument("--host", metavar="NAME", help=_HOST)
     test.set_defaults(run=run_test)
-
-
-def _duration(text: str) -> float:
-    try:
-        duration_s = units.parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if duration_s <= 0.0:
-        raise argparse.ArgumentTypeError("must be longer than 0")
-    return duration_s
 
 
 def run_test(args: argparse.Namespace) -> int:

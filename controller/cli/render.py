@@ -25,6 +25,7 @@ from controller.cli.table import (
     part_of,
     percent,
     table,
+    verdict,
 )
 from controller.cli.table import ms_cell as _ms
 from controller.cli.table import number_cell as _number
@@ -198,14 +199,6 @@ def _age(row: Json) -> tuple[str, str]:
     return duration(number_of(row, "age_s")), "warn"
 
 
-def _verdict(row: Json) -> tuple[str, str]:
-    if row.get("excluded"):
-        return clean(row["excluded"]).replace("_", " "), "dim"
-    if not row.get("known"):
-        return "not measured", "dim"
-    return ("meets it", "good") if row.get("feasible") else ("would miss", "bad")
-
-
 def _chosen(row: Json) -> tuple[str, str]:
     name = clean(row.get("variant") or NONE)
     return (f"> {name}", "bold") if row.get("chosen") else (f"  {name}", "")
@@ -247,7 +240,7 @@ _CANDIDATE_COLUMNS: Final = (
     Column("P99 MS", 2, _ms("p99_ms")),
     Column("LATE %", 3, _share("miss_ratio", 2)),
     Column("VALUE", 8, _number("value", 3)),
-    Column("VERDICT", 5, _verdict, right=False),
+    Column("VERDICT", 5, verdict, right=False),
 )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli import output
-from controller.policy import units
+from controller.cli.arguments import duration
 
 if TYPE_CHECKING:
     from controller.twin.plan import Plan
@@ -38,12 +38,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     recorded.add_argument("--host", metavar="NAME", help="whose policy; default: this machine's")
     recorded.add_argument("--model", help="the name clients call; default: the policy's only one")
     recorded.add_argument(
-        "--since", type=_duration, metavar="24h", help="how far back; default: everything"
+        "--since", type=duration, metavar="24h", help="how far back; default: everything"
     )
     given = parser.add_argument_group("or a trace on a ladder")
     given.add_argument("--trace", type=Path, metavar="CSV", help="requests by time")
     given.add_argument("--ladder", type=Path, metavar="YAML", help="variants as measured")
-    given.add_argument("--slo", type=_duration, metavar="100ms", help="the objective's latency")
+    given.add_argument("--slo", type=duration, metavar="100ms", help="the objective's latency")
     given.add_argument("--percentile", type=float, metavar="P", help="default: 99")
     given.add_argument(
         "--peak-load",
@@ -285,16 +285,6 @@ def table(document: dict[str, Any]) -> str:
             f"| {one['decision_ms']:.2f} ms |"
         )
     return "\n".join(lines)
-
-
-def _duration(text: str) -> float:
-    try:
-        duration_s = units.parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if duration_s <= 0.0:
-        raise argparse.ArgumentTypeError("must be longer than 0")
-    return duration_s
 
 
 def _window(text: str) -> tuple[float, float]:

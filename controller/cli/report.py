@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from controller.cli import output
+from controller.cli.arguments import checked
 from controller.cli.client import parse_duration
 from controller.cli.journals import add_journal, journal_named
 
@@ -43,7 +44,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--since", type=_duration, default=86_400.0, metavar="24h", help="how far back (24h)"
+        "--since",
+        type=checked(parse_duration),
+        default=86_400.0,
+        metavar="24h",
+        help="how far back (24h)",
     )
     parser.add_argument("--model", metavar="MODEL", help="of one model alone")
     add_journal(parser)
@@ -199,10 +204,3 @@ def _in_the_way(path: Path) -> str | None:
     if not beginning or is_report(beginning):
         return None
     return f"{path} is there and is no report"
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

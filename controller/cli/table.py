@@ -173,3 +173,12 @@ def number_cell(key: str, digits: int) -> Callable[[Json], tuple[str, str]]:
         return (NONE if value is None else f"{value:.{digits}f}"), ""
 
     return cell
+
+
+def verdict(row: Json) -> tuple[str, str]:
+    """Return whether a candidate may serve and would be in time, and its style."""
+    if row.get("excluded"):
+        return clean(row["excluded"]).replace("_", " "), "dim"
+    if not row.get("known"):
+        return "not measured", "dim"
+    return ("meets it", "good") if row.get("feasible") else ("would miss", "bad")

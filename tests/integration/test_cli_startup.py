@@ -49,7 +49,7 @@ def test_help_of_a_command_imports_no_library(command):
 
 def test_a_command_does_not_import_the_others():
     modules = {name for name in imported("policy", "--help") if name.startswith("controller.cli.")}
-    helpers = {"controller.cli.journals", "controller.cli.output"}
+    helpers = {"controller.cli.arguments", "controller.cli.journals", "controller.cli.output"}
     assert modules <= {"controller.cli.policy", *helpers}
 
 

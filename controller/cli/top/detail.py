@@ -26,6 +26,7 @@ from controller.cli.table import (
     percent,
     share_cell,
     table,
+    verdict,
 )
 from controller.cli.top.feed import Shown
 from controller.cli.top.series import KEPT_S, Memory, bars, bars_to_goal, pressure
@@ -178,14 +179,6 @@ def _told(row: Json) -> tuple[str, str]:
     return (f"{text}!", "bad") if late else (text, "")
 
 
-def _verdict(row: Json) -> tuple[str, str]:
-    if row.get("excluded"):
-        return clean(row["excluded"]).replace("_", " "), "dim"
-    if not row.get("known"):
-        return "not measured", "dim"
-    return ("meets it", "good") if row.get("feasible") else ("would miss", "bad")
-
-
 def _where(row: Json) -> tuple[str, str]:
     text = clean(row.get("loaded") or NONE)
     return text, {"warm": "", "loaded": "", NONE: "", "failed": "bad"}.get(text, "warn")
@@ -202,5 +195,5 @@ _CANDIDATE_COLUMNS: Final = (
     Column("LATE %", 5, share_cell("miss_ratio", 2)),
     Column("VALUE", 10, number_cell("value", 3)),
     Column("SERVER", 4, _where, right=False),
-    Column("VERDICT", 3, _verdict, right=False),
+    Column("VERDICT", 3, verdict, right=False),
 )
