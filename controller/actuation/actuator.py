@@ -20,13 +20,14 @@ from controller.actuation import handback
 from controller.actuation.alias import gpus_of
 from controller.actuation.capability import Capability
 from controller.actuation.client import connect
+from controller.actuation.instances import instance_readings
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
+from controller.actuation.remembered import Memory
 from controller.actuation.room import memory_reading
 from controller.actuation.state import (
     Alias,
     Counted,
-    Memory,
     Server,
     Timing,
     Variant,
@@ -37,7 +38,7 @@ from controller.planning.decision import Decision
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
 from controller.ports import ActionRecord, Outcome
-from controller.telemetry.observation import MemoryReading, ModelReading
+from controller.telemetry.observation import Instances, MemoryReading, ModelReading
 
 _STOPPED = Capability(can_act=False, why="not running")
 
@@ -365,6 +366,16 @@ class Actuator:
                 if variant.config is not None:
                     self._placed[name] = gpus_of(variant.config)
         return dict(self._placed)
+
+    def instances(self) -> dict[str, Instances]:
+        """Return how many instances each loaded variant has, by Triton's name."""
+        return {} if self._keeper is None else instance_readings(self._keeper.server)
+
+    def set_instances(self, wanted: Mapping[str, int]) -> None:
+        """Give some variants another number of instances, when they are idle and all is calm."""
+        if self._keeper is not None:
+            for name, number in wanted.items():
+                self._keeper.server.variants[name].instances = number
 
     def set_pool(self, plan: PoolPlan) -> None:
         """Load what a plan allows, and unload what it says, when nothing else is under way."""

@@ -280,6 +280,14 @@ def unsigned(alias: Config) -> dict[str, Any]:
     return config
 
 
+def instances_of(config: Mapping[str, Any]) -> int | None:
+    """Return the instances on each device; None: it has several groups of them, or none."""
+    groups = config.get("instance_group") or []
+    if len(groups) != 1:
+        return None
+    return max(int(groups[0].get("count", 1)), 1)
+
+
 def gpus_of(config: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the GPUs that a loaded model has instances on; -1: the host's processors.
 

@@ -191,6 +191,21 @@ class MemoryWatch:
             found[str(gpu)] = max(took, round(_FADES * measured.get(str(gpu), 0)), 0)
         return found or None
 
+    def grown_bytes(self, model: str, before: Mapping[int, Used]) -> dict[str, int] | None:
+        """Return what a model is now known to hold that had another number of instances before.
+
+        None: that cannot be told, as nothing was known of it, or of Triton's processes alone.
+        """
+        now, known = self.used_bytes(), self.measured.get(model)
+        if not known:
+            return None
+        found = dict(known)
+        for gpu, used in before.items():
+            after = now.get(gpu)
+            if after is not None and after.triton is not None and used.triton is not None:
+                found[str(gpu)] = max(known.get(str(gpu), 0) + after.triton - used.triton, 0)
+        return found
+
     def free_bytes(self, model: str) -> dict[str, int]:
         """Return what is free now where a model is known to need something."""
         return {where: free for where, _, free in self._needs(model)}

@@ -9,7 +9,8 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from controller.actuation.state import Override, Server, Variant
+from controller.actuation.remembered import Override
+from controller.actuation.state import Server, Variant
 from controller.actuation.state_file import differ_as_allowed
 
 _LOG = logging.getLogger(__name__)

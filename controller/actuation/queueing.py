@@ -1,12 +1,14 @@
-"""What a policy sets of a variant's config: the limits of Triton's queue.
+"""What is set of a variant's config: the limits of Triton's queue, and how many instances.
 
-Owns which fields of a config follow from the policy, and the override that puts them there. It
-must not load anything: the queue is Triton's, and `controller.actuation.warm` loads.
+Owns which fields of a config follow from the policy, or the planner, and the override that puts
+them there. It must not load anything: the queue is Triton's, and `controller.actuation.warm` loads.
 
-A change of them is a full reload, so it is made when a variant is loaded or idle, never while it
-serves, and in calm. Of what else Triton does by itself `model_warmup` is left to the config in the
-folder: a request of it that fails ends Triton 2.51 (a Python model, std::bad_alloc), and every
-variant is proven by a request anyhow before it serves.
+A change of the queue is a full reload, so it is made when a variant is loaded or idle, never while
+it serves, and in calm. So are instances added and taken away; only a variant that is its model's
+only one is given another number where it serves, which reloads nothing. Of what else Triton does by
+itself `model_warmup` is left to the config in the folder: a request of it that fails ends Triton
+2.51 (a Python model, std::bad_alloc), and every variant is proven by a request anyhow before it
+serves.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from controller.actuation.instances import GROUP, is_alone, with_number
+from controller.actuation.remembered import Override
 from controller.actuation.room import short_of
-from controller.actuation.state import Override, Server, Variant
+from controller.actuation.state import Server, Variant
 from controller.policy.model import QueuePolicy
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +43,7 @@ def queue_view(server: Server, variant: Variant) -> str | None:
     """Return what people are told of a policy's queue; None: the policy wants none."""
     if variant.queue is None:
         return None
-    if variant.refused_queue == variant.queue:
+    if variant.refused == variant.wanted:
         return f"Triton does not load it with that: {variant.queue_error}"
     if variant.model not in server.acted_on():
         return "not set: only advised on, or released"
@@ -62,7 +66,9 @@ def may_reload(server: Server, variant: Variant) -> bool:
     """
     if not variant.ready or not variant.proven or not is_pending(server, variant):
         return False
-    if variant.model in server.serving() or variant.model not in server.acted_on():
+    if variant.model not in server.acted_on():
+        return False
+    if variant.model in server.serving() and not _is_resized(server, variant):
         return False
     now_s = server.clock()
     for alias in server.users(variant.model):
@@ -78,6 +84,16 @@ def may_reload(server: Server, variant: Variant) -> bool:
         if variant.model in faster and not (spared or calm):
             return False
     return short_of(server, variant) is None
+
+
+def _is_resized(server: Server, variant: Variant) -> bool:
+    """Return whether only the instances of a model's only variant are to be others."""
+    override, config = _override(server, variant), variant.config
+    if override is None or config is None or not is_alone(server, variant.model):
+        return False
+    before = config if variant.override is None else variant.override.sent
+    others = (override.sent.keys() | before.keys()) - {GROUP}
+    return all(override.sent.get(name) == before.get(name) for name in others)
 
 
 def set_up(server: Server, variant: Variant) -> bool:
@@ -111,32 +127,38 @@ def take_back(server: Server, variant: Variant, override: Override, error: str) 
     others = _of_others(override)
     before = Override({**override.disk, **others}, {}, override.disk) if others else None
     variant.override, variant.reapply = before, False
-    variant.refused_queue, variant.queue_error = variant.queue, error
+    variant.refused, variant.queue_error = variant.wanted, error
     variant.queue_retry_s = server.clock() + _AGAIN_S  # it may have been for another reason
     server.memory.override(variant.model, before)
-    _LOG.error("%s is loaded without the queue of the policy: %s", variant.model, error)
+    what = " and ".join(override.of_policy)
+    _LOG.error("%s is loaded without the %s that it was to have: %s", variant.model, what, error)
 
 
 def _override(server: Server, variant: Variant) -> Override | None:
     """Return the override that the policy makes of a variant's; None: it has that already."""
     before, queue = variant.override, variant.queue
-    refused = queue is not None and queue == variant.refused_queue
+    refused = variant.refused == variant.wanted
     if refused and server.clock() < variant.queue_retry_s:
         return None
-    if before is None and queue is None:
+    if before is None and queue is None and variant.instances is None:
         return None  # as nearly always
     disk = variant.config if before is None else before.disk
     if disk is None:
         return None
     base = disk if before is None else before.sent
-    batching = disk.get(_BATCHING)
-    of_policy: tuple[str, ...] = ()
-    if queue is not None and batching is not None:
-        batching, of_policy = _limited(batching, queue), (_BATCHING,)
-    elif before is None or not before.of_policy:
+    fields: dict[str, Any] = {}
+    if queue is not None and _BATCHING in disk:
+        fields[_BATCHING] = _limited(disk[_BATCHING], queue)
+    if variant.instances is not None:
+        fields[GROUP] = with_number(disk, variant.instances)
+        if fields[GROUP] is None or fields[GROUP] == disk[GROUP]:
+            del fields[GROUP]
+    former = () if before is None else before.of_policy
+    if not fields and not former:
         return None
-    sent = {**base, _BATCHING: batching}
-    return None if sent == base else Override(sent, {}, disk, of_policy)
+    sent = {**base, **{name: disk.get(name) for name in former}, **fields}
+    sent = {name: value for name, value in sent.items() if value is not None}
+    return None if sent == base else Override(sent, {}, disk, tuple(fields))
 
 
 def _of_others(override: Override) -> dict[str, Any]:

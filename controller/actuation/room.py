@@ -37,19 +37,22 @@ async def used_bytes(server: Server, variant: Variant) -> Mapping[int, Used]:
     return used
 
 
-async def weigh(server: Server, variant: Variant, before: Mapping[int, Used]) -> None:
+async def weigh(
+    server: Server, variant: Variant, before: Mapping[int, Used], *, fresh: bool
+) -> None:
     """Note what a variant took that was just loaded and has answered.
 
     Args:
         server: where.
         variant: that was loaded.
         before: what `used_bytes` returned; {}: nothing can be told.
+        fresh: it was not there before; else what it took comes on top, as instances do.
     """
     watch = server.free_memory
     if watch is None or not before:
         return
     await asyncio.sleep(server.timing.reading_s)
-    took = watch.took_bytes(variant.model, before)
+    took = (watch.took_bytes if fresh else watch.grown_bytes)(variant.model, before)
     if took is not None:
         server.memory.need(variant.model, took)
 

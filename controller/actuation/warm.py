@@ -217,17 +217,18 @@ class Warmer:
             # Somebody may have loaded it already: then it is looked at and left as it is.
             await self.verify(variant, deadline_s=server.timing.answer_s)
         serving, fresh = variant.model in server.serving(), not variant.ready
+        renewed = not fresh and may_reload(server, variant)
         if fresh:
             look_at_folder(server, variant)
-        elif may_reload(server, variant) and set_up(server, variant):
+        elif renewed and set_up(server, variant):
             await asyncio.to_thread(server.memory.save)
-        changed = fresh or (variant.reapply and not serving)
+        changed = fresh or (variant.reapply and (renewed or not serving))
         used: Mapping[int, Used] = {}
         if changed:
             why = short_of(server, variant)
             if why is not None:
                 raise _ShortOfMemoryError(f"{variant.model} is not loaded: {why}")
-            if fresh:
+            if fresh or renewed:
                 used = await used_bytes(server, variant)
             await self._load(variant)
             # What it is in its folder is known now, and nobody waits for it yet.
@@ -241,7 +242,7 @@ class Warmer:
         self._check_suitable(variant)
         if not variant.proven:
             await self.prove(variant)
-        await weigh(server, variant, used)
+        await weigh(server, variant, used, fresh=fresh)
         return await self._settle(variant, fresh=fresh) or changed
 
     async def _settle(self, variant: Variant, *, fresh: bool) -> bool:

@@ -34,6 +34,7 @@ from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
 from controller.daemon.rest import Rest
 from controller.daemon.scores import ScoreLog
+from controller.daemon.sizing import Sizing
 from controller.daemon.standing import Standing
 from controller.daemon.status import bus_view, in_a_line, measured
 from controller.daemon.stopping import bounded
@@ -118,6 +119,7 @@ class Daemon:
         self._prober = Prober(self.core)
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
+        self.sizing = Sizing(self.core, self.actuator, self.journal)
         self._alarms = Alarms(self.journal)
         self.minutes = Minutes(self.core, self.actions, self.journal, time.time)
         self._learned = Learned(self.core, self.wishes, self.journal)
@@ -347,6 +349,7 @@ class Daemon:
             actions=self.actions.take(),
             probes=self._prober.take(),
             placement=self.actuator.placement(),
+            instances=self.actuator.instances(),
             memory=self.actuator.memory(),
             sources=reading.sources,
         )
@@ -371,6 +374,7 @@ class Daemon:
     def _after_tick(self) -> None:
         now_s = time.monotonic()
         self.pool.after_tick(self.observation, self.policy)
+        self.sizing.after_tick(self.observation, self.policy)
         interval_s = self._manager.watchdog_interval_s
         if interval_s is not None and now_s - self._watched_s >= interval_s / 2:
             self._watched_s = now_s

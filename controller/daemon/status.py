@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from controller.interfaces.views import decision_view, json_ready, ms, source_view
 from controller.planning.decision import Decision
 from controller.planning.explain import explain_decision
+from controller.planning.explain_instances import explain_instances
 from controller.policy.model import ModelPolicy
 from controller.telemetry.observation import ModelReading
 
@@ -44,6 +45,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "sources": [source_view(s) for s in observation.sources] if observation else [],
         "models": [_model(daemon, model) for model in daemon.policy.models],
         "memory": daemon.pool.view(),
+        "instances": daemon.sizing.view(daemon.observation),
         "actions": {
             "switch_ms": daemon.actions.switches.view(),
             "transaction_ms": daemon.actions.transactions.view(),
@@ -163,6 +165,8 @@ def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
     """Return the newest decisions in plain English. Raises KeyError for an unknown model."""
     wanted = [daemon.policy.model(model)] if model is not None else list(daemon.policy.models)
     models: list[dict[str, Any]] = []
+    sizes = daemon.core.sizes()
+    instances = {} if daemon.observation is None else daemon.observation.instances
     for policy in wanted:
         decision = daemon.decisions.get(policy.name)
         if decision is None:
@@ -172,7 +176,8 @@ def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
         models.append(
             {
                 "name": policy.name,
-                "text": explain_decision(decision, policy, daemon.core.costs),
+                "text": explain_decision(decision, policy, daemon.core.costs)
+                + explain_instances(policy, sizes, instances),
                 "decision": decision_view(decision),
             }
         )

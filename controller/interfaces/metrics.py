@@ -54,6 +54,7 @@ class _Document(Collector):
         yield from _variants(document, models)
         yield from _machine(document)
         yield from _pool(_part(document, "memory"))
+        yield from _sized(_part(document, "instances"))
 
 
 class _Gauges:
@@ -298,6 +299,15 @@ def _machine(document: Json) -> Iterator[Metric]:
     yield _one("host_memory_used_bytes", "Of the host.", host.get("memory_used_bytes"))
     yield _one("process_cpu_ratio", "The daemon's share of one core.", process.get("cpu_ratio"))
     yield _one("process_resident_bytes", "The daemon's memory.", process.get("rss_bytes"))
+
+
+def _sized(sized: Json) -> Iterator[Metric]:
+    number = _Gauges(
+        "variant_instances", "On each of its devices, where it may have more.", ["triton_model"]
+    )
+    for name in sized:
+        number.add(_part(sized, name).get("number"), name)
+    yield number.family
 
 
 def _pool(pool: Json) -> Iterator[Metric]:

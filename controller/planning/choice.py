@@ -18,6 +18,7 @@ from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.profiles import Profiles
 from controller.planning.scorekeeper import Score, Scorekeeper
+from controller.planning.sizing import Sizer
 from controller.planning.stability import Damper
 from controller.planning.value import (
     late_if_it_rises,
@@ -75,6 +76,7 @@ class ModelMind:
         self._damper = Damper(stability)
         self._scores = Scorekeeper()
         self.demand = Demand(len(policy.variants), phase_s)
+        self.sizer = Sizer(policy, phase_s)
         self._now_s = 0.0
         self._stalled = False
         # At the last decision: the variant that needs its device, and what for; None: none does.
@@ -92,6 +94,7 @@ class ModelMind:
         before = old.predictor.models
         at = [before.index(m) if m in before else None for m in self.predictor.models]
         self.demand.take_over(old.demand, at)
+        self.sizer.take_over(old.sizer)
 
     def learn(
         self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
@@ -224,9 +227,7 @@ class ModelMind:
             pending: requests that wait now, by Triton's name.
         """
         serving = self._serving(reading)
-        if reading is None or serving is None:
-            return False
-        if reading.switching or not reading.is_free:
+        if reading is None or serving is None or reading.switching or not reading.is_free:
             return False
         order = self.predictor.speed_order()
         if order is None or order[0] == serving:

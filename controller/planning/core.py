@@ -7,18 +7,23 @@ The same object runs live, in replay and in a simulation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision, Reason
 from controller.planning.limits import GpuLimits, most_per_s
-from controller.planning.pool import HORIZON_S, Wish
+from controller.planning.pool import DISTURBED, HORIZON_S, Wish
 from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
+from controller.planning.sizing import Resize, worth_with
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
+from controller.prediction.overlap import Overlap
 from controller.prediction.placement import Placement
 from controller.prediction.prediction import Prediction, predict
 from controller.prediction.predictor import Tally
@@ -27,6 +32,8 @@ from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
 from controller.prediction.stalls import StallWatch
 from controller.telemetry.observation import BatchSample, ModelReading, Observation
+
+Floats = NDArray[np.float64]
 
 MAX_ROWS: Final = 64  # of a batch that is modelled, where no more is declared
 MOST_ROWS: Final = 512  # of a batch that is modelled, whatever is declared
@@ -53,6 +60,7 @@ class GovernorCore:
         self._probes = ProbePlan(policy.probing)
         self._sharing = DeviceSharing()
         self._stalls = StallWatch()
+        self._overlap = Overlap()
         self.costs = ActionCosts()
         self._prices = DevicePrices([model.weight for model in policy.models])
         self.limits = GpuLimits(policy.gpu)
@@ -108,14 +116,29 @@ class GovernorCore:
         self._sharing.observe(observation)
         self.costs.observe(observation.actions)
         samples: Iterable[BatchSample] = observation.batch_samples
+        if observation.instances:
+            self._overlap.learn(
+                samples,
+                observation.now_s,
+                self._sharing,
+                placement,
+                observation.instances,
+                self._service.usual_s,
+            )
         if observation.gpus:  # on a host idle cores take what runs beside
             samples = self._sharing.alone(samples, observation.now_s, placement)
+        if observation.instances:
+            samples = self._overlap.alone(
+                samples, observation.now_s, self._sharing, observation.instances
+            )
         self._service.observe(samples, observation.now_s)
         stalled = self._stalls.look(observation.window_s, self._policy.tick_s)
         minds = tuple(self._minds.values())
         largest: dict[str, int] = {}
         for sample in observation.batch_samples:
             largest[sample.model] = max(sample.rows, largest.get(sample.model, 0))
+        for mind in minds:
+            mind.predictor.know_instances(observation.instances, self._overlap.of)
         work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
         self._work_s = sum(float(work.sum()) for work in work_s)
         horizon_s = self._policy.notice_s + _REACTION_S
@@ -137,9 +160,63 @@ class GovernorCore:
         )
         if self._policy.gpu.is_limited and not stalled:
             decisions = self._within_limits(observation, predictions, decisions, placement)
+        if not stalled:
+            self._weigh_instances(
+                observation, predictions, decisions, prices, horizon_s, contention
+            )
         if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         return decisions
+
+    def _weigh_instances(
+        self,
+        observation: Observation,
+        predictions: Sequence[Prediction],
+        decisions: Sequence[Decision],
+        prices: Sequence[Floats | None],
+        horizon_s: float,
+        contention: float,
+    ) -> None:
+        """Take note of what other numbers of instances would be worth now, where that is asked."""
+        for policy, mind, prediction, decision, price in zip(
+            self._policy.models, self._minds.values(), predictions, decisions, prices, strict=True
+        ):
+            if not mind.sizer.is_due(observation.now_s):
+                continue
+            worth, more, fewer = (
+                worth_with(
+                    mind.predictor,
+                    observation,
+                    prediction,
+                    decision,
+                    change=change,
+                    price_per_s=None if price is None else price / policy.weight,
+                    horizon_s=horizon_s,
+                    contention=contention,
+                )
+                for change in (0, 1, -1)
+            )
+            rate_rps = prediction.forecast.mean_rps
+            mind.sizer.observe(observation.now_s, rate_rps, worth, more, fewer)
+
+    def resizes(self, observation: Observation) -> tuple[Resize, ...]:
+        """Return which variants are to have other numbers of instances, until they have them."""
+        found = []
+        for name, mind in self._minds.items():
+            reading = observation.models.get(name)
+            if mind.sizer.is_used and reading is not None and not reading.paused:
+                load_s = self.costs.load_s(mind.predictor.models)
+                costs = {model: took_s * DISTURBED for model, took_s in load_s.items()}
+                found.append(mind.sizer.decide(observation.now_s, observation.instances, costs))
+        return tuple(resize for resize in found if resize is not None)
+
+    def sizes(self) -> dict[str, Any]:
+        """Return what is thought of the instances of each variant that may have more."""
+        found: dict[str, Any] = {}
+        for mind in self._minds.values():
+            for model, view in mind.sizer.view().items():
+                found[model] = {**view, "overlap": self._overlap.of(model)}
+        return found
 
     def _within_limits(
         self,
@@ -247,6 +324,7 @@ class GovernorCore:
             "service": self._service.state(),
             "models": {name: mind.state() for name, mind in self._minds.items()},
             "costs": self.costs.state(),
+            "overlap": self._overlap.state(),
         }
 
     def demand_state(self, now_s: float) -> dict[str, Any]:
@@ -279,6 +357,11 @@ class GovernorCore:
             self.costs.restore(state.get("costs", ()))
         except (TypeError, ValueError) as error:
             problems.append(f"costs of actions could not be restored: {error!r}")
+        try:
+            if "overlap" in state:
+                self._overlap.restore(state["overlap"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problems.append(f"what instances do to each other could not be restored: {error!r}")
         stored = state.get("models")
         for name, mind in self._minds.items():
             if not isinstance(stored, Mapping) or name not in stored:

@@ -66,6 +66,7 @@ class VariantPolicy:
     gpu_memory_bytes: int | None = None  # the same, on every GPU that is watched
     max_batch: int | None = None  # rows of the largest batch it forms; None: not declared
     profile_of: str | None = None  # the variant whose weights it serves under another limit
+    max_instances: int | None = None  # that it may be given; None: those of its own config
 
 
 def profile_name(variant: str, profile: str) -> str:

@@ -201,6 +201,7 @@ def _variant_to_dict(variant: VariantPolicy, of: ModelPolicy) -> dict[str, Any]:
         "quality": variant.quality,
         **({"memory": memory} if memory else {}),
         **({"max_batch": variant.max_batch} if variant.max_batch is not None else {}),
+        **({"max_instances": variant.max_instances} if variant.max_instances is not None else {}),
         **({"profiles": profiles} if profiles else {}),
     }
 

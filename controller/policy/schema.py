@@ -204,7 +204,13 @@ def _to_variants(name: str, section: VariantSection) -> Iterator[policy.VariantP
     """Yield a variant and then its profiles."""
     memory = section.memory or VariantMemorySection()
     variant = policy.VariantPolicy(
-        name, section.model, section.quality, memory.host, memory.gpu, section.max_batch
+        name,
+        section.model,
+        section.quality,
+        memory.host,
+        memory.gpu,
+        section.max_batch,
+        max_instances=section.max_instances,
     )
     yield variant
     for profile, one in (section.profiles or {}).items():

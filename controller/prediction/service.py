@@ -128,6 +128,13 @@ class ServiceTimes:
             self._row = (table_s / self._counts).min(axis=1)
         return self._row
 
+    def usual_s(self, model: str, rows: int) -> float | None:
+        """Return what a batch alone usually takes, whatever the present drift; None: not known."""
+        row = self._index.get(model)
+        if row is None or not 1 <= rows <= self.max_rows or self._total[row].sum() < _FIRST_RUNS:
+            return None
+        return math.exp(self._base[row, rows - 1])
+
     def samples(self) -> Floats:
         """Return how many batches were measured. [variants, rows 1..max_rows]."""
         return self._total.copy()
@@ -161,7 +168,8 @@ class ServiceTimes:
             if sample.after_action and self._total[row].sum() >= 2.0:
                 continue
             seen = math.log(sample.mean_service_s)
-            if sample.shared_ratio > _SHARED:
+            beside = sample.siblings_ratio > _SHARED  # what remains of that is drift's to follow
+            if sample.shared_ratio > _SHARED or (beside and not self._alone[cell]):
                 self._learn_shared(cell, seen - self._drift)
                 continue
             if not self._alone[cell]:
@@ -178,6 +186,8 @@ class ServiceTimes:
                 shift += trust * count * clipped
                 support += trust * count
                 seen = self._base[cell] + self._drift + clipped
+            if beside:
+                continue
             unsure = 0.0 < self._weight[cell] < _FIRST_RUNS
             if unsure and seen - self._drift < self._mean[cell] - _WARMER:
                 self._weight[cell] = 0.0  # what came before were first runs that nobody marked

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class BatchSample:
     after_action: bool = False  # a first run, or just after an action: not for the fit
     probe: bool = False
     shared_ratio: float = 0.0  # of its time, in which other models used the device, too
+    siblings_ratio: float = 0.0  # the same, of other instances of its own variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,14 @@ class VariantMemory:
     kept: bool = False  # somebody uses it whom we do not know
 
 
+class Instances(NamedTuple):
+    """How many instances a variant has on each of its devices."""
+
+    number: int
+    least: int  # by the config in its folder
+    may_change: bool = False  # it is idle, and nothing is under way on it
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
     """The memory budget and what is under it."""
@@ -184,5 +194,7 @@ class Observation:
     # The GPUs that each variant has instances on, by Triton's name; those that are not known are
     # missing.
     placement: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    # By Triton's name, of those of which it is known; the others are taken to have one.
+    instances: Mapping[str, Instances] = field(default_factory=dict)
     memory: MemoryReading | None = None  # None: no budget, everything stays loaded
     sources: tuple[SourceHealth, ...] = field(default=())

@@ -54,9 +54,11 @@ class Physics:
     straggler_ratio: float = 0.0  # of batches ...
     straggler_factor: float = 1.0  # ... that take so many times as long
     queue_delay_s: float = 0.0
-    instances: int = 1  # of each variant on each GPU
+    instances: int = 1  # of each variant on each GPU, at first
+    most_instances: int = 1  # that there is room for
     gpus: int = 1
-    parallel: int = 1  # batches that run at full speed together: 1 on a GPU, cores on a host
+    # Batches that run at full speed together: 1 on a GPU that one fills, cores on a host.
+    parallel: float = 1.0
     switch_s: float = 0.004
     load_s: float = 2.1  # of a variant that does not say, and of an instance more
     memory_bytes: float = math.inf  # of each GPU
@@ -321,7 +323,7 @@ def _new_state(variants: Sequence[TwinVariant], loads: Sequence[Load], own: Phys
     tables_s = np.full((count, largest), math.inf)
     for variant, row in zip(variants, tables_s, strict=True):
         row[: variant.max_batch] = variant.table_s
-    slots = _SLOTS + 2 * count * own.gpus * own.instances
+    slots = _SLOTS + 2 * count * own.gpus * max(own.instances, own.most_instances)
     return State(
         arrivals_s=arrivals_s,
         rows=np.concatenate([load.all_rows for load in loads]),
