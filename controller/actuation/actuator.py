@@ -32,7 +32,7 @@ from controller.actuation.state import (
     Variant,
     unusable,
 )
-from controller.actuation.views import variants_view
+from controller.actuation.views import operations, variants_view
 from controller.planning.decision import Decision
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
@@ -357,6 +357,10 @@ class Actuator:
             watch.look(held)
         budget = watch.budget()
         return memory_reading(keeper.server, watch, budget, held, now_s)
+
+    def operations(self) -> dict[str, str]:
+        """Return what is under way on variants: load, reload or unload, by Triton's name."""
+        return {} if self._keeper is None else operations(self._keeper.server)
 
     def placement(self) -> dict[str, tuple[int, ...]]:
         """Return the GPUs of each variant that was ever loaded; -1 is the host's processors."""

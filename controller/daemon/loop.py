@@ -345,6 +345,7 @@ class Daemon:
             batch_samples=reading.batch_samples,
             request_samples=reading.request_samples,
             actions=self.actions.take(),
+            operations=self.actuator.operations(),
             probes=self._prober.take(),
             placement=self.actuator.placement(),
             memory=self.actuator.memory(),

@@ -83,7 +83,9 @@ class WarmPool:
         load_s = self._core.costs.load_s(self.memory.variants)
         keep = self._kept(observation, self.memory, policy, wishes)
         self._keep, self._most = frozenset(keep), policy.memory.max_loads_per_hour
-        work = _search(wishes, load_s, self.memory, _in_use(observation, policy), keep)
+        disturbed = self._core.costs.disturbances.share("load")
+        in_use = _in_use(observation, policy)
+        work = _search(wishes, load_s, disturbed, self.memory, in_use, keep)
         self._planning = asyncio.create_task(self._plan(work, observation.now_s))
 
     def _kept(
@@ -233,6 +235,7 @@ def _needs(memory: MemoryReading, keep: list[str]) -> dict[str, Room]:
 def _search(
     wishes: list[Wish],
     load_s: dict[str, float],
+    disturbed: float,
     memory: MemoryReading,
     serving: frozenset[str],
     keep: list[str],
@@ -241,7 +244,7 @@ def _search(
 
     def search() -> PoolPlan:
         budget = Budget(Room(memory.gpu_limit_bytes, memory.host_limit_bytes), _needs(memory, keep))
-        return Pool(wishes, budget, load_s).plan(
+        return Pool(wishes, budget, load_s, disturbed).plan(
             held=[name for name, one in memory.variants.items() if one.held],
             serving=serving,
             keep=keep,

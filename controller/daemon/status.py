@@ -48,6 +48,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
             "switch_ms": daemon.actions.switches.view(),
             "transaction_ms": daemon.actions.transactions.view(),
             "learned_s": daemon.core.costs.view(),
+            "learned_disturbance": daemon.core.costs.disturbances.view(),
         },
         "tick_ms": daemon.ticks.view(),
         "process": daemon.process.view(),

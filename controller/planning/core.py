@@ -26,6 +26,7 @@ from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
 from controller.prediction.stalls import StallWatch
+from controller.prediction.traffic import TrafficCount
 from controller.telemetry.observation import BatchSample, ModelReading, Observation
 
 MAX_ROWS: Final = 64  # of a batch that is modelled, where no more is declared
@@ -54,6 +55,7 @@ class GovernorCore:
         self._sharing = DeviceSharing()
         self._stalls = StallWatch()
         self.costs = ActionCosts()
+        self._traffic = TrafficCount()
         self._prices = DevicePrices([model.weight for model in policy.models])
         self.limits = GpuLimits(policy.gpu)
         self._placement: Placement | None = None
@@ -118,6 +120,7 @@ class GovernorCore:
             largest[sample.model] = max(sample.rows, largest.get(sample.model, 0))
         work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
         self._work_s = sum(float(work.sum()) for work in work_s)
+        self._see_disturbed(observation, stalled=stalled)
         horizon_s = self._policy.notice_s + _REACTION_S
         shares = bool(observation.gpus) and len(minds) > 1
         predictions = predict(
@@ -140,6 +143,17 @@ class GovernorCore:
         if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         return decisions
+
+    def _see_disturbed(self, observation: Observation, *, stalled: bool) -> None:
+        """Take in what became of requests beside what is under way on variants."""
+        came = {name: mind.predictor.tally.arrived for name, mind in self._minds.items()}
+        self.costs.disturbances.look(
+            observation.now_s - (observation.readings_age_s or 0.0),
+            observation.window_s,
+            observation.operations,
+            self._traffic.count(self._policy.models, observation, came),
+            stalled=stalled,
+        )
 
     def _within_limits(
         self,
@@ -247,6 +261,7 @@ class GovernorCore:
             "service": self._service.state(),
             "models": {name: mind.state() for name, mind in self._minds.items()},
             "costs": self.costs.state(),
+            "disturbances": self.costs.disturbances.state(),
         }
 
     def demand_state(self, now_s: float) -> dict[str, Any]:
@@ -279,6 +294,10 @@ class GovernorCore:
             self.costs.restore(state.get("costs", ()))
         except (TypeError, ValueError) as error:
             problems.append(f"costs of actions could not be restored: {error!r}")
+        try:  # states before this have none
+            self.costs.disturbances.restore(state.get("disturbances", {}))
+        except (TypeError, ValueError, AttributeError) as error:
+            problems.append(f"what actions disturb could not be restored: {error!r}")
         stored = state.get("models")
         for name, mind in self._minds.items():
             if not isinstance(stored, Mapping) or name not in stored:

@@ -180,6 +180,8 @@ class Observation:
     batch_samples: tuple[BatchSample, ...] = ()
     request_samples: tuple[RequestSample, ...] = ()
     actions: tuple[ActionCost, ...] = ()
+    # What is under way on variants (load, reload, unload), by Triton's name.
+    operations: Mapping[str, str] = field(default_factory=dict)
     probes: tuple[ProbeDone, ...] = ()
     # The GPUs that each variant has instances on, by Triton's name; those that are not known are
     # missing.

@@ -16,6 +16,7 @@ from controller.policy.model import (
     TritonPolicy,
     VariantPolicy,
 )
+from controller.prediction.disturbance import Disturbances
 from controller.telemetry.observation import (
     GpuReading,
     MemoryReading,
@@ -28,6 +29,8 @@ GIB = float(1 << 30)
 
 
 class Costs:
+    disturbances = Disturbances()
+
     def load_s(self, models):
         return dict.fromkeys(models, 2.0)
 

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.planning.core import GovernorCore
+from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
 from controller.prediction.disturbance import MOST, PRIOR, Disturbances, Ended, Traffic
+from controller.telemetry.observation import ModelReading, Observation, VariantReading
 
 TICK_S = 0.05
 
@@ -186,3 +189,59 @@ def test_nonsense_is_not_taken_back(stored):
     with pytest.raises((ValueError, TypeError, AttributeError)):
         watch.restore(stored)
     assert watch.share("load") == PRIOR
+
+
+# -- as the core sees it ---------------------------------------------------------------------
+
+VARIANTS = (VariantPolicy("big", "big", 0.9), VariantPolicy("small", "small", 0.8))
+POLICY = Policy(
+    TritonPolicy("127.0.0.1:1", None, None),
+    (ModelPolicy("chat", Objective(0.1, 99.0), VARIANTS),),
+)
+
+
+def served(core, seconds, *, latency_s, operations=None, failed=0, from_s):
+    """Let `small` serve two requests a tick; `big` only answers requests of ours, far too late."""
+    for tick in range(round(seconds / TICK_S)):
+        now_s = from_s + tick * TICK_S
+        done = VariantReading(
+            "small", True, 0, 2, 2, 2, failed, queue_s=latency_s, compute_s=latency_s
+        )
+        ours = VariantReading("big", True, 0, 1, 1, 1, compute_s=9.0)
+        core.step(
+            Observation(
+                now_s,
+                0,
+                {"chat": ModelReading("chat", "small", ready=True)},
+                {"small": done, "big": ours},
+                TICK_S,
+                readings_age_s=0.0,
+                operations=operations or {},
+            )
+        )
+    return from_s + seconds
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "failed", "shown"),
+    # In time, all late, some of them (the mean is the objective), and refused ones.
+    [(0.01, 0, 0.0), (0.5, 0, 0.95), (0.1, 0, 0.45), (0.01, 1, 0.3)],
+)
+def test_the_core_learns_from_the_counters_of_what_serves(latency_s, failed, shown):
+    core, at_s = GovernorCore(POLICY), 100.0
+    for _ in range(2):
+        at_s = served(core, 22.0, latency_s=0.01, from_s=at_s)
+        at_s = served(
+            core, 3.0, latency_s=latency_s, failed=failed, operations={"big": "load"}, from_s=at_s
+        )
+    served(core, 6.0, latency_s=0.01, from_s=at_s)
+    shares = [share for share, _ in core.costs.disturbances.state()["load"]]
+    assert shares == pytest.approx([shown] * 2, abs=0.06)
+    after = GovernorCore(POLICY)
+    learned = json.loads(json.dumps(core.state()))
+    assert after.restore(learned) == ()
+    assert after.costs.disturbances.view() == core.costs.disturbances.view()
+    del learned["disturbances"]  # as states were before this
+    assert GovernorCore(POLICY).restore(learned) == ()
+    learned["disturbances"] = {"load": 7}
+    assert "disturb" in GovernorCore(POLICY).restore(learned)[0]
