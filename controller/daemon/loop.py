@@ -51,6 +51,7 @@ from controller.ports import Outcome
 from controller.telemetry.host import read_memory
 from controller.telemetry.hub import Reading, Telemetry
 from controller.telemetry.observation import ModelReading, Observation
+from controller.telemetry.processes import TritonHost
 
 _LOG = logging.getLogger("governor")
 
@@ -92,12 +93,15 @@ class Daemon:
         self.core = GovernorCore(policy, ablation=options.ablation)
         self._rest = Rest(policy, self._is_pressing, clock=time.monotonic)
         self.telemetry = Telemetry(policy)
+        self.triton_host = TritonHost(lambda: self.policy.triton.grpc)
         self.actions = ActionLog(self.journal, self.telemetry)
         self.actuator = Actuator(
             policy,
             on_record=self.actions.record,
             state_file=self.journal.path.with_name("alias.json"),
-            free_memory=MemoryWatch(policy, read_memory, lambda: self.telemetry.gpus),
+            free_memory=MemoryWatch(
+                policy, read_memory, lambda: self.telemetry.gpus, self.triton_host
+            ),
             counted=self.telemetry.counted,
         )
         self.telemetry.on_counted = self.actuator.heed

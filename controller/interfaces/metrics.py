@@ -321,7 +321,8 @@ def _pool(pool: Json) -> Iterator[Metric]:
         one = _part(_part(pool, "variants"), name)
         if not one.get("guessed"):
             need.add(one.get("gpu_bytes") or None, name, "gpu")
-        need.add(one.get("host_bytes") or None, name, "host")
+        if not one.get("host_guessed"):
+            need.add(one.get("host_bytes") or None, name, "host")
         wanted.add(name in _texts(pool, "wanted"), name)
     yield from (limit.family, held.family, need.family, wanted.family)
 

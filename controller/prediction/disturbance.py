@@ -134,13 +134,14 @@ class Disturbances:
 
     def _follow(self, now_s: float, window_s: float, operations: Mapping[str, str]) -> None:
         """Take note of which operation is under way."""
-        last = self._last
+        # Nobody knows when within the window it began or ended.
+        last, middle_s = self._last, now_s - 0.5 * window_s
         if last is not None and last.to_s == math.inf and last.variant not in operations:
-            last.to_s = now_s
+            last.to_s = middle_s
         if operations and (last is None or last.to_s < math.inf):
             self._settle()
             variant, kind = next(iter(operations.items()))
-            self._last = last = _Operation(variant, kind, now_s - window_s)
+            self._last = last = _Operation(variant, kind, middle_s)
         if last is not None and len(operations) > 1:
             last.alone = False
 

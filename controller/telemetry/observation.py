@@ -134,6 +134,7 @@ class VariantMemory:
     blocked: bool = False  # it cannot be loaded now
     humble: bool = False  # its last load failed or was refused: it must not take others' room
     kept: bool = False  # somebody uses it whom we do not know
+    host_guessed: bool = False  # of the host nothing is known: it is to be measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,12 @@ class Live:
     """Time that passes with Poisson arrivals, of which some are late by chance."""
 
     def __init__(self, seed=0, *, rate=40.0, usual=0.02, lag_s=0.02):
-        self.rng, self.rate, self.usual, self.lag_s = np.random.default_rng(seed), rate, usual, lag_s
+        self.rng, self.rate, self.usual, self.lag_s = (
+            np.random.default_rng(seed),
+            rate,
+            usual,
+            lag_s,
+        )
         self.watch, self.now_s = Disturbances(), 0.0
 
     def live(self, seconds, *, kind=None, more=0.0, rate=None, variants=("v",), **look):
