@@ -311,7 +311,7 @@ class _Selection:
         """Use the room that is left: what is loaded need not be loaded when it is needed."""
         self.gains |= {name: self._pool.gain(name, self._masks) for name in humble}
         order = {
-            name: (name not in self._held, -gain, self._pool.sizes[name])
+            name: (name not in self._held, -gain / self._pool.sizes[name], self._pool.sizes[name])
             for name, gain in self.gains.items()
         }
         for name in sorted(order, key=order.__getitem__):
