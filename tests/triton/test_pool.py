@@ -161,7 +161,7 @@ async def test_what_is_loaded_on_the_host_is_measured_and_within_its_budget(star
     """Nothing is declared. What the loads disturb is learned from them meanwhile."""
     root = tmp_path / "repository"
     for tag, (name, (mib, _, delay_s)) in enumerate(ON_HOST.items(), start=1):
-        write_model(root, name, tag=tag, delay_s=delay_s, init_s=0.5, ballast_mib=mib)
+        write_model(root, name, tag=tag, delay_s=delay_s, init_s=0.3, ballast_mib=mib)
     precompile(root)
     server = start_triton(root)
     policy = echo_policy(server.grpc, server.metrics_url, free_port())
@@ -174,7 +174,7 @@ async def test_what_is_loaded_on_the_host_is_measured_and_within_its_budget(star
     try:
         await daemon.until(lambda m: m["serving"] is not None, timeout_s=40.0)
         async with watched(server.pid) as most, Traffic(server.grpc, "chat", rate=40.0) as traffic:
-            await asyncio.sleep(3.0)
+            await asyncio.sleep(1.5)
             policy["models"]["chat"]["variants"] = every
             daemon.write_policy(policy)
             began_s = time.monotonic()

@@ -68,7 +68,7 @@ def test_few_requests_say_little_and_lead_nowhere_else(seed):
     assert 0.12 < live.watch.share("load") < 0.4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     more=st.floats(0.0, 1.0),
