@@ -33,7 +33,7 @@ from controller.actuation.state import (
     Variant,
     unusable,
 )
-from controller.actuation.views import variants_view
+from controller.actuation.views import operations, variants_view
 from controller.planning.decision import Decision
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
@@ -340,9 +340,8 @@ class Actuator:
         variant = None if keeper is None else keeper.server.variants.get(model)
         if keeper is None or variant is None or variant.config is None or not variant.ready:
             return
-        await keeper.server.control.probe(
-            variant.config, deadline_s=self._timing.probe_s, rows=rows
-        )
+        control, deadline_s = keeper.server.control, self._timing.probe_s
+        await control.probe(variant.config, deadline_s=deadline_s, rows=rows)
 
     # -- the warm pool -------------------------------------------------------------------------
 
@@ -359,6 +358,10 @@ class Actuator:
         budget = watch.budget()
         return memory_reading(keeper.server, watch, budget, held, now_s)
 
+    def operations(self) -> dict[str, str]:
+        """Return what is under way on variants: load, reload or unload, by Triton's name."""
+        return {} if self._keeper is None else operations(self._keeper.server)
+
     def placement(self) -> dict[str, tuple[int, ...]]:
         """Return the GPUs of each variant that was ever loaded; -1 is the host's processors."""
         if self._keeper is not None:
@@ -373,9 +376,9 @@ class Actuator:
 
     def set_instances(self, wanted: Mapping[str, int]) -> None:
         """Give some variants another number of instances, when they are idle and all is calm."""
-        if self._keeper is not None:
-            for name, number in wanted.items():
-                self._keeper.server.variants[name].instances = number
+        known = {} if self._keeper is None else self._keeper.server.variants
+        for name in wanted.keys() & known.keys():
+            known[name].instances = wanted[name]
 
     def set_pool(self, plan: PoolPlan) -> None:
         """Load what a plan allows, and unload what it says, when nothing else is under way."""
@@ -391,7 +394,5 @@ class Actuator:
         return keeper, keeper.server.variants[model]
 
     def _plain(self, kind: str, model: str, outcome: Outcome, error: str | None) -> ActionRecord:
-        now_s = self._clock()
-        return ActionRecord(
-            kind, model, None, model, outcome, now_s, None, None, "asked for", error
-        )
+        reason, now_s = "asked for", self._clock()
+        return ActionRecord(kind, model, None, model, outcome, now_s, None, None, reason, error)

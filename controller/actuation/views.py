@@ -18,6 +18,18 @@ def variants_view(server: Server) -> dict[str, dict[str, Any]]:
     return {variant.model: _variant(server, variant, now_s) for variant in server.variants.values()}
 
 
+def operations(server: Server) -> dict[str, str]:
+    """Return what is under way on variants: load, reload or unload, by Triton's name.
+
+    A load of one that is there already may reload it.
+    """
+    return {
+        variant.model: "reload" if variant.operation == "load" and variant.ready else operation
+        for variant in server.variants.values()
+        if (operation := variant.operation) not in (None, "refresh")
+    }
+
+
 def _variant(server: Server, variant: Variant, now_s: float) -> dict[str, Any]:
     fresh_age_s = now_s - variant.refreshed_s
     return {

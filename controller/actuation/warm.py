@@ -17,7 +17,6 @@ from typing import Any
 from controller.actuation import alias as shape
 from controller.actuation import overrides
 from controller.actuation.client import Fault, TritonError
-from controller.actuation.memory import Used
 from controller.actuation.queueing import (
     is_pending,
     look_at_folder,
@@ -25,7 +24,7 @@ from controller.actuation.queueing import (
     set_up,
     take_back,
 )
-from controller.actuation.room import short_of, used_bytes, weigh
+from controller.actuation.room import Before, short_of, used_bytes, weigh
 from controller.actuation.state import Server, Variant
 from controller.actuation.users import await_gone, nobody_uses
 from controller.ports import ActionRecord, Outcome
@@ -223,7 +222,7 @@ class Warmer:
         elif renewed and set_up(server, variant):
             await asyncio.to_thread(server.memory.save)
         changed = fresh or (variant.reapply and (renewed or not serving))
-        used: Mapping[int, Used] = {}
+        used = Before()
         if changed:
             why = short_of(server, variant)
             if why is not None:

@@ -52,6 +52,7 @@ from controller.ports import Outcome
 from controller.telemetry.host import read_memory
 from controller.telemetry.hub import Reading, Telemetry
 from controller.telemetry.observation import ModelReading, Observation
+from controller.telemetry.processes import TritonHost
 
 _LOG = logging.getLogger("governor")
 
@@ -93,12 +94,15 @@ class Daemon:
         self.core = GovernorCore(policy, ablation=options.ablation)
         self._rest = Rest(policy, self._is_pressing, clock=time.monotonic)
         self.telemetry = Telemetry(policy)
+        self.triton_host = TritonHost(lambda: self.policy.triton.grpc)
         self.actions = ActionLog(self.journal, self.telemetry)
         self.actuator = Actuator(
             policy,
             on_record=self.actions.record,
             state_file=self.journal.path.with_name("alias.json"),
-            free_memory=MemoryWatch(policy, read_memory, lambda: self.telemetry.gpus),
+            free_memory=MemoryWatch(
+                policy, read_memory, lambda: self.telemetry.gpus, self.triton_host
+            ),
             counted=self.telemetry.counted,
         )
         self.telemetry.on_counted = self.actuator.heed
@@ -296,11 +300,9 @@ class Daemon:
 
     async def _is_pressing(self, budget_s: float) -> bool:
         """Return whether what waits cannot wait for the tick."""
-        if self.advice is not None:
-            return False  # nobody would act on it
-        pending = await self.telemetry.glance(budget_s)
+        pending = {} if self.advice is not None else await self.telemetry.glance(budget_s)
         if not any(pending.values()):
-            return False  # as nearly always
+            return False  # as nearly always, and where nobody would act on it
         return self.core.is_pressing(self.standing.readings(time.monotonic()), pending)
 
     async def _tick(self) -> None:
@@ -309,8 +311,7 @@ class Daemon:
         for what, model in self.wishes.expire():
             self.journal.event(f"{what} ended", model, f"the {what} ran out")
         self.readings = self.standing.readings(reading.now_s)
-        observation = self._observe(reading)
-        self.observation = observation
+        self.observation = observation = self._observe(reading)
         decisions = self.core.step(observation)
         for decision in decisions:
             self.decisions[decision.model] = decision
@@ -328,9 +329,8 @@ class Daemon:
     def _observe(self, reading: Reading) -> Observation:
         if reading.triton_up != self.triton_up:
             word = "is there" if reading.triton_up else "is gone"
-            self.journal.event(
-                "triton", None, f"Triton {word}", {"version": reading.triton_version}
-            )
+            version = {"version": reading.triton_version}
+            self.journal.event("triton", None, f"Triton {word}", version)
             _LOG.warning("Triton at %s %s", self.policy.triton.grpc, word)
         self.triton_up = reading.triton_up
         self.triton_version = reading.triton_version or self.triton_version
@@ -347,6 +347,7 @@ class Daemon:
             batch_samples=reading.batch_samples,
             request_samples=reading.request_samples,
             actions=self.actions.take(),
+            operations=self.actuator.operations(),
             probes=self._prober.take(),
             placement=self.actuator.placement(),
             instances=self.actuator.instances(),

@@ -83,7 +83,9 @@ class WarmPool:
         load_s = self._core.costs.load_s(self.memory.variants)
         keep = self._kept(observation, self.memory, policy, wishes)
         self._keep, self._most = frozenset(keep), policy.memory.max_loads_per_hour
-        work = _search(wishes, load_s, self.memory, _in_use(observation, policy), keep)
+        disturbed = self._core.costs.disturbances.share("load")
+        in_use = _in_use(observation, policy)
+        work = _search(wishes, load_s, disturbed, self.memory, in_use, keep)
         self._planning = asyncio.create_task(self._plan(work, observation.now_s))
 
     def _kept(
@@ -183,6 +185,7 @@ class WarmPool:
                     "gpu_bytes": one.gpu_bytes,
                     "host_bytes": one.host_bytes,
                     "guessed": one.guessed,
+                    "host_guessed": one.host_guessed,
                 }
                 for name, one in memory.variants.items()
             },
@@ -220,19 +223,26 @@ def _needs(memory: MemoryReading, keep: list[str]) -> dict[str, Room]:
     One that was never measured is taken for twice as large as the largest that was, or, if that is
     less, for all that is left beside the fastest of each model.
     """
-    left = memory.gpu_limit_bytes - sum(memory.variants[name].gpu_bytes for name in set(keep))
+    kept = [memory.variants[name] for name in set(keep)]
+    left = Room(memory.gpu_limit_bytes, memory.host_limit_bytes)
+    for one in kept:
+        left = left.plus(Room(one.gpu_bytes, one.host_bytes), -1.0)
     needs = {}
     for name, one in memory.variants.items():
-        gpu_bytes = one.gpu_bytes
-        if one.guessed and not one.held and name not in keep:
-            gpu_bytes = max(gpu_bytes, min(_CAUTION * gpu_bytes, left))
-        needs[name] = Room(gpu_bytes, one.host_bytes)
+        gpu_bytes, host_bytes = one.gpu_bytes, one.host_bytes
+        if not one.held and name not in keep:
+            if one.guessed:
+                gpu_bytes = max(gpu_bytes, min(_CAUTION * gpu_bytes, left.gpu_bytes))
+            if one.host_guessed:
+                host_bytes = max(host_bytes, min(_CAUTION * host_bytes, left.host_bytes))
+        needs[name] = Room(gpu_bytes, host_bytes)
     return needs
 
 
 def _search(
     wishes: list[Wish],
     load_s: dict[str, float],
+    disturbed: float,
     memory: MemoryReading,
     serving: frozenset[str],
     keep: list[str],
@@ -241,7 +251,7 @@ def _search(
 
     def search() -> PoolPlan:
         budget = Budget(Room(memory.gpu_limit_bytes, memory.host_limit_bytes), _needs(memory, keep))
-        return Pool(wishes, budget, load_s).plan(
+        return Pool(wishes, budget, load_s, disturbed).plan(
             held=[name for name, one in memory.variants.items() if one.held],
             serving=serving,
             keep=keep,

@@ -44,12 +44,13 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "host": json_ready(observation.host) if observation else {},
         "sources": [source_view(s) for s in observation.sources] if observation else [],
         "models": [_model(daemon, model) for model in daemon.policy.models],
-        "memory": daemon.pool.view(),
+        "memory": _memory(daemon),
         "instances": daemon.sizing.view(daemon.observation),
         "actions": {
             "switch_ms": daemon.actions.switches.view(),
             "transaction_ms": daemon.actions.transactions.view(),
             "learned_s": daemon.core.costs.view(),
+            "learned_disturbance": daemon.core.costs.disturbances.view(),
         },
         "tick_ms": daemon.ticks.view(),
         "process": daemon.process.view(),
@@ -59,6 +60,15 @@ def status(daemon: Daemon) -> dict[str, Any]:
         else {"up": daemon.metrics.listening, "error": daemon.metrics.error},
         "mqtt": None if daemon.bus is None else daemon.bus.health(),
     }
+
+
+def _memory(daemon: Daemon) -> dict[str, Any] | None:
+    """Return the budget, and why what the variants take of the host is not measured, if so."""
+    pool = daemon.pool.view()
+    if pool is None:
+        return None
+    limited = pool["host"] is not None
+    return {**pool, "host_unmeasured": daemon.triton_host.why if limited else None}
 
 
 def measured(daemon: Daemon) -> dict[str, Any]:

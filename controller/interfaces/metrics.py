@@ -130,14 +130,20 @@ def _durations(document: Json) -> Iterator[Metric]:
 
 
 def _costs(document: Json) -> Iterator[Metric]:
-    costs = _part(_part(document, "actions"), "learned_s")
+    actions = _part(document, "actions")
+    costs, disturbs = _part(actions, "learned_s"), _part(actions, "learned_disturbance")
     expected = _Gauges(
         "action_expected_seconds", "What an action is learned to take.", ["action", "target"]
     )
     for action in costs:
         for target, seconds in _part(costs, action).items():
             expected.add(seconds, action, target)
-    yield expected.family
+    late = _Gauges(
+        "action_disturbance_ratio", "Requests that miss by an action while it lasts.", ["action"]
+    )
+    for action in disturbs:
+        late.add(_part(disturbs, action).get("share"), action)
+    yield from (expected.family, late.family)
 
 
 _MODEL_GAUGES: Final = (  # (name, help, key, scale)
@@ -325,7 +331,8 @@ def _pool(pool: Json) -> Iterator[Metric]:
         one = _part(_part(pool, "variants"), name)
         if not one.get("guessed"):
             need.add(one.get("gpu_bytes") or None, name, "gpu")
-        need.add(one.get("host_bytes") or None, name, "host")
+        if not one.get("host_guessed"):
+            need.add(one.get("host_bytes") or None, name, "host")
         wanted.add(name in _texts(pool, "wanted"), name)
     yield from (limit.family, held.family, need.family, wanted.family)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision, Reason
 from controller.planning.limits import GpuLimits, most_per_s
-from controller.planning.pool import DISTURBED, HORIZON_S, Wish
+from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
 from controller.planning.sizing import Resize, worth_with
@@ -31,6 +31,7 @@ from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
 from controller.prediction.stalls import StallWatch
+from controller.prediction.traffic import TrafficCount
 from controller.telemetry.observation import BatchSample, ModelReading, Observation
 
 Floats = NDArray[np.float64]
@@ -62,6 +63,7 @@ class GovernorCore:
         self._stalls = StallWatch()
         self._overlap = Overlap()
         self.costs = ActionCosts()
+        self._traffic = TrafficCount()
         self._prices = DevicePrices([model.weight for model in policy.models])
         self.limits = GpuLimits(policy.gpu)
         self._placement: Placement | None = None
@@ -141,6 +143,7 @@ class GovernorCore:
             mind.predictor.know_instances(observation.instances, self._overlap.of)
         work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
         self._work_s = sum(float(work.sum()) for work in work_s)
+        self._see_disturbed(observation, stalled=stalled)
         horizon_s = self._policy.notice_s + _REACTION_S
         shares = bool(observation.gpus) and len(minds) > 1
         predictions = predict(
@@ -201,12 +204,12 @@ class GovernorCore:
 
     def resizes(self, observation: Observation) -> tuple[Resize, ...]:
         """Return which variants are to have other numbers of instances, until they have them."""
-        found = []
+        found, disturbed = [], self.costs.disturbances.share("load")
         for name, mind in self._minds.items():
             reading = observation.models.get(name)
             if mind.sizer.is_used and reading is not None and not reading.paused:
                 load_s = self.costs.load_s(mind.predictor.models)
-                costs = {model: took_s * DISTURBED for model, took_s in load_s.items()}
+                costs = {model: took_s * disturbed for model, took_s in load_s.items()}
                 found.append(mind.sizer.decide(observation.now_s, observation.instances, costs))
         return tuple(resize for resize in found if resize is not None)
 
@@ -217,6 +220,17 @@ class GovernorCore:
             for model, view in mind.sizer.view().items():
                 found[model] = {**view, "overlap": self._overlap.of(model)}
         return found
+
+    def _see_disturbed(self, observation: Observation, *, stalled: bool) -> None:
+        """Take in what became of requests beside what is under way on variants."""
+        came = {name: mind.predictor.tally.arrived for name, mind in self._minds.items()}
+        self.costs.disturbances.look(
+            observation.now_s - (observation.readings_age_s or 0.0),
+            observation.window_s,
+            observation.operations,
+            self._traffic.count(self._policy.models, observation, came),
+            stalled=stalled,
+        )
 
     def _within_limits(
         self,
@@ -325,6 +339,7 @@ class GovernorCore:
             "models": {name: mind.state() for name, mind in self._minds.items()},
             "costs": self.costs.state(),
             "overlap": self._overlap.state(),
+            "disturbances": self.costs.disturbances.state(),
         }
 
     def demand_state(self, now_s: float) -> dict[str, Any]:
@@ -362,6 +377,10 @@ class GovernorCore:
                 self._overlap.restore(state["overlap"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"what instances do to each other could not be restored: {error!r}")
+        try:  # states before this have none
+            self.costs.disturbances.restore(state.get("disturbances", {}))
+        except (TypeError, ValueError, AttributeError) as error:
+            problems.append(f"what actions disturb could not be restored: {error!r}")
         stored = state.get("models")
         for name, mind in self._minds.items():
             if not isinstance(stored, Mapping) or name not in stored:

@@ -64,11 +64,13 @@ def explain_decision(
 def _what_it_costs(decision: Decision, model: ModelPolicy, costs: ActionCosts) -> str:
     """Return what a switch was seen to take, and a load of each variant that is not loaded."""
     switch_s = costs.expected_s("switch", model.name)
+    seen = costs.disturbances.view().get("load")
+    late = f" ({_percent(seen['share'])} more requests late meanwhile)" if seen else ""
     told = [] if switch_s is None else [f"a switch, with its checks and its proof, {_ms(switch_s)}"]
     for candidate in decision.candidates:
         load_s = costs.expected_s("load", candidate.model)
         if candidate.excluded is Excluded.NOT_LOADED and load_s is not None:
-            told.append(f"a load of {candidate.variant} {_number(load_s)} s")
+            told.append(f"a load of {candidate.variant} {_number(load_s)} s{late}")
     return f"Of late took {', '.join(told)}." if told else ""
 
 

@@ -207,7 +207,8 @@ class MemorySection(Section):
     )
     host_budget: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
         default=None,
-        description="The same of the host's memory, for variants that say `memory.host`.",
+        description="The same of the host's memory: measured where Triton runs on this host and its"
+        " processes can be seen, else what `memory.host` says.",
     )
 
 

@@ -136,6 +136,7 @@ class VariantMemory:
     blocked: bool = False  # it cannot be loaded now
     humble: bool = False  # its last load failed or was refused: it must not take others' room
     kept: bool = False  # somebody uses it whom we do not know
+    host_guessed: bool = False  # of the host nothing is known: it is to be measured
 
 
 class Instances(NamedTuple):
@@ -190,6 +191,8 @@ class Observation:
     batch_samples: tuple[BatchSample, ...] = ()
     request_samples: tuple[RequestSample, ...] = ()
     actions: tuple[ActionCost, ...] = ()
+    # What is under way on variants (load, reload, unload), by Triton's name.
+    operations: Mapping[str, str] = field(default_factory=dict)
     probes: tuple[ProbeDone, ...] = ()
     # The GPUs that each variant has instances on, by Triton's name; those that are not known are
     # missing.
