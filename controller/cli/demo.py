@@ -12,6 +12,7 @@ from pathlib import Path
 
 from controller.cli import output
 
+_SCENARIOS = ("bursts", "batch")
 _DEFAULT_SECONDS = 30.0
 _MIN_SECONDS, _MAX_SECONDS = 10.0, 3600.0
 _NEEDS = ("rich", "matplotlib")
@@ -25,6 +26,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Installs a Triton Inference Server and trains sample models (once), then "
         "sends the same bursty load to each variant fixed and to a governed alias. "
         "Everything stays on this machine and ends with the command.",
+    )
+    parser.add_argument(
+        "--scenario",
+        choices=_SCENARIOS,
+        default=_SCENARIOS[0],
+        help="bursts: bursts of load, five variants (default); batch: days and nights on a shared "
+        "device, engines of several batch sizes",
     )
     parser.add_argument(
         "--seconds",
@@ -74,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
             return output.PROBLEM
     from controller.demo.governed import GovernorError
     from controller.demo.load import LoadError
+    from controller.demo.neighbour import DeviceError
     from controller.embedded.install import InstallError
     from controller.embedded.ladder import LadderError
     from controller.embedded.server import ServerError
@@ -82,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _relief(args) if args.relief else _demo(args)
     except (
+        DeviceError,
         GovernorError,
         InstallError,
         LadderError,
@@ -102,7 +112,7 @@ def _demo(args: argparse.Namespace) -> int:
     from controller.demo.live import arms_table
 
     console = Console()
-    options = session.Options(args.seconds, args.seed, args.arms, args.quiet)
+    options = session.Options(args.seconds, args.seed, args.arms, args.quiet, args.scenario)
     outcome = session.run(options, console)
     if args.json is not None:
         report.write(args.json, report.summary(outcome))

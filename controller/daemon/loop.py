@@ -108,6 +108,7 @@ class Daemon:
         self.observation: Observation | None = None
         self.readings: dict[str, ModelReading] = {}
         self.decisions: dict[str, Decision] = {}
+        self.switched: dict[str, Decision] = {}  # by model: the last that was carried out
         self.triton_version: str | None = None
         self.triton_up = False
         self.ticks = Durations()
@@ -210,6 +211,7 @@ class Daemon:
             following.add_done_callback(self._follows.discard)
         names = {model.name for model in policy.models}
         self.decisions = {k: v for k, v in self.decisions.items() if k in names}
+        self.switched = {k: v for k, v in self.switched.items() if k in names}
 
     def _turn_of_schedules(self) -> None:
         """Follow the clock on the wall."""
@@ -362,6 +364,8 @@ class Daemon:
     async def _apply(self, decision: Decision) -> None:
         try:
             record = await self.actuator.apply(decision)
+            if record.outcome is Outcome.DONE:
+                self.switched[decision.model] = decision
             if record.outcome is Outcome.REFUSED and record.error != self._refused:
                 self._refused = record.error
                 _LOG.warning("%s to %s refused: %s", decision.model, decision.target, record.error)
