@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import textwrap
 from pathlib import Path
 
 from controller.cli import output
@@ -15,6 +16,7 @@ from controller.cli import output
 _SCENARIOS = ("bursts", "batch")
 _DEFAULT_SECONDS = 30.0
 _MIN_SECONDS, _MAX_SECONDS = 10.0, 3600.0
+_WIDTH = 100
 _NEEDS = ("rich", "matplotlib")
 
 
@@ -108,29 +110,32 @@ def run(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from controller.demo import report, session
+    from controller.demo import report, report_batch, session
     from controller.demo.live import arms_table
 
     console = Console()
     options = session.Options(args.seconds, args.seed, args.arms, args.quiet, args.scenario)
     outcome = session.run(options, console)
+    more = {} if outcome.plan is None else report_batch.summary(outcome)
     if args.json is not None:
-        report.write(args.json, report.summary(outcome))
+        report.write(args.json, {**report.summary(outcome), **more})
     if args.details is not None:
-        report.write(args.details, report.details(outcome))
+        report.write(args.details, {**report.details(outcome), **more})
     if not args.no_plot:
         from controller.demo import plot
 
         plot.draw(
             args.plot, outcome.results, outcome.schedule, outcome.served, outcome.objective_ms
         )
-    for warning in report.warnings(outcome):
+    for warning in (*report.warnings(outcome), *report_batch.doubts(outcome)):
         output.print_error(warning)
     if not args.quiet:
         console.print(arms_table(list(outcome.results)))
         print()
         for line in report.findings(outcome):
             print(line)
+        for line in report_batch.findings(outcome):
+            print("\n".join(textwrap.wrap(line, _WIDTH, break_on_hyphens=False)))
         if not args.no_plot:
             print(f"The picture is {args.plot}.")
         print()

@@ -47,9 +47,8 @@ def why_this_batch(decision: Decision, model: ModelPolicy) -> list[str]:
     words = "; ".join(
         f"{_batches(variant)} {_less_good(candidate, chosen, decision, model)}"
         for variant, candidate in others
-        if not moved or candidate.variant != decision.serving
     )
-    against = f"It serves {weights} {_batches(own)}{'; ' if words else ''}{words}."
+    against = f"It serves {weights} {_batches(own)}; {words}."
     return [sentence for sentence in (moved, against) if sentence]
 
 
@@ -105,16 +104,21 @@ def _smaller(
         f" ({spell_percent(chosen.utilization_ratio)} of what it can do)"
     )
     limit_s = decision.objective_s
-    if not fixed or limit_s is None or 2 * left.service_s <= limit_s:
-        late = f"in batches of up to {old.max_batch} {spell_percent(left.miss_ratio)} of requests"
-        return f"{late} would be late, {spell_percent(chosen.miss_ratio)} in smaller ones; {bears}."
+    late = f"{spell_percent(left.miss_ratio)} of requests would be late"
+    if not fixed or limit_s is None:
+        return (
+            f"in batches of up to {old.max_batch} {late}, {spell_percent(chosen.miss_ratio)} in"
+            f" smaller ones; {bears}."
+        )
+    two_s = 2 * left.service_s
     text = (
         f"a batch of {old.max_batch} takes {spell_s(left.service_s)} now{_how_slow(decision)}, so a"
-        f" request that comes just after one began would need up to {spell_s(2 * left.service_s)}"
-        f" of the {spell_s(limit_s)}; {bears}"
+        f" request that comes just after one began would need up to {spell_s(two_s)} of the"
+        f" {spell_s(limit_s)}"
     )
-    two_s = 2 * chosen.service_s
-    return f"{text}, and two of its batches take {spell_s(two_s)}."
+    if two_s <= limit_s:
+        text += f", and as such times vary {late}"
+    return f"{text}; {bears}, and two of its batches take {spell_s(2 * chosen.service_s)}."
 
 
 def _how_slow(decision: Decision) -> str:

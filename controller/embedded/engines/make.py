@@ -60,7 +60,7 @@ class Recipe:
 
 RECIPES = (
     Recipe("large", 6, 4096, 0.1, ROWS),
-    Recipe("small", 1, 1024, 0.01, (LARGEST,)),
+    Recipe("small", 1, 512, 0.003, (LARGEST,)),
 )
 
 _CONFIG = """\
