@@ -58,8 +58,7 @@ def test_the_small_engine_is_the_largest_that_cannot_bear_the_day():
     # Where arithmetic is slow beside memory smaller engines bear more: a smaller one is picked.
     slow = {rows: 9.0 + 2.7 * rows for rows in BATCH_MS}
     shapes = pick_shapes(slow)
-    assert shapes == (32, 16, 4) or shapes[-1] < 8
-    assert shapes[-1] / slow[shapes[-1]] <= 0.60 * 32 / slow[32]
+    assert shapes == (32, 16, 4)
 
 
 def test_the_plan_is_made_so_that_one_engine_is_right_by_day_and_another_by_night():
