@@ -313,9 +313,9 @@ class ModelPredictor:
         return self._policy.objective
 
     @property
-    def noise(self) -> float:
-        """Return the spread (standard deviation) of the logarithm of a batch's time."""
-        return self._service.noise
+    def noise(self) -> Floats:
+        """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
+        return np.asarray(self._service.noise[self._lookup])
 
     @property
     def drift_ratio(self) -> float:

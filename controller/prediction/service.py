@@ -41,6 +41,9 @@ _FIRST_RUNS: Final = 5.0  # batches of a size
 _SHARED: Final = 0.15  # of a batch's time beside others: from here on it is no clean measurement
 _FORGET_SHARED: Final = 0.2  # what is kept of the weight of such ones
 _WARMER: Final = math.log(1.8)
+_NOISE_GAIN: Final = 0.02  # of a batch's spread in what was seen of it
+_NOISE_SHRINK: Final = 25.0  # batches that all variants' spread counts for in one's own
+_LEAST_NOISE, _MOST_NOISE = 0.03, 0.5
 _REFIT_S: Final = 2.0  # what changes faster is drift's to follow
 _MOVED: Final = 0.02  # log seconds of a mean, since the last fit, that are worth another
 _TRUSTED: Final = 0.05  # the same, of what a cell counts beside the pooled curve
@@ -79,14 +82,17 @@ class ServiceTimes:
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
         self._drift = 0.0
         self._drift_at_s: float | None = None
-        self._noise = 0.15  # spread of log times
+        self._noise = 0.15  # spread of log times, of all variants
+        # A batch of 0.3 ms varies by what else the host does, one of 40 ms does not.
+        self._own_noise = np.zeros(len(self.models))
+        self._noise_weight = np.zeros(len(self.models))
         self._fitted_s: float | None = None
         self._dirty = False
         self._fitted = (self._mean.copy(), self._trust())  # what the last fit saw
         self._early = False  # what waits for a refit is of a variant of which little is known
         self._table: Floats | None = None
         self._row: Floats | None = None
-        self._tabled = 0.0  # the level that the table was made at
+        self._tabled = np.zeros(len(self.models))  # the level that the table was made at
         self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
         self._isotonic = IsotonicRegression()
@@ -103,9 +109,10 @@ class ServiceTimes:
         return math.exp(self._drift)
 
     @property
-    def noise(self) -> float:
-        """Return the spread (standard deviation) of the logarithm of a batch's time."""
-        return self._noise
+    def noise(self) -> Floats:
+        """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
+        own = self._noise_weight * self._own_noise + _NOISE_SHRINK * self._noise
+        return np.asarray(own / (self._noise_weight + _NOISE_SHRINK))
 
     def known(self) -> NDArray[np.bool_]:
         """Return, per variant, whether it was ever measured. [variants]. Do not change."""
@@ -115,9 +122,9 @@ class ServiceTimes:
 
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
-        level = self._drift + 0.5 * self._noise**2
-        if self._table is None or abs(level - self._tabled) > _SAME:
-            self._table = np.exp(self._base + level)
+        level = self._drift + 0.5 * self.noise**2
+        if self._table is None or np.abs(level - self._tabled).max() > _SAME:
+            self._table = np.exp(self._base + level[:, None])
             self._row, self._tabled = None, level
         return self._table
 
@@ -173,8 +180,7 @@ class ServiceTimes:
             residual = seen - self._base[cell] - self._drift
             if trust > 0.5:
                 clipped = max(-_OUTLIER, min(_OUTLIER, residual))
-                self._noise += 0.02 * (abs(clipped) * math.sqrt(count) * 1.2 - self._noise)
-                self._noise = min(max(self._noise, 0.03), 0.5)
+                self._learn_noise(row, abs(clipped) * math.sqrt(count) * 1.2)
                 shift += trust * count * clipped
                 support += trust * count
                 seen = self._base[cell] + self._drift + clipped
@@ -185,6 +191,15 @@ class ServiceTimes:
             self._early = self._early or bool(self._total[row].sum() < _EARLY)
         self._follow_drift(shift, support, now_s)
         self._refit_if_due(now_s)
+
+    def _learn_noise(self, row: int, spread: float) -> None:
+        self._noise += _NOISE_GAIN * (spread - self._noise)
+        self._noise = min(max(self._noise, _LEAST_NOISE), _MOST_NOISE)
+        seen = self._noise_weight[row]
+        gain = max(_NOISE_GAIN, 1.0 / (seen + 1.0))
+        own = self._own_noise[row] + gain * (spread - self._own_noise[row])
+        self._own_noise[row] = min(max(own, _LEAST_NOISE), _MOST_NOISE)
+        self._noise_weight[row] = min(seen + 1.0, _MEMORY)
 
     def _refit_if_due(self, now_s: float) -> None:
         due_s = _EARLY_REFIT_S if self._early else _REFIT_S
@@ -302,6 +317,7 @@ class ServiceTimes:
         # Old knowledge is worth less than fresh: the machine may have changed meanwhile.
         self._weight = np.minimum(self._weight, 20.0)
         self._alone = self._weight > 0.0
-        self._noise = min(max(noise, 0.03), 0.5)
+        self._noise = min(max(noise, _LEAST_NOISE), _MOST_NOISE)
+        self._noise_weight[:] = 0.0
         if (self._weight > 0.0).any():
             self._refit()
