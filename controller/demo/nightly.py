@@ -20,11 +20,10 @@ import numpy as np
 
 from controller.demo.scenario import Schedule, Shape, arrivals
 
-DAY_LOAD: Final = (0.58, 0.66)  # of what the large engine bears by day, from and to
-_TOO_MUCH: Final = 1.06  # of what the small engine bears by day, if that is between the two
-NIGHT_LOAD: Final = 0.42  # of what the small engine bears by night
-_DAY_SLACK: Final = 1.35  # objective over the time of two batches of the large engine
-_NIGHT_SLACK: Final = 1.20  # the same of the small one, by night
+DAY_LOAD: Final = 0.72  # of what the large engine bears by day
+NIGHT_LOAD: Final = 0.30  # of what the small engine bears by night
+_DAY_SLACK: Final = 1.60  # objective over the time of two batches of the large engine
+_NIGHT_SLACK: Final = 1.50  # the same of the small one, by night
 _CYCLE_S: Final = 16.0
 _DAY: Final = (0.24, 0.30)  # of a cycle, without the ramps
 _RAMP_S: Final = (0.7, 1.1)
@@ -103,8 +102,7 @@ def pick_shapes(batch_ms: Mapping[int, float]) -> tuple[int, ...]:
 def plan(large: Engine, small: Engine) -> Plan:
     """Scale the load and the objective to what the engines do."""
     objective_ms = 2 * max(_DAY_SLACK * large.day_ms, _NIGHT_SLACK * small.night_ms)
-    low, high = (share * large.day_rows_s for share in DAY_LOAD)
-    day_rows_s = min(max(low, _TOO_MUCH * small.day_rows_s), high)
+    day_rows_s = DAY_LOAD * large.day_rows_s
     night_rows_s = NIGHT_LOAD * small.night_rows_s
     rows = min(math.ceil(day_rows_s / _MOST_RPS), small.rows)
     return Plan(

@@ -154,6 +154,7 @@ class ModelPredictor:
                 seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
         self._outcomes.learn(observation, readings, self._probed_s, stalled=stalled)
+        self._outcomes.excuse(math.log(self._service.drift_ratio))
 
     def _arrived(
         self,

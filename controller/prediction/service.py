@@ -34,6 +34,7 @@ _LONGEST_S: Final = 1e4
 _SHRINK: Final = 3.0  # batches that the pooled curve counts for in a cell
 _MEMORY: Final = 400.0  # batches after which an old one counts 1/e
 _DRIFT_MEMORY_S: Final = 0.6
+_DRIFT_STEP_S: Final = 0.3  # between two batches, at most
 _DRIFT_FORGET_S: Final = 600.0  # without data, drift returns to none
 _DRIFT_LIMIT: Final = math.log(8.0)
 _OUTLIER: Final = math.log(2.5)  # a known cell's residual is clipped here
@@ -82,10 +83,12 @@ class ServiceTimes:
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
         self._drift = 0.0
         self._drift_at_s: float | None = None
+        self._drift_seen_s: float | None = None  # when a batch last told of it
         self._noise = 0.15  # spread of log times, of all variants
         # A batch of 0.3 ms varies by what else the host does, one of 40 ms does not.
         self._own_noise = np.zeros(len(self.models))
         self._noise_weight = np.zeros(len(self.models))
+        self._level = np.full(len(self.models), np.nan)  # of the last batch, over what is learned
         self._fitted_s: float | None = None
         self._dirty = False
         self._fitted = (self._mean.copy(), self._trust())  # what the last fit saw
@@ -180,7 +183,7 @@ class ServiceTimes:
             residual = seen - self._base[cell] - self._drift
             if trust > 0.5:
                 clipped = max(-_OUTLIER, min(_OUTLIER, residual))
-                self._learn_noise(row, abs(clipped) * math.sqrt(count) * 1.2)
+                self._learn_noise(row, seen - float(self._base[cell]), count)
                 shift += trust * count * clipped
                 support += trust * count
                 seen = self._base[cell] + self._drift + clipped
@@ -192,7 +195,15 @@ class ServiceTimes:
         self._follow_drift(shift, support, now_s)
         self._refit_if_due(now_s)
 
-    def _learn_noise(self, row: int, spread: float) -> None:
+    def _learn_noise(self, row: int, level: float, count: float) -> None:
+        """Learn the spread from how far one batch is from the one before it.
+
+        So a machine that slows down does not look like one that is unsteady (von Neumann 1941).
+        """
+        before, self._level[row] = self._level[row], level
+        if not math.isfinite(before):
+            return
+        spread = min(abs(level - before), _OUTLIER) / math.sqrt(2.0) * math.sqrt(count) * 1.2
         self._noise += _NOISE_GAIN * (spread - self._noise)
         self._noise = min(max(self._noise, _LEAST_NOISE), _MOST_NOISE)
         seen = self._noise_weight[row]
@@ -242,9 +253,14 @@ class ServiceTimes:
     def _follow_drift(self, shift: float, support: float, now_s: float) -> None:
         elapsed_s = 0.0 if self._drift_at_s is None else max(now_s - self._drift_at_s, 0.0)
         if support > 0.0:
-            gain = 1.0 - math.exp(-max(elapsed_s, 0.02) / _DRIFT_MEMORY_S)
+            # Since the last batch, not the last look: long batches come seldom, and most looks see
+            # none. Not all of it, or one batch after a pause would be believed alone.
+            unseen_s = 0.0 if self._drift_seen_s is None else max(now_s - self._drift_seen_s, 0.0)
+            unseen_s = min(max(unseen_s, 0.02), _DRIFT_STEP_S)
+            gain = 1.0 - math.exp(-unseen_s / _DRIFT_MEMORY_S)
             gain *= support / (support + 0.5)
             self._drift += gain * shift / support
+            self._drift_seen_s = now_s
         else:
             self._drift *= math.exp(-elapsed_s / _DRIFT_FORGET_S)
         self._drift = max(-_DRIFT_LIMIT, min(_DRIFT_LIMIT, self._drift))

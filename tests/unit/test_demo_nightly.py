@@ -68,10 +68,10 @@ def test_the_plan_is_made_so_that_one_engine_is_right_by_day_and_another_by_nigh
     assert found.slowdown == pytest.approx(2.9)
     assert 2 * large.day_ms < found.objective_ms / 1.3
     assert 2 * small.night_ms < found.objective_ms / 1.1
-    assert 2 * middle.night_ms > 1.2 * found.objective_ms  # nor is one in the middle
-    assert 2 * large.night_ms > 1.5 * found.objective_ms
+    assert found.day_rps * found.rows > 0.95 * middle.day_rows_s  # nor is one in the middle
+    assert 2 * large.night_ms > 1.3 * found.objective_ms
     assert found.day_rps * found.rows > 1.05 * small.day_rows_s
-    assert found.day_rps * found.rows < 0.7 * large.day_rows_s
+    assert found.day_rps * found.rows < 0.8 * large.day_rows_s
     assert found.night_rps * found.rows < 0.5 * small.night_rows_s
 
 
