@@ -230,7 +230,7 @@ def _neighbour(bench: Bench, schedule: Schedule) -> Iterator[Neighbour | None]:
     if bench.core is None or not schedule.nights_s:
         yield None
         return
-    with Neighbour(bench.core) as neighbour:
+    with Neighbour(bench.core, bench.neighbours) as neighbour:
         yield neighbour
 
 

@@ -78,6 +78,7 @@ class Bench:
     pages: Path
     traces: str  # host:port that Triton posts its traces to
     core: int | None = None  # the processor that engines are on; None: wherever there is room
+    neighbours: int = 0  # processes of who shares it by night
     alias: str = ALIAS
     objective_ms: float = OBJECTIVE_MS
     percentile: float = PERCENTILE

@@ -1,8 +1,8 @@
 """The device of the batch scenario, and the neighbour who comes by night to share it.
 
 The device is one processor: the engines run on it, and nothing else of the demo does. The
-neighbour is two processes that are busy there, so that an engine gets a third of it. Owns both; it
-must not know what the load is.
+neighbour is two processes that are busy there, so that an engine gets a third of it; more, where
+others use the device already. Owns both; it must not know what the load is.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Neighbour:
     Its processes wait, without using the processor, until `begin`.
     """
 
-    def __init__(self, core: int) -> None:
+    def __init__(self, core: int, count: int = PROCESSES) -> None:
         self._core = core
         self._spans_s: list[tuple[float, float]] = []
         self._processes = [
@@ -73,7 +73,7 @@ class Neighbour:
                 output=subprocess.PIPE,
                 errors=subprocess.DEVNULL,
             )
-            for _ in range(PROCESSES)
+            for _ in range(count)
         ]
 
     def __enter__(self) -> Self:
