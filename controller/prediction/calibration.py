@@ -153,23 +153,6 @@ class ConformalCalibration:
         score = math.log((outcome.latency_s + offset_s) / (outcome.raw_s + offset_s))
         return score if outcome.requests == 1 else score + _WITHIN
 
-    def excuse(self, log_ratio: float) -> None:
-        """Forget lateness that has been explained: the machine turned out to be so much slower.
-
-        What is predicted from here on holds that already, and must not be stretched for it again.
-        """
-        bins = round(log_ratio / _STEP)
-        if bins <= 0:
-            return
-        late = self._weights[_ZERO + 1 :]
-        moved = np.zeros_like(late)
-        if bins < len(late):
-            moved[:-bins] = late[bins:]
-        self._weights[_ZERO] += late[:bins].sum()
-        self._weights[_ZERO + 1 :] = moved
-        self._alpha = max(self._alpha, self._target)
-        self._log_factor = None
-
     def relax(self, now_s: float) -> None:
         """Forget what is old; to be called at every tick, whether or not there were outcomes."""
         if self._relaxed_s is None:

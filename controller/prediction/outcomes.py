@@ -26,7 +26,6 @@ _STALLS: Final = 8
 PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
-_EXCUSED_FROM: Final = 0.2  # of a rise of the drift, log: less of it comes and goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,6 @@ class Outcomes:
         self._acquaint()
         self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
         self._statements: list[_Look] = []
-        self._excused = 0.0  # the drift that what was learned holds for, log
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)
 
     def take_over(self, old: Outcomes) -> None:
@@ -109,18 +107,6 @@ class Outcomes:
         for calibration in self._shared.values():
             calibration.borrow_from(self._shared.values())
         self._calibrations = {model: self._shared[of] for model, of in self._weights.items()}
-
-    def excuse(self, log_drift: float) -> None:
-        """Forget lateness that a slower machine explains, once it is known how slow it is.
-
-        `log_drift`: of the present service times over what was learned of them.
-        """
-        self._excused = min(self._excused, log_drift)
-        rise = log_drift - self._excused
-        if rise > _EXCUSED_FROM:
-            self._excused = log_drift
-            for calibration in self._shared.values():
-                calibration.excuse(rise)
 
     @property
     def calibrations(self) -> Mapping[str, ConformalCalibration]:

@@ -154,7 +154,6 @@ class ModelPredictor:
                 seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
         self._outcomes.learn(observation, readings, self._probed_s, stalled=stalled)
-        self._outcomes.excuse(math.log(self._service.drift_ratio))
 
     def _arrived(
         self,
@@ -314,9 +313,9 @@ class ModelPredictor:
         return self._policy.objective
 
     @property
-    def noise(self) -> Floats:
-        """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
-        return np.asarray(self._service.noise[self._lookup])
+    def noise(self) -> float:
+        """Return the spread (standard deviation) of the logarithm of a batch's time."""
+        return self._service.noise
 
     @property
     def drift_ratio(self) -> float:

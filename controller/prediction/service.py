@@ -34,7 +34,6 @@ _LONGEST_S: Final = 1e4
 _SHRINK: Final = 3.0  # batches that the pooled curve counts for in a cell
 _MEMORY: Final = 400.0  # batches after which an old one counts 1/e
 _DRIFT_MEMORY_S: Final = 0.6
-_DRIFT_STEP_S: Final = 0.3  # between two batches, at most
 _DRIFT_FORGET_S: Final = 600.0  # without data, drift returns to none
 _DRIFT_LIMIT: Final = math.log(8.0)
 _OUTLIER: Final = math.log(2.5)  # a known cell's residual is clipped here
@@ -42,9 +41,6 @@ _FIRST_RUNS: Final = 5.0  # batches of a size
 _SHARED: Final = 0.15  # of a batch's time beside others: from here on it is no clean measurement
 _FORGET_SHARED: Final = 0.2  # what is kept of the weight of such ones
 _WARMER: Final = math.log(1.8)
-_NOISE_GAIN: Final = 0.02  # of a batch's spread in what was seen of it
-_NOISE_SHRINK: Final = 25.0  # batches that all variants' spread counts for in one's own
-_LEAST_NOISE, _MOST_NOISE = 0.03, 0.5
 _REFIT_S: Final = 2.0  # what changes faster is drift's to follow
 _MOVED: Final = 0.02  # log seconds of a mean, since the last fit, that are worth another
 _TRUSTED: Final = 0.05  # the same, of what a cell counts beside the pooled curve
@@ -83,19 +79,14 @@ class ServiceTimes:
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
         self._drift = 0.0
         self._drift_at_s: float | None = None
-        self._drift_seen_s: float | None = None  # when a batch last told of it
-        self._noise = 0.15  # spread of log times, of all variants
-        # A batch of 0.3 ms varies by what else the host does, one of 40 ms does not.
-        self._own_noise = np.zeros(len(self.models))
-        self._noise_weight = np.zeros(len(self.models))
-        self._level = np.full(len(self.models), np.nan)  # of the last batch, over what is learned
+        self._noise = 0.15  # spread of log times
         self._fitted_s: float | None = None
         self._dirty = False
         self._fitted = (self._mean.copy(), self._trust())  # what the last fit saw
         self._early = False  # what waits for a refit is of a variant of which little is known
         self._table: Floats | None = None
         self._row: Floats | None = None
-        self._tabled = np.zeros(len(self.models))  # the level that the table was made at
+        self._tabled = 0.0  # the level that the table was made at
         self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
         self._isotonic = IsotonicRegression()
@@ -112,10 +103,9 @@ class ServiceTimes:
         return math.exp(self._drift)
 
     @property
-    def noise(self) -> Floats:
-        """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
-        own = self._noise_weight * self._own_noise + _NOISE_SHRINK * self._noise
-        return np.asarray(own / (self._noise_weight + _NOISE_SHRINK))
+    def noise(self) -> float:
+        """Return the spread (standard deviation) of the logarithm of a batch's time."""
+        return self._noise
 
     def known(self) -> NDArray[np.bool_]:
         """Return, per variant, whether it was ever measured. [variants]. Do not change."""
@@ -125,9 +115,9 @@ class ServiceTimes:
 
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
-        level = self._drift + 0.5 * self.noise**2
-        if self._table is None or np.abs(level - self._tabled).max() > _SAME:
-            self._table = np.exp(self._base + level[:, None])
+        level = self._drift + 0.5 * self._noise**2
+        if self._table is None or abs(level - self._tabled) > _SAME:
+            self._table = np.exp(self._base + level)
             self._row, self._tabled = None, level
         return self._table
 
@@ -183,7 +173,8 @@ class ServiceTimes:
             residual = seen - self._base[cell] - self._drift
             if trust > 0.5:
                 clipped = max(-_OUTLIER, min(_OUTLIER, residual))
-                self._learn_noise(row, seen - float(self._base[cell]), count)
+                self._noise += 0.02 * (abs(clipped) * math.sqrt(count) * 1.2 - self._noise)
+                self._noise = min(max(self._noise, 0.03), 0.5)
                 shift += trust * count * clipped
                 support += trust * count
                 seen = self._base[cell] + self._drift + clipped
@@ -194,23 +185,6 @@ class ServiceTimes:
             self._early = self._early or bool(self._total[row].sum() < _EARLY)
         self._follow_drift(shift, support, now_s)
         self._refit_if_due(now_s)
-
-    def _learn_noise(self, row: int, level: float, count: float) -> None:
-        """Learn the spread from how far one batch is from the one before it.
-
-        So a machine that slows down does not look like one that is unsteady (von Neumann 1941).
-        """
-        before, self._level[row] = self._level[row], level
-        if not math.isfinite(before):
-            return
-        spread = min(abs(level - before), _OUTLIER) / math.sqrt(2.0) * math.sqrt(count) * 1.2
-        self._noise += _NOISE_GAIN * (spread - self._noise)
-        self._noise = min(max(self._noise, _LEAST_NOISE), _MOST_NOISE)
-        seen = self._noise_weight[row]
-        gain = max(_NOISE_GAIN, 1.0 / (seen + 1.0))
-        own = self._own_noise[row] + gain * (spread - self._own_noise[row])
-        self._own_noise[row] = min(max(own, _LEAST_NOISE), _MOST_NOISE)
-        self._noise_weight[row] = min(seen + 1.0, _MEMORY)
 
     def _refit_if_due(self, now_s: float) -> None:
         due_s = _EARLY_REFIT_S if self._early else _REFIT_S
@@ -253,14 +227,9 @@ class ServiceTimes:
     def _follow_drift(self, shift: float, support: float, now_s: float) -> None:
         elapsed_s = 0.0 if self._drift_at_s is None else max(now_s - self._drift_at_s, 0.0)
         if support > 0.0:
-            # Since the last batch, not the last look: long batches come seldom, and most looks see
-            # none. Not all of it, or one batch after a pause would be believed alone.
-            unseen_s = 0.0 if self._drift_seen_s is None else max(now_s - self._drift_seen_s, 0.0)
-            unseen_s = min(max(unseen_s, 0.02), _DRIFT_STEP_S)
-            gain = 1.0 - math.exp(-unseen_s / _DRIFT_MEMORY_S)
+            gain = 1.0 - math.exp(-max(elapsed_s, 0.02) / _DRIFT_MEMORY_S)
             gain *= support / (support + 0.5)
             self._drift += gain * shift / support
-            self._drift_seen_s = now_s
         else:
             self._drift *= math.exp(-elapsed_s / _DRIFT_FORGET_S)
         self._drift = max(-_DRIFT_LIMIT, min(_DRIFT_LIMIT, self._drift))
@@ -333,7 +302,6 @@ class ServiceTimes:
         # Old knowledge is worth less than fresh: the machine may have changed meanwhile.
         self._weight = np.minimum(self._weight, 20.0)
         self._alone = self._weight > 0.0
-        self._noise = min(max(noise, _LEAST_NOISE), _MOST_NOISE)
-        self._noise_weight[:] = 0.0
+        self._noise = min(max(noise, 0.03), 0.5)
         if (self._weight > 0.0).any():
             self._refit()
