@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import textwrap
 from pathlib import Path
 
 from controller.cli import output
 
+_SCENARIOS = ("bursts", "batch")
 _DEFAULT_SECONDS = 30.0
 _MIN_SECONDS, _MAX_SECONDS = 10.0, 3600.0
+_WIDTH = 100
 _NEEDS = ("rich", "matplotlib")
 
 
@@ -25,6 +28,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Installs a Triton Inference Server and trains sample models (once), then "
         "sends the same bursty load to each variant fixed and to a governed alias. "
         "Everything stays on this machine and ends with the command.",
+    )
+    parser.add_argument(
+        "--scenario",
+        choices=_SCENARIOS,
+        default=_SCENARIOS[0],
+        help="bursts: bursts of load, five variants (default); batch: days and nights on a shared "
+        "device, engines of several batch sizes",
     )
     parser.add_argument(
         "--seconds",
@@ -74,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             return output.PROBLEM
     from controller.demo.governed import GovernorError
     from controller.demo.load import LoadError
+    from controller.demo.neighbour import DeviceError
     from controller.embedded.install import InstallError
     from controller.embedded.ladder import LadderError
     from controller.embedded.server import ServerError
@@ -82,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _relief(args) if args.relief else _demo(args)
     except (
+        DeviceError,
         GovernorError,
         InstallError,
         LadderError,
@@ -98,29 +110,32 @@ def run(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from controller.demo import report, session
+    from controller.demo import report, report_batch, session
     from controller.demo.live import arms_table
 
     console = Console()
-    options = session.Options(args.seconds, args.seed, args.arms, args.quiet)
+    options = session.Options(args.seconds, args.seed, args.arms, args.quiet, args.scenario)
     outcome = session.run(options, console)
+    more = {} if outcome.plan is None else report_batch.summary(outcome)
     if args.json is not None:
-        report.write(args.json, report.summary(outcome))
+        report.write(args.json, {**report.summary(outcome), **more})
     if args.details is not None:
-        report.write(args.details, report.details(outcome))
+        report.write(args.details, {**report.details(outcome), **more})
     if not args.no_plot:
         from controller.demo import plot
 
         plot.draw(
             args.plot, outcome.results, outcome.schedule, outcome.served, outcome.objective_ms
         )
-    for warning in report.warnings(outcome):
+    for warning in (*report.warnings(outcome), *report_batch.doubts(outcome)):
         output.print_error(warning)
     if not args.quiet:
         console.print(arms_table(list(outcome.results)))
         print()
         for line in report.findings(outcome):
             print(line)
+        for line in report_batch.findings(outcome):
+            print("\n".join(textwrap.wrap(line, _WIDTH, break_on_hyphens=False)))
         if not args.no_plot:
             print(f"The picture is {args.plot}.")
         print()

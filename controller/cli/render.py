@@ -62,6 +62,11 @@ def render_explanation(entry: Json, paper: Paper) -> str:
         {**row, "chosen": row.get("variant") == target} for row in list_of(decision, "candidates")
     ]
     lines = textwrap.wrap(clean(entry.get("text") or ""), min(paper.width, 100))
+    last = entry.get("last_switch") or {}
+    ago_s = number_of(last, "ago_s")  # before that, the newest decision is the same
+    if ago_s is not None and ago_s >= 1.0:
+        told = f"The last switch was {duration(ago_s)} ago: {last.get('text') or ''}"
+        lines += ["", *textwrap.wrap(clean(told), min(paper.width, 100))]
     if rows:
         lines += ["", *table(_CANDIDATE_COLUMNS, rows, paper, lambda _: [])]
     return "\n".join(lines)

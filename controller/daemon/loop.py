@@ -20,6 +20,7 @@ from typing import Final
 from controller import __version__
 from controller.actuation.actuator import Actuator
 from controller.actuation.memory import MemoryWatch
+from controller.daemon.acting import Acting
 from controller.daemon.actions import ActionLog
 from controller.daemon.alarms import Alarms
 from controller.daemon.calendar import Calendar
@@ -48,7 +49,6 @@ from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
 from controller.policy.model import Policy
 from controller.policy.schedules import under
-from controller.ports import Outcome
 from controller.telemetry.host import read_memory
 from controller.telemetry.hub import Reading, Telemetry
 from controller.telemetry.observation import ModelReading, Observation
@@ -129,13 +129,12 @@ class Daemon:
         self._learned = Learned(self.core, self.wishes, self.journal)
         self._scores = ScoreLog(self.core, self.journal, time.monotonic)
         self._started = {"version": self.version, "pid": self.pid}
-        self.acting: dict[str, asyncio.Task[None]] = {}
+        self.acting = Acting(self.actuator)
         self._follows: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._sequence = 0
         self._saved_s = self._told_s = self._watched_s = self._started_s
         self._failed_ticks = 0
-        self._refused: str | None = None  # the last refusal that was logged
 
     @property
     def uptime_s(self) -> float:
@@ -254,8 +253,7 @@ class Daemon:
             self.bus.refuse_commands()
         await bounded("the admin socket", self._admin.stop())
         await bounded("actuation", self.actuator.stop())
-        for task in self.acting.values():
-            task.cancel()
+        self.acting.cancel()
         if self.bus is not None:
             await bounded("mqtt", self.bus.stop())
             self._bus_task.cancel()
@@ -316,7 +314,8 @@ class Daemon:
         for decision in decisions:
             self.decisions[decision.model] = decision
             self.decision_counts[decision.model][decision.reason.value] += 1
-            self._carry_out(decision)
+            if decision.changes and self.standing.carries_out(decision):
+                self.acting.carry_out(decision)
         self.ticks.add(took_s := time.monotonic() - began_s)
         for decision in decisions:
             self.journal.decision(decision)
@@ -354,23 +353,6 @@ class Daemon:
             memory=self.actuator.memory(),
             sources=reading.sources,
         )
-
-    def _carry_out(self, decision: Decision) -> None:
-        if not decision.changes or not self.standing.carries_out(decision):
-            return
-        acting = self.acting.get(decision.model)
-        if acting is not None and not acting.done():
-            return
-        self.acting[decision.model] = asyncio.create_task(self._apply(decision))
-
-    async def _apply(self, decision: Decision) -> None:
-        try:
-            record = await self.actuator.apply(decision)
-            if record.outcome is Outcome.REFUSED and record.error != self._refused:
-                self._refused = record.error
-                _LOG.warning("%s to %s refused: %s", decision.model, decision.target, record.error)
-        except Exception:  # noqa: BLE001 - a bug there must not end the loop
-            _LOG.exception("switching %s to %s failed", decision.model, decision.target)
 
     def _after_tick(self) -> None:
         now_s = time.monotonic()

@@ -49,7 +49,7 @@ async def release(
     # From here on no decision on it is carried out; one that is under way is waited for.
     why = why if why is not None or before is None else before.why
     wishes.release(model, on, why, who)
-    acting = daemon.acting.get(model)
+    acting = daemon.acting.tasks.get(model)
     if acting is not None:
         await asyncio.wait({acting}, timeout=WITHIN_S / 2.0)
     problem, serving = None, None

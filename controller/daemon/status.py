@@ -189,9 +189,24 @@ def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
                 "text": explain_decision(decision, policy, daemon.core.costs)
                 + explain_instances(policy, sizes, instances),
                 "decision": decision_view(decision),
+                "last_switch": _last_switch(daemon, policy),
             }
         )
     return {"models": models}
+
+
+def _last_switch(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any] | None:
+    """Return why it last switched: the newest decision mostly says that all is as it should be."""
+    decision = daemon.acting.switched.get(policy.name)
+    if decision is None:
+        return None
+    return {
+        "monotonic_s": decision.now_s,
+        "ago_s": max(time.monotonic() - decision.now_s, 0.0),
+        "serving": decision.serving,
+        "target": decision.target,
+        "text": explain_decision(decision, policy),
+    }
 
 
 def in_a_line(daemon: Daemon) -> str:

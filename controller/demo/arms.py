@@ -6,21 +6,26 @@ come from `bench`; what the numbers are worth is `scores`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from controller.demo import scores
 from controller.demo.bench import Bench
-from controller.demo.governed import Governor, policy_text
+from controller.demo.governed import Choice, Governor, policy_text
 from controller.demo.load import LoadRun, Progress
+from controller.demo.neighbour import Neighbour
 from controller.demo.processes import Usage
 from controller.demo.records import Records
 from controller.demo.scenario import Schedule
 
 _FIXED, _GOVERNOR = "fixed", "governor"
 _ABLATIONS = ("frozen", "shuffled")
+VARIANTS = "variants"
+"""A governor that has one engine of each variant: its own."""
 _STATUS_EVERY = 2  # progress lines
 
 
@@ -30,13 +35,25 @@ class Arm:
 
     variant: str | None = None  # None: the governor chooses
     ablation: str | None = None
+    engine: str | None = None  # the governor has this one alone of its variant; VARIANTS
 
     @property
     def name(self) -> str:
         """Return the arm's name in every report."""
         if self.variant is not None:
             return f"{_FIXED}:{self.variant}"
-        return _GOVERNOR if self.ablation is None else f"{_GOVERNOR}:{self.ablation}"
+        limited = self.ablation or self.engine
+        return _GOVERNOR if limited is None else f"{_GOVERNOR}:{limited}"
+
+    def choices(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """Return what a governor may choose from in this arm."""
+        if self.engine is None:
+            return tuple(choices)
+        if self.engine == VARIANTS:
+            return tuple(choice for choice in choices if choice.profile_of is None)
+        engine = next(choice for choice in choices if choice.name == self.engine)
+        others = (c for c in choices if c.weights != engine.weights)
+        return (*others, replace(engine, name=engine.weights, profile_of=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +67,15 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Explained:
+    """What `governor explain` told of a switch."""
+
+    serving: str
+    target: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Governed:
     """What is known of an arm because a governor ran in it."""
 
@@ -58,6 +84,7 @@ class Governed:
     tick_ms: dict[str, Any]
     relief: scores.Relief
     gpu: str | None  # as the governor saw it
+    explained: tuple[Explained, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +95,7 @@ class Result:
     score: scores.Score
     records: Records = field(repr=False)
     governed: Governed | None = None
+    neighbour: tuple[float, ...] = ()  # the neighbour's share of the device, by night
 
 
 class View(Protocol):
@@ -86,18 +114,26 @@ class View(Protocol):
         ...
 
 
-def parse(text: str | None, variants: Sequence[str]) -> tuple[Arm, ...]:
+def parse(
+    text: str | None, variants: Sequence[str], engines: Sequence[str] = ()
+) -> tuple[Arm, ...]:
     """Read a list of arms: `fixed`, `fixed:VARIANT`, `governor`, `governor:ABLATION`.
+
+    Args:
+        text: the list; None: all, but for ablations and experiments.
+        variants: those that can be fixed.
+        engines: of them those that are not the only one of a variant: `governor:variants` and
+            `governor:ENGINE` are known then.
 
     Raises:
         ValueError: an arm is not known; says which there are.
     """
     fixed = tuple(Arm(variant) for variant in variants)
+    limited = [Arm(engine=engine) for engine in (VARIANTS, *engines)] if engines else []
     if text is None:
-        return (*fixed, Arm())
-    known: dict[str, tuple[Arm, ...]] = {
-        arm.name: (arm,) for arm in (*fixed, Arm(), *(Arm(None, a) for a in _ABLATIONS))
-    }
+        return (*fixed, *limited[:1], Arm())
+    governed = (Arm(), *(Arm(None, a) for a in _ABLATIONS), *limited)
+    known: dict[str, tuple[Arm, ...]] = {arm.name: (arm,) for arm in (*fixed, *governed)}
     known[_FIXED] = fixed
     arms: list[Arm] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
@@ -132,20 +168,29 @@ def run(bench: Bench, arm: Arm, schedule: Schedule, view: View) -> Result:
 
 
 def _run_fixed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: Path) -> Result:
-    with LoadRun(bench.target(), schedule, folder) as load:
-        for progress in load:
+    with (
+        LoadRun(bench.target(), schedule, folder) as load,
+        _neighbour(bench, schedule) as neighbour,
+    ):
+        for progress in follow(load, schedule, neighbour):
             bench.check()
             view.arm_progress(progress, None)
-        records = load.records()
-    return Result(arm, _score(bench, records), records)
+        records = bench.renumbered(load.records())
+        shares = () if neighbour is None else neighbour.shares()
+    return Result(arm, _score(bench, records), records, neighbour=shares)
 
 
 def _run_governed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: Path) -> Result:
-    with Governor(policy_for(bench), folder, ablation=arm.ablation) as governor:
+    policy = policy_for(bench, choices=arm.choices(bench.choices))
+    explained: dict[float, Explained] = {}
+    with Governor(policy, folder, ablation=arm.ablation) as governor:
         governor.wait_until_serving()
-        with LoadRun(bench.target(), schedule, folder) as load:
+        with (
+            LoadRun(bench.target(), schedule, folder) as load,
+            _neighbour(bench, schedule) as neighbour,
+        ):
             status, measuring = None, False
-            for index, progress in enumerate(load):
+            for index, progress in enumerate(follow(load, schedule, neighbour)):
                 bench.check()
                 governor.check()
                 if progress.time_s >= 0 and not measuring:
@@ -154,8 +199,13 @@ def _run_governed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder
                 if index % _STATUS_EVERY == 0:
                     governor.meter.sample()
                     status = governor.status() or status
+                if schedule.nights_s and (told := governor.last_switch()) is not None:
+                    explained[told["monotonic_s"]] = Explained(
+                        told["serving"], told["target"], told["text"]
+                    )
                 view.arm_progress(progress, status)
-            records = load.records()
+            records = bench.renumbered(load.records())
+            shares = () if neighbour is None else neighbour.shares()
         usage = governor.meter.usage()
         status = governor.status() or status or {}
         switches = _switches(bench, governor.history(), records, schedule)
@@ -170,12 +220,33 @@ def _run_governed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder
             [(switch.at_s, switch.target) for switch in switches],
         ),
         gpu=next((device.get("name") for device in status.get("gpu") or ()), None),
+        explained=tuple(told for at_s, told in sorted(explained.items()) if at_s >= records.zero_s),
     )
-    return Result(arm, _score(bench, records), records, governed)
+    return Result(arm, _score(bench, records), records, governed, shares)
 
 
-def policy_for(bench: Bench, interval: str = "auto") -> str:
-    """Return the policy of a daemon that governs the bench's alias."""
+@contextmanager
+def _neighbour(bench: Bench, schedule: Schedule) -> Iterator[Neighbour | None]:
+    if bench.core is None or not schedule.nights_s:
+        yield None
+        return
+    with Neighbour(bench.core, bench.neighbours) as neighbour:
+        yield neighbour
+
+
+def follow(load: LoadRun, schedule: Schedule, neighbour: Neighbour | None) -> Iterator[Progress]:
+    """Follow the load to its end; its first word tells the neighbour when the nights are."""
+    for index, progress in enumerate(load):
+        if index == 0 and neighbour is not None:
+            zero_s = time.monotonic() - progress.time_s
+            neighbour.begin([(zero_s + start, zero_s + end) for start, end in schedule.nights_s])
+        yield progress
+
+
+def policy_for(
+    bench: Bench, interval: str = "auto", choices: Sequence[Choice] | None = None
+) -> str:
+    """Return the policy of a daemon that governs the bench's alias. `choices`: None: all."""
     return policy_text(
         grpc=bench.server.grpc,
         metrics_url=bench.server.metrics_url,
@@ -184,7 +255,7 @@ def policy_for(bench: Bench, interval: str = "auto") -> str:
         objective_ms=bench.objective_ms,
         percentile=bench.percentile,
         client_max_batch=bench.models.max_rows,
-        choices=bench.choices,
+        choices=bench.choices if choices is None else choices,
         interval=interval,
     )
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,13 @@ from controller.actuation import alias as alias_config
 from controller.demo.channel import Channel
 from controller.demo.governed import Choice
 from controller.demo.load import LoadError, Target, Throughput, measure, write_pages
+from controller.demo.records import Records
 from controller.demo.scenario import Scale, Shape
 from controller.demo.scores import Served
 from controller.demo.wire import METHOD, Tensors, message
 from controller.embedded.install import Installation
 from controller.embedded.ladder import (
+    DEVICE_ENV,
     INPUT,
     MAX_BATCH,
     OUTPUT,
@@ -59,6 +61,7 @@ class Models:
 
     repository: Path
     choices: tuple[Choice, ...]  # in the order of the variants' numbers
+    numbers: tuple[int, ...]  # that they answer with
     tensors: Tensors
     max_rows: int
     pages: NDArray[np.uint8] = field(repr=False)  # rows x height x width, held out
@@ -74,6 +77,8 @@ class Bench:
     folder: Path
     pages: Path
     traces: str  # host:port that Triton posts its traces to
+    core: int | None = None  # the processor that engines are on; None: wherever there is room
+    neighbours: int = 0  # processes of who shares it by night
     alias: str = ALIAS
     objective_ms: float = OBJECTIVE_MS
     percentile: float = PERCENTILE
@@ -81,7 +86,7 @@ class Bench:
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """Return the variants in the order of their numbers."""
+        """Return the variants, in an order in which they are numbered."""
         return self.models.choices
 
     def target(self, model: str | None = None) -> Target:
@@ -125,18 +130,41 @@ class Bench:
         turns = [choice for _ in range(_MEASURED_TIMES) for choice in self.choices]
         for index, choice in enumerate(turns):
             progress(f"measuring {choice.name}", index / len(turns))
-            try:
-                through: Throughput = measure(
-                    self.target(choice.model), duration_s=_MEASURE_S, shape=shape, seed=index
-                )
-            except LoadError:
-                self.check()  # the server's end, with its last words, explains more
-                raise
+            through = self.measure(choice, duration_s=_MEASURE_S, shape=shape, seed=index)
             rates_rps[choice.name].append(through.requests_rps)
         self.served = tuple(
             Served(choice.name, choice.quality, statistics.median(rates_rps[choice.name]))
             for choice in self.choices
         )
+
+    def measure(
+        self, choice: Choice, *, duration_s: float, shape: Shape, seed: int, concurrency: int = 8
+    ) -> Throughput:
+        """Measure once what a variant gets through.
+
+        Raises:
+            LoadError: a request failed.
+            ServerError: Triton has ended.
+        """
+        try:
+            return measure(
+                self.target(choice.model),
+                duration_s=duration_s,
+                shape=shape,
+                concurrency=concurrency,
+                seed=seed,
+            )
+        except LoadError:
+            self.check()  # the server's end, with its last words, explains more
+            raise
+
+    def renumbered(self, records: Records) -> Records:
+        """Return records in which a variant's number is its place in `choices`."""
+        places = np.full(max(self.models.numbers) + 1, -1, np.int16)
+        places[list(self.models.numbers)] = np.arange(len(self.models.numbers))
+        known = (records.variant >= 0) & (records.variant < len(places))
+        variant = np.where(known, places[records.variant * known], -1).astype(np.int16)
+        return replace(records, variant=variant)
 
     def point(self, variant: str) -> None:
         """Point the alias at a variant, as a person without a governor would.
@@ -187,20 +215,32 @@ class Bench:
 
 def sample_models(ladder: Ladder) -> Models:
     """Return the sample ladder as the bench wants it."""
+    choices = tuple(Choice(v.name, v.model, v.quality) for v in ladder.variants)
+    return models_of(ladder, choices, MAX_BATCH)
+
+
+def models_of(ladder: Ladder, choices: tuple[Choice, ...], max_rows: int) -> Models:
+    """Return some variants of a ladder as the bench wants them. `max_rows`: of a request."""
     samples = sample_requests(ladder)
+    names = [variant.name for variant in ladder.variants]
     return Models(
         repository=ladder.repository,
-        choices=tuple(Choice(v.name, v.model, v.quality) for v in ladder.variants),
+        choices=choices,
+        numbers=tuple(names.index(choice.name) for choice in choices),
         tensors=Tensors(INPUT, OUTPUT, VARIANT_OUTPUT),
-        max_rows=MAX_BATCH,
+        max_rows=max_rows,
         pages=samples.pages[:_PAGES],
         labels=samples.labels[:_PAGES].astype(np.int64),
     )
 
 
 @contextmanager
-def open_bench(installation: Installation, models: Models) -> Iterator[Bench]:
+def open_bench(
+    installation: Installation, models: Models, *, core: int | None = None
+) -> Iterator[Bench]:
     """Start Triton with every variant loaded; end it and remove its files afterwards.
+
+    `core`: the processor that engines are on.
 
     Raises:
         ServerError: it does not start.
@@ -219,8 +259,9 @@ def open_bench(installation: Installation, models: Models) -> Iterator[Bench]:
             # in its tracing); the governor turns tracing on when it is there.
             trace_rate=None,
             load_models=[choice.model for choice in models.choices],
+            environment={} if core is None else {DEVICE_ENV: str(core)},
         ) as server:
-            yield Bench(server, models, folder, pages, traces)
+            yield Bench(server, models, folder, pages, traces, core)
 
 
 def _short_folder() -> str | None:

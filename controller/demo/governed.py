@@ -41,6 +41,13 @@ class Choice:
     name: str
     model: str
     quality: float
+    max_batch: int | None = None  # None: not declared
+    profile_of: str | None = None  # the variant whose weights it serves; its name is VARIANT.NAME
+
+    @property
+    def weights(self) -> str:
+        """Return the variant whose weights it serves."""
+        return self.profile_of or self.name
 
 
 def policy_text(
@@ -57,8 +64,7 @@ def policy_text(
 ) -> str:
     """Return the policy of the demo's daemon."""
     variants = "\n".join(
-        f"      {choice.name}: {{model: {choice.model}, quality: {choice.quality:.4f}}}"
-        for choice in choices
+        _variant(choice, choices) for choice in choices if choice.profile_of is None
     )
     # The dwell: one or two objectives. A burst lasts about a second here, and is served best by
     # two variants in turn.
@@ -79,6 +85,22 @@ models:
 stability: {{min_dwell: 100ms}}
 mode: act
 """
+
+
+def _variant(choice: Choice, choices: Sequence[Choice]) -> str:
+    """Return a variant's line, its profiles in it."""
+    told = f"model: {choice.model}, quality: {choice.quality:.4f}"
+    if choice.max_batch is not None:
+        told += f", max_batch: {choice.max_batch}"
+    profiles = [
+        f"{one.name.removeprefix(f'{choice.name}.')}: "
+        f"{{model: {one.model}, max_batch: {one.max_batch}}}"
+        for one in choices
+        if one.profile_of == choice.name
+    ]
+    if profiles:
+        told += f", profiles: {{{', '.join(profiles)}}}"
+    return f"      {choice.name}: {{{told}}}"
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -180,6 +202,12 @@ class Governor:
         status = self.status()
         models = status.get("models") if status is not None else None
         return models[0] if models else None
+
+    def last_switch(self) -> dict[str, Any] | None:
+        """Return what `governor explain --json` tells of the last switch; None: there was none."""
+        answer = self._get("/v1/explain")
+        models = answer.get("models") if isinstance(answer, dict) else None
+        return models[0].get("last_switch") if models else None
 
     def history(self) -> list[dict[str, Any]]:
         """Return the actions it remembers, newest first."""

@@ -30,6 +30,9 @@ class Quiet:
     def stage(self, text: str, ratio: float | None) -> None:
         """Say what is being prepared."""
 
+    def set_objective(self, objective_ms: float) -> None:
+        """Say which latency is to be met, once it is known."""
+
     def arm_started(self, name: str, seconds: float) -> None:
         """Say that an arm begins."""
 
@@ -109,6 +112,10 @@ class Screen(Quiet):
         """Show what is being prepared."""
         self._stage = (text, ratio)
         self._draw()
+
+    def set_objective(self, objective_ms: float) -> None:
+        """Take the latency that is drawn as the limit."""
+        self._objective_ms = objective_ms
 
     def arm_started(self, name: str, seconds: float) -> None:
         """Show a new arm."""

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from controller.demo.arms import Result
+from controller.demo.arms import Arm, Result
 from controller.demo.records import Records
 from controller.demo.scenario import Schedule
 from controller.demo.scores import Served
@@ -42,20 +42,27 @@ def draw(
     """
     mpl.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"})
     figure = Figure(figsize=(11, 11), dpi=110, layout="constrained")
-    load, variant, latency, bars = figure.subplots(
-        4, 1, gridspec_kw={"height_ratios": [1.1, 1.2, 2.2, 0.35 + 0.28 * len(results)]}
+    heights = [1.1, 1.2, 2.2, 0.35 + 0.28 * len(results)]
+    if schedule.nights_s:
+        heights.insert(1, 0.4)
+    load, *neighbour, variant, latency, bars = figure.subplots(
+        len(heights), 1, gridspec_kw={"height_ratios": heights}
     )
-    variant.sharex(load)
-    latency.sharex(load)
+    for axes in (*neighbour, variant, latency):
+        axes.sharex(load)
     governed = [result for result in results if result.governed is not None]
-    shown = governed[0] if governed else results[-1]
+    whole = [result for result in governed if result.arm.engine is None]
+    shown = next(iter((*whole, *governed)), results[-1])
     _load(load, shown.records, schedule)
+    for axes in neighbour:
+        _neighbour(axes, shown, schedule)
     _variant(variant, shown, served, schedule)
     _latency(latency, results, served, schedule, objective_ms)
     _bars(bars, results, served)
-    for axes in (load, variant, latency):
-        for burst in schedule.bursts:
-            axes.axvspan(burst.start_s, burst.end_s, color="#000000", alpha=0.05, linewidth=0)
+    spans_s = [*((burst.start_s, burst.end_s) for burst in schedule.bursts), *schedule.nights_s]
+    for axes in (load, *neighbour, variant, latency):
+        for start_s, end_s in spans_s:
+            axes.axvspan(start_s, end_s, color="#000000", alpha=0.05, linewidth=0)
         axes.set_xlim(0, schedule.duration_s)
     latency.set_xlabel("seconds")
     figure.savefig(path)
@@ -72,10 +79,20 @@ def _load(axes: Axes, records: Records, schedule: Schedule) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2, frameon=False)
 
 
+def _neighbour(axes: Axes, result: Result, schedule: Schedule) -> None:
+    """Draw what the neighbour had of the device in each night."""
+    for (start_s, end_s), share in zip(schedule.nights_s, result.neighbour, strict=False):
+        axes.bar(start_s, share, end_s - start_s, align="edge", color="#fdae6b")
+        axes.annotate(f"{share:.0%}", ((start_s + end_s) / 2, share / 2), ha="center", va="center")
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 1], ["0", "all"])
+    axes.set_title("The neighbour's share of the device", loc="left")
+
+
 def _variant(axes: Axes, result: Result, served: Sequence[Served], schedule: Schedule) -> None:
     """Draw which share of the answers each variant gave, the best on top."""
     counted = result.records.counted()
-    order = sorted(range(len(served)), key=lambda number: served[number].quality)
+    order = _order(served)
     edges_s = _edges(schedule)
     centres = {number: place for place, number in enumerate(order)}
     answered = counted.answered
@@ -92,7 +109,7 @@ def _variant(axes: Axes, result: Result, served: Sequence[Served], schedule: Sch
             color=_colours(served)[number],
         )
     axes.set_yticks(range(len(order)))
-    axes.set_yticklabels([f"{served[n].name} ({served[n].quality:.3f})" for n in order])
+    axes.set_yticklabels([_label(served[n]) for n in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_ylabel("variant (quality)")
     switches = len(result.governed.switches) if result.governed else 0
@@ -114,7 +131,7 @@ def _latency(
         style: dict[str, Any]
         if result.governed is not None:
             style = {"color": _GOVERNOR, "linewidth": 2.0, "zorder": 5}
-            if result.arm.ablation is not None:
+            if result.arm != Arm():
                 style = {"color": _INK, "linewidth": 1.0, "linestyle": ":", "zorder": 4}
         else:
             style = {
@@ -149,7 +166,7 @@ def _bars(axes: Axes, results: Sequence[Result], served: Sequence[Served]) -> No
     numbers = {variant.name: number for number, variant in enumerate(served)}
     for place, result in enumerate(reversed(results)):
         score = result.score
-        colour = _GOVERNOR if result.arm.ablation is None else _INK
+        colour = _GOVERNOR if result.arm == Arm() else _INK
         if result.arm.variant is not None:
             colour = _colours(served)[numbers[result.arm.variant]]
         axes.barh(place, score.mean_quality or 0.0, color=colour, alpha=0.2, height=0.7)
@@ -173,6 +190,16 @@ def _bars(axes: Axes, results: Sequence[Result], served: Sequence[Served]) -> No
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _label(served: Served) -> str:
+    rows = "" if served.max_batch is None else f", batches of {served.max_batch}"
+    return f"{served.name}{rows} ({served.quality:.3f})"
+
+
+def _order(served: Sequence[Served]) -> list[int]:
+    """Return the variants' numbers from the lowest quality up, of one variant larger engines."""
+    return sorted(range(len(served)), key=lambda n: (served[n].quality, served[n].max_batch or 0))
+
+
 def _edges(schedule: Schedule) -> NDArray[np.float64]:
     return np.arange(0.0, schedule.duration_s + _BIN_S, _BIN_S)
 
@@ -193,7 +220,7 @@ def _tail(records: Records, schedule: Schedule) -> tuple[Any, Any]:
 
 def _colours(served: Sequence[Served]) -> dict[int, Any]:
     """Return a colour for each variant: one scale from the lowest quality to the highest."""
-    order = sorted(range(len(served)), key=lambda number: served[number].quality)
+    order = _order(served)
     scale = mpl.colormaps["viridis"]
     return {
         number: scale(0.85 * (1 - place / max(len(order) - 1, 1)))

@@ -14,6 +14,7 @@ from typing import Any
 
 from controller.demo import scores
 from controller.demo.arms import Arm, Result
+from controller.demo.nightly import Plan
 from controller.demo.scenario import Schedule
 from controller.demo.scores import Served
 
@@ -32,6 +33,7 @@ class Outcome:
     objective_ms: float
     triton_version: str
     seed: int
+    plan: Plan | None = None  # of the batch scenario
 
     def result(self, arm: Arm) -> Result | None:
         """Return an arm's result, if it ran."""

@@ -76,6 +76,7 @@ class Schedule:
     bursts: tuple[Burst, ...]
     rate_at_s: Floats  # the curve that the arrivals were drawn from, for the plot
     rate_rps: Floats
+    nights_s: tuple[tuple[float, float], ...] = ()  # when the device is shared: starts and ends
 
 
 def bursty(
@@ -112,7 +113,7 @@ def bursty(
         knots_rps += [knots_rps[-1], height_rps, height_rps, float(calms_rps[index + 1])]
     knots_s.append(max(duration_s, now_s))
     knots_rps.append(knots_rps[-1])
-    return _arrivals(rng, shape, knots_s, knots_rps, warmup_s, tuple(bursts))
+    return arrivals(rng, shape, knots_s, knots_rps, warmup_s, tuple(bursts))
 
 
 def steps(
@@ -138,16 +139,16 @@ def steps(
         knots_rps += [calm_rps, height_rps, height_rps, calm_rps]
     knots_s.append(now_s + 1.0)
     knots_rps.append(calm_rps)
-    return _arrivals(rng, shape, knots_s, knots_rps, warmup_s, tuple(bursts))
+    return arrivals(rng, shape, knots_s, knots_rps, warmup_s, tuple(bursts))
 
 
 def steady(rate_rps: float, *, seed: int, duration_s: float, warmup_s: float = 0.0) -> Schedule:
     """Draw a schedule of one rate throughout: what the governor's own cost is measured on."""
     knots_s, knots_rps = [-warmup_s, duration_s], [rate_rps, rate_rps]
-    return _arrivals(np.random.default_rng(seed), Shape(), knots_s, knots_rps, warmup_s, ())
+    return arrivals(np.random.default_rng(seed), Shape(), knots_s, knots_rps, warmup_s, ())
 
 
-def _arrivals(
+def arrivals(
     rng: np.random.Generator,
     shape: Shape,
     knots_s: Sequence[float],

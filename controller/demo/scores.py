@@ -22,6 +22,7 @@ class Served:
     name: str
     quality: float
     requests_rps: float  # what it gets through on this machine: orders the variants by speed
+    max_batch: int | None = None  # rows of an engine of a fixed shape; None: it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
-from controller.demo import arms, report, scores
+from controller.demo import arms, batch, neighbour, report, scores
 from controller.demo.arms import Arm
 from controller.demo.bench import OBJECTIVE_MS, Models, open_bench, sample_models
 from controller.demo.governed import Choice
 from controller.demo.live import Plain, Quiet, Screen
+from controller.demo.nightly import nightly
 from controller.demo.scenario import Shape, bursty, steps
 from controller.embedded.install import Installation, install
-from controller.embedded.ladder import ensure_ladder
+from controller.embedded.ladder import ensure_engines, ensure_ladder
 
 WARMUP_S = 6.0
 """Calm load before an arm counts: models and the governor get to know each other."""
@@ -35,6 +36,7 @@ class Options:
     seed: int
     arms: str | None = None  # None: every variant fixed, and the governor
     quiet: bool = False
+    scenario: str = "bursts"
 
 
 def run(options: Options, console: Console) -> report.Outcome:
@@ -45,6 +47,8 @@ def run(options: Options, console: Console) -> report.Outcome:
         UnsupportedPlatformError, InstallError, LadderError, ServerError, LoadError,
         GovernorError: a part failed; the message says what to do.
     """
+    if options.scenario == "batch":
+        return _run_batch(options, console)
     with _stop_on_signals(), _view(options, console) as view:
         installation, models = prepare(view)
         chosen = arms.parse(options.arms, [choice.name for choice in _best_first(models)])
@@ -66,6 +70,37 @@ def run(options: Options, console: Console) -> report.Outcome:
                 objective_ms=bench.objective_ms,
                 triton_version=installation.triton_version,
                 seed=options.seed,
+            )
+
+
+def _run_batch(options: Options, console: Console) -> report.Outcome:
+    with _stop_on_signals(), neighbour.device() as core, _view(options, console) as view:
+        installation = install(view.stage)
+        models = batch.engine_models(ensure_engines(installation, view.stage))
+        names = [choice.name for choice in _best_first(models)]
+        profiled = {choice.profile_of for choice in models.choices}
+        engines = [c.name for c in models.choices if c.weights in profiled]
+        chosen = arms.parse(options.arms, names, engines)
+        with open_bench(installation, models, core=core) as bench:
+            plan = batch.calibrate(bench, view.stage)
+            view.set_objective(plan.objective_ms)
+            schedule = nightly(
+                plan.day_rps,
+                plan.night_rps,
+                plan.rows,
+                seed=options.seed,
+                duration_s=options.seconds,
+                warmup_s=WARMUP_S,
+            )
+            results = tuple(arms.run(bench, arm, schedule, view) for arm in chosen)
+            return report.Outcome(
+                results=results,
+                schedule=schedule,
+                served=bench.served,
+                objective_ms=bench.objective_ms,
+                triton_version=installation.triton_version,
+                seed=options.seed,
+                plan=plan,
             )
 
 

@@ -3,7 +3,8 @@
 Owns the folder ``INSTALLATION/ladder-<digest of the recipe>``: a model repository, the held-out
 pages that its quality was measured on, and what was measured (``ladder.json``). The work is done
 by ``models/train.py`` in the server's environment; nothing of that is imported here. It must not
-start a server.
+start a server. The same for ``engines-<digest>``, made by ``engines/make.py``: two variants of
+another classifier in engines of fixed shapes, for `governor demo --scenario batch`.
 
 The task is to find and read the one digit on a noisy page of 80 x 80 pixels; a small perceptron
 is slid over the page as convolutions. `docs/ladder.md` says how each variant is made and what
@@ -38,8 +39,11 @@ CLASSES = 10
 VARIANT_OUTPUT = "variant"
 """INT32, rows x 1: which variant served, as its place in `Ladder.variants`."""
 MAX_BATCH = 8
+DEVICE_ENV = "TRITON_GOVERNOR_DEVICE"
+"""Names the processor that engines run on, in the server's environment; unset: any."""
 
 _SCRIPTS = Path(__file__).with_name("models")
+_ENGINES = Path(__file__).with_name("engines")
 _FORMAT = 1
 _TAIL_LINES = 12
 
@@ -63,7 +67,10 @@ class LadderVariant:
     """How it was made."""
     params: int
     batch_ms: Mapping[int, float]
-    """Median time of a run of ONNX Runtime by rows, without the Python backend's share."""
+    """Time of a run of ONNX Runtime by rows, without the Python backend's share."""
+    max_batch: int = MAX_BATCH
+    profile_of: str | None = None
+    """The variant whose weights it serves in an engine of another shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,24 @@ class SampleRequests:
     """Variants x pages: read as it should be, when the quality was measured."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How a ladder is made."""
+
+    name: str
+    script: Path
+    sources: tuple[Path, ...]
+    """Folders of whatever has a part in it."""
+
+    def root(self, installation: Installation) -> Path:
+        """Return a folder that belongs to this recipe, so that versions coexist."""
+        digest = hashlib.sha256(str(_FORMAT).encode())
+        for folder in self.sources:
+            for script in sorted(folder.glob("*.py")):
+                digest.update(script.name.encode() + b"\0" + script.read_bytes())
+        return installation.root / f"{self.name}-{digest.hexdigest()[:8]}"
+
+
 def ensure_ladder(installation: Installation, progress: Progress) -> Ladder:
     """Make sure that the sample models are there, and return them.
 
@@ -99,13 +124,30 @@ def ensure_ladder(installation: Installation, progress: Progress) -> Ladder:
     Raises:
         LadderError: they could not be made, with the tail of what the training said.
     """
-    root = _root(installation)
+    recipe = _Recipe("ladder", _SCRIPTS / "train.py", (_SCRIPTS,))
+    return _ensure(installation, recipe, progress)
+
+
+def ensure_engines(installation: Installation, progress: Progress) -> Ladder:
+    """Make sure that the engines of the batch scenario are there, and return them.
+
+    Takes a minute on two cores where they are not, and 400 MB. Otherwise as `ensure_ladder`.
+
+    Raises:
+        LadderError: they could not be made, with the tail of what was said.
+    """
+    recipe = _Recipe("engines", _ENGINES / "make.py", (_SCRIPTS, _ENGINES))
+    return _ensure(installation, recipe, progress)
+
+
+def _ensure(installation: Installation, recipe: _Recipe, progress: Progress) -> Ladder:
+    root = recipe.root(installation)
     ready = _read(root)
     if ready is not None:
         return ready
     with file_lock(root.with_name(f"{root.name}.lock"), progress):
         ready = _read(root)  # somebody else may have done it meanwhile
-        return ready if ready is not None else _build(installation, root, progress)
+        return ready if ready is not None else _build(installation, recipe, root, progress)
 
 
 def sample_requests(ladder: Ladder) -> SampleRequests:
@@ -128,14 +170,6 @@ def sample_requests(ladder: Ladder) -> SampleRequests:
             f"{path}: cannot be read ({error}); remove {ladder.root} and run "
             "'governor triton install'"
         ) from error
-
-
-def _root(installation: Installation) -> Path:
-    """Return a folder that belongs to this recipe, so that versions coexist."""
-    digest = hashlib.sha256(str(_FORMAT).encode())
-    for script in sorted(_SCRIPTS.glob("*.py")):
-        digest.update(script.name.encode() + b"\0" + script.read_bytes())
-    return installation.root / f"ladder-{digest.hexdigest()[:8]}"
 
 
 def _read(root: Path) -> Ladder | None:
@@ -163,10 +197,12 @@ def _read_variant(stored: Mapping[str, Any]) -> LadderVariant:
         compression=str(stored["compression"]),
         params=int(stored["params"]),
         batch_ms={int(rows): float(time_ms) for rows, time_ms in stored["batch_ms"].items()},
+        max_batch=int(stored.get("max_batch", MAX_BATCH)),
+        profile_of=stored.get("profile_of"),
     )
 
 
-def _build(installation: Installation, root: Path, progress: Progress) -> Ladder:
+def _build(installation: Installation, recipe: _Recipe, root: Path, progress: Progress) -> Ladder:
     # What an interrupted training left; the lock says that nobody is at it.
     for leftover in root.parent.glob(f".{root.name}-*"):
         shutil.rmtree(leftover)
@@ -174,7 +210,7 @@ def _build(installation: Installation, root: Path, progress: Progress) -> Ladder
         shutil.rmtree(root)
     staging = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        _train(installation, staging, progress)
+        _train(installation, recipe, staging, progress)
         if _read(staging) is None:
             raise LadderError("training the sample models ended without models; please report it")
         staging.replace(root)
@@ -188,11 +224,11 @@ def _build(installation: Installation, root: Path, progress: Progress) -> Ladder
     return ladder
 
 
-def _train(installation: Installation, folder: Path, progress: Progress) -> None:
+def _train(installation: Installation, recipe: _Recipe, folder: Path, progress: Progress) -> None:
     """Run the training to its end; it ends with this process or its interruption."""
     environment = installation.environment()
     environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the package's own folder may be read-only
-    command = [str(installation.python), str(_SCRIPTS / "train.py"), str(folder)]
+    command = [str(installation.python), str(recipe.script), str(folder)]
     try:
         process = subprocess.Popen(  # noqa: S603 - our own script
             command,

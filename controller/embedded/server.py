@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +70,7 @@ class ServerOptions:
     """One of so many requests is traced (None: none) until the trace API says otherwise."""
     load_models: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     ready_timeout_s: float = 60.0
     shm_prefix: str = field(default_factory=lambda: f"triton_governor_{secrets.token_hex(6)}_")
 
@@ -139,6 +140,7 @@ def start_server(
     load_models: Sequence[str] = (),
     ports: Ports | None = None,
     extra_args: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
     ready_timeout_s: float = 60.0,
 ) -> "RunningServer":
     """Start a server and wait until it is ready (about 2 s; blocking: use a thread in asyncio).
@@ -152,6 +154,7 @@ def start_server(
         load_models: loaded before the server is ready.
         ports: None: free ones, chosen again when somebody else is quicker.
         extra_args: further flags of ``tritonserver``.
+        environment: variables that it has besides the installation's.
         ready_timeout_s: deadline, loads included.
 
     Raises:
@@ -165,6 +168,7 @@ def start_server(
         trace_rate=trace_rate,
         load_models=tuple(load_models),
         extra_args=tuple(extra_args),
+        environment=environment or {},
         ready_timeout_s=ready_timeout_s,
     )
     for attempt in range(_START_ATTEMPTS):
@@ -284,7 +288,7 @@ class RunningServer:
     def _launch(self) -> None:
         specification = {
             "command": command_line(self.options, self.ports),
-            "environment": self.options.installation.environment(),
+            "environment": {**self.options.installation.environment(), **self.options.environment},
             "log_file": str(self.options.log_file),
             "shm_prefix": self.options.shm_prefix,
             "stop_timeout_s": _STOP_TIMEOUT_S,

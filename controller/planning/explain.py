@@ -10,10 +10,17 @@ import math
 from collections.abc import Callable, Mapping
 
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
-from controller.policy.model import ModelPolicy, VariantPolicy
+from controller.planning.explain_batch import why_this_batch
+from controller.planning.words import (
+    EXCLUDED,
+    candidate_of,
+    spell_number,
+    spell_percent,
+    spell_s,
+)
+from controller.policy.model import ModelPolicy
 from controller.prediction.costs import ActionCosts
 
-_MS = 1e3
 _DRIFT_WORTH_SAYING = 0.10
 _HARDLY_ANY = 0.005  # of the requests late: it is the backlog to come that is escaped from
 _SHOWN = 3  # better variants that are explained one by one
@@ -31,14 +38,6 @@ _DECIDED_OTHERWISE = frozenset(
     }
 )
 
-_EXCLUDED: Mapping[Excluded, str] = {
-    Excluded.MIN_QUALITY: "is below the policy's min_quality",
-    Excluded.NOT_READY: "is not ready on Triton",
-    Excluded.UNUSABLE: "cannot be switched to at the moment",
-    Excluded.NOT_ALLOWED: "may not serve at this time, as a schedule of the policy says",
-    Excluded.NOT_LOADED: "is not loaded, as the memory budget does not hold every variant",
-}
-
 
 def explain_decision(
     decision: Decision, model: ModelPolicy, costs: ActionCosts | None = None
@@ -53,7 +52,7 @@ def explain_decision(
     else:
         sentences += [
             _prediction(decision),
-            _why_this_batch(decision, model),
+            *why_this_batch(decision, model),
             *_why_not_better(decision, model),
         ]
     if costs is not None:
@@ -65,24 +64,28 @@ def _what_it_costs(decision: Decision, model: ModelPolicy, costs: ActionCosts) -
     """Return what a switch was seen to take, and a load of each variant that is not loaded."""
     switch_s = costs.expected_s("switch", model.name)
     seen = costs.disturbances.view().get("load")
-    late = f" ({_percent(seen['share'])} more requests late meanwhile)" if seen else ""
-    told = [] if switch_s is None else [f"a switch, with its checks and its proof, {_ms(switch_s)}"]
+    late = f" ({spell_percent(seen['share'])} more requests late meanwhile)" if seen else ""
+    told = (
+        []
+        if switch_s is None
+        else [f"a switch, with its checks and its proof, {spell_s(switch_s)}"]
+    )
     for candidate in decision.candidates:
         load_s = costs.expected_s("load", candidate.model)
         if candidate.excluded is Excluded.NOT_LOADED and load_s is not None:
-            told.append(f"a load of {candidate.variant} {_number(load_s)} s{late}")
+            told.append(f"a load of {candidate.variant} {spell_number(load_s)} s{late}")
     return f"Of late took {', '.join(told)}." if told else ""
 
 
 def _seen(decision: Decision) -> str:
-    rate = f"about {_number(decision.rate_rps)} requests/s are expected"
+    rate = f"about {spell_number(decision.rate_rps)} requests/s are expected"
     if math.isfinite(decision.rate_p95_rps) and decision.rate_p95_rps > decision.rate_rps:
-        rate += f" ({_number(decision.rate_p95_rps)} at the 95th percentile)"
+        rate += f" ({spell_number(decision.rate_p95_rps)} at the 95th percentile)"
     if decision.backlog_requests == 0:
         backlog = "nothing waits"
     else:
         verb = "request waits" if decision.backlog_requests == 1 else "requests wait"
-        backlog = f"{decision.backlog_requests} {verb} ({_ms(decision.backlog_s)} of work)"
+        backlog = f"{decision.backlog_requests} {verb} ({spell_s(decision.backlog_s)} of work)"
     text = f"{decision.model}: {rate}, and {backlog}."
     drift = decision.drift_ratio
     if math.isfinite(drift) and drift > 0 and abs(drift - 1.0) > _DRIFT_WORTH_SAYING:
@@ -103,8 +106,8 @@ def _compared(decision: Decision, model: ModelPolicy) -> str:
     total = len(decision.candidates)
     text = (
         f"Of {total} variant{'s' if total > 1 else ''}, {_count(len(feasible))} predicted to"
-        f" answer {_percent(model.objective.percentile / 100)} of requests within"
-        f" {_ms(model.objective.latency_s)}"
+        f" answer {spell_percent(model.objective.percentile / 100)} of requests within"
+        f" {spell_s(model.objective.latency_s)}"
     )
     if len(known) < len(allowed):
         unknown = len(allowed) - len(known)
@@ -114,63 +117,8 @@ def _compared(decision: Decision, model: ModelPolicy) -> str:
     return text + "."
 
 
-def _why_this_batch(decision: Decision, model: ModelPolicy) -> str:
-    """Return what speaks against the other profiles of the chosen variant's weights."""
-    chosen = _candidate(decision, decision.target or decision.serving)
-    same = {v.name: v for v in model.variants}
-    own = None if chosen is None else same.get(chosen.variant)
-    if chosen is None or own is None or decision.reason is Reason.FALLBACK:
-        return ""
-    weights = own.profile_of or own.name
-    others = [
-        f"{_batches(same[c.variant])} {_less_good(c, chosen, decision, model)}"
-        for c in decision.candidates
-        if c is not chosen
-        and c.variant in same
-        and weights in (c.variant, same[c.variant].profile_of)
-    ]
-    if not others:
-        return ""
-    return f"It serves {weights} {_batches(own)}; {'; '.join(others)}."
-
-
-def _batches(variant: VariantPolicy) -> str:
-    if variant.max_batch is None:
-        return "in batches as large as it takes"
-    if variant.max_batch == 1:
-        return "request by request"
-    return f"in batches of up to {variant.max_batch}"
-
-
-def _less_good(
-    candidate: Candidate, chosen: Candidate, decision: Decision, model: ModelPolicy
-) -> str:
-    if candidate.excluded is not None:
-        return _EXCLUDED[candidate.excluded]
-    if not candidate.known:
-        return "has not been measured yet"
-    if candidate.variant == decision.desired:
-        return "is wanted next"
-    if candidate.utilization_ratio > 1.0:
-        return (
-            f"would not keep up: what arrives is {_percent(candidate.utilization_ratio)} of what it"
-            " can do"
-        )
-    if candidate.miss_ratio > model.objective.allowed_miss_ratio:
-        fewer = ", not so many fewer as a switch costs"
-        return (
-            f"would have {_percent(candidate.miss_ratio)} of requests late"
-            f"{fewer if candidate.miss_ratio < chosen.miss_ratio else ''}"
-        )
-    if not candidate.feasible:
-        return "would gather a backlog if the load rose as it may"
-    if candidate.value < chosen.value:
-        return "would be worth less with what waits or may come"
-    return "would be as good, but not by enough to be worth a switch"
-
-
 def _why_not_better(decision: Decision, model: ModelPolicy) -> list[str]:
-    chosen = _candidate(decision, decision.target or decision.serving)
+    chosen = candidate_of(decision, decision.target or decision.serving)
     if chosen is None:
         return []
     better = sorted(
@@ -186,7 +134,7 @@ def _why_not_better(decision: Decision, model: ModelPolicy) -> list[str]:
 def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> str:
     name = f"{candidate.variant} (quality {candidate.quality:.3f})"
     if candidate.excluded is not None:
-        return f"{name} {_EXCLUDED[candidate.excluded]}."
+        return f"{name} {EXCLUDED[candidate.excluded]}."
     if not candidate.known:
         return f"{name} has not been measured yet."
     objective = model.objective
@@ -197,19 +145,19 @@ def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> st
     if not candidate.feasible and in_time:
         return (
             f"{name} would meet the objective at first, but gather a backlog if the load reaches"
-            f" the {_number(decision.rate_p95_rps)} requests a second that it may."
+            f" the {spell_number(decision.rate_p95_rps)} requests a second that it may."
         )
     if not candidate.feasible:
         late = f"its {_ordinal(model.objective.percentile)} percentile would be"
         return (
-            f"{name} would miss the objective: {late} {_ms(candidate.p99_s)}, with"
-            f" {_percent(candidate.miss_ratio)} of requests late."
+            f"{name} would miss the objective: {late} {spell_s(candidate.p99_s)}, with"
+            f" {spell_percent(candidate.miss_ratio)} of requests late."
         )
     if candidate.variant == decision.desired:
         return f"{name} would meet the objective and is wanted next."
     return (
-        f"{name} would meet the objective with {_percent(candidate.miss_ratio)} of requests late,"
-        " but too little would be left for the requests that wait or may come."
+        f"{name} would meet the objective with {spell_percent(candidate.miss_ratio)} of requests"
+        " late, but too little would be left for the requests that wait or may come."
     )
 
 
@@ -218,10 +166,10 @@ def _best_feasible(d: Decision) -> str:
 
 
 def _escape(d: Decision) -> str:
-    serving = _candidate(d, d.serving)
+    serving = candidate_of(d, d.serving)
     late, soon = "", ""
     if serving is not None and serving.known:
-        late = f" ({_percent(serving.miss_ratio)} of requests late)"
+        late = f" ({spell_percent(serving.miss_ratio)} of requests late)"
         soon = "soon " if serving.miss_ratio < _HARDLY_ANY else ""
     return f"{_go(d)} at once: {d.serving or 'what serves'} would {soon}miss the objective{late}."
 
@@ -290,7 +238,7 @@ def _held(d: Decision) -> str:
 
 def _no_choice(d: Decision) -> str:
     why = "; ".join(
-        f"{c.variant} {_EXCLUDED[c.excluded]}" for c in d.candidates if c.excluded is not None
+        f"{c.variant} {EXCLUDED[c.excluded]}" for c in d.candidates if c.excluded is not None
     )
     return f"No variant may be chosen{': ' + why if why else ''}; {_stay(d)}."
 
@@ -336,7 +284,7 @@ def _stay(decision: Decision) -> str:
 
 
 def _wanted(decision: Decision) -> str:
-    wanted = _candidate(decision, decision.desired)
+    wanted = candidate_of(decision, decision.desired)
     if wanted is None:
         return "A better variant is wanted"
     return f"{wanted.variant} (quality {wanted.quality:.3f}) is wanted"
@@ -349,18 +297,14 @@ def _would_choose(decision: Decision) -> str:
 
 
 def _prediction(decision: Decision) -> str:
-    chosen = _candidate(decision, decision.target or decision.serving)
+    chosen = candidate_of(decision, decision.target or decision.serving)
     if chosen is None or not chosen.known:
         return ""
     return (
-        f"Predicted for {chosen.variant} (quality {chosen.quality:.3f}): {_ms(chosen.p99_s)}, with"
-        f" {_percent(chosen.miss_ratio)} of requests late; by what came of such predictions,"
-        f" {_ms(chosen.told_p99_s)}."
+        f"Predicted for {chosen.variant} (quality {chosen.quality:.3f}): {spell_s(chosen.p99_s)},"
+        f" with {spell_percent(chosen.miss_ratio)} of requests late; by what came of such"
+        f" predictions, {spell_s(chosen.told_p99_s)}."
     )
-
-
-def _candidate(decision: Decision, variant: str | None) -> Candidate | None:
-    return next((c for c in decision.candidates if c.variant == variant), None)
 
 
 def _count(count: int) -> str:
@@ -374,27 +318,3 @@ def _ordinal(percentile: float) -> str:
     last_two = number[-2:].lstrip(".")
     ending = {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th")
     return number + ("th" if last_two in ("11", "12", "13") or "." in number else ending)
-
-
-def _ms(value_s: float) -> str:
-    if not math.isfinite(value_s):
-        return "without end"
-    value_ms = value_s * _MS
-    if value_ms >= 10_000:
-        return f"{value_s:.0f} s"
-    return f"{value_ms:.0f} ms" if value_ms >= 10 else f"{value_ms:.1f} ms"
-
-
-def _percent(value: float) -> str:
-    if not math.isfinite(value):
-        return "an unknown share"
-    percent = value * 100.0
-    if 0.0 < percent < 0.01:
-        return "under 0.01 %"
-    return f"{percent:.3g} %"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "an unknown number of"
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

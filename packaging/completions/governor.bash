@@ -46,7 +46,7 @@ _shtab_governor_triton_load_option_strings=(-h --help --seconds --seed)
 _shtab_governor_triton_stop_option_strings=(-h --help)
 _shtab_governor_triton_status_option_strings=(-h --help --json)
 _shtab_governor_triton_option_strings=(-h --help)
-_shtab_governor_demo_option_strings=(-h --help --seconds --seed --json --plot --no-plot --quiet --arms --relief)
+_shtab_governor_demo_option_strings=(-h --help --scenario --seconds --seed --json --plot --no-plot --quiet --arms --relief)
 _shtab_governor_completion_option_strings=(-h --help --model --socket --instance)
 _shtab_governor_option_strings=(-h --help --version)
 
@@ -121,6 +121,7 @@ _shtab_governor_policy_pos_0_choices=(check show diff explain test schema exampl
 _shtab_governor_profiles_pos_0_choices=(materialise)
 _shtab_governor_quality___metric_choices=(top1 agreement cosine error exact)
 _shtab_governor_triton_pos_0_choices=(install start load stop status)
+_shtab_governor_demo___scenario_choices=(bursts batch)
 _shtab_governor_completion_pos_0_choices=(bash zsh fish models variants)
 _shtab_governor_pos_0_choices=(run status explain history pin unpin pause resume top served advice report release alias adopt policy profiles replay doctor install-service uninstall-service quality triton demo completion)
 

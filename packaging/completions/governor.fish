@@ -75,7 +75,7 @@ function _shtab_governor_using
 end
 
 set -g _shtab_governor_commands run status explain history pin unpin pause resume top served advice report release alias adopt policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy test' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor install-service uninstall-service quality triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
-set -g _shtab_governor_opts_with_value --ablate --against --arms --at --busiest --concurrency --cotenants --data --drift --for --gpus --group --grpc-port --host --http-port --input --instance --interval --jobs --journal --json --labels --ladder --limit --load --log-format --log-level --max-rate --metric --metrics-port --model --on --otlp-url --output --peak --peak-load --percentile --plot --policies --policy --prefix --profiles --reference --relief --repository --require --rows --samples --schedule --seconds --seed --seeds --since --slo --socket --stragglers --trace --variants --watch --why --window --write-config -o
+set -g _shtab_governor_opts_with_value --ablate --against --arms --at --busiest --concurrency --cotenants --data --drift --for --gpus --group --grpc-port --host --http-port --input --instance --interval --jobs --journal --json --labels --ladder --limit --load --log-format --log-level --max-rate --metric --metrics-port --model --on --otlp-url --output --peak --peak-load --percentile --plot --policies --policy --prefix --profiles --reference --relief --repository --require --rows --samples --scenario --schedule --seconds --seed --seeds --since --slo --socket --stragglers --trace --variants --watch --why --window --write-config -o
 
 complete -c governor -e
 complete -c governor -f
@@ -330,6 +330,7 @@ complete -c governor -n '_shtab_governor_using triton status' -s h -l help -d 's
 complete -c governor -n '_shtab_governor_using triton status' -l json -d 'for programs'
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a demo -d 'see it work: a real Triton, a bursty load, fixed variants against the governor'
 complete -c governor -n '_shtab_governor_using demo' -s h -l help -d 'show this help message and exit'
+complete -c governor -n '_shtab_governor_using demo' -l scenario -xka "bursts batch" -d 'bursts: bursts of load, five variants (default); batch: days and nights on a shared device, engines of several batch sizes'
 complete -c governor -n '_shtab_governor_using demo' -l seconds -x -d 'length of each arm (default 30)'
 complete -c governor -n '_shtab_governor_using demo' -l seed -x -d 'of the load (default 1)'
 complete -c governor -n '_shtab_governor_using demo' -l json -xka "(__fish_complete_path (commandline -ct))" -d 'write the numbers'

@@ -1,0 +1,113 @@
+"""The batch scenario on a real server: which engines are served, and how fast they are here.
+
+Owns the engines' part of the bench: the choice of them, and their calibration by day and by night.
+What follows from it is `nightly`'s.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from controller.demo.bench import Bench, Models, models_of
+from controller.demo.governed import Choice
+from controller.demo.neighbour import PROCESSES, Neighbour
+from controller.demo.nightly import Engine, Plan, pick_shapes, plan, shape_of
+from controller.demo.scores import Served
+from controller.embedded.ladder import Ladder
+
+_DAY_S, _DAY_TIMES = 1.2, 3
+_NIGHT_S, _NIGHT_TIMES = 2.0, 2
+_LEAD_S = 0.3
+_LONG_S = 600.0
+_NEIGHBOURS = (PROCESSES, 3, 4, 6, 8)
+_SLOWER = 2.6  # so many times as long a batch takes by night, at least: two processes do it alone
+_IN_FLIGHT = 2.5  # batches, so that one is always full and waits
+_SMALL_REQUESTS = 4  # rows at most that a request of this scenario has
+
+Progress = Callable[[str, float | None], None]
+
+
+def engine_models(ladder: Ladder) -> Models:
+    """Return the engines that fit this machine, by what was measured when they were made.
+
+    In the order of the numbers that they answer with: those that are not served lie between.
+    """
+    shaped = [v for v in ladder.variants if len(_siblings(ladder, v.profile_of or v.name)) > 1]
+    shapes = pick_shapes({v.max_batch: v.batch_ms[v.max_batch] for v in shaped})
+    kept = [v for v in ladder.variants if v not in shaped or v.max_batch in shapes]
+    choices = tuple(Choice(v.name, v.model, v.quality, v.max_batch, v.profile_of) for v in kept)
+    return models_of(ladder, choices, min(shapes[-1], _SMALL_REQUESTS))
+
+
+def _siblings(ladder: Ladder, weights: str) -> list[str]:
+    return [v.name for v in ladder.variants if weights in (v.name, v.profile_of)]
+
+
+def calibrate(bench: Bench, progress: Progress) -> Plan:
+    """Measure what each engine gets through by day, and the best variant's by night too.
+
+    The median of some short measurements in turn, as the machine differs from second to second.
+
+    Raises:
+        LoadError: a request failed.
+        ServerError: Triton has ended.
+        DeviceError: the neighbour failed.
+    """
+    best = max(choice.quality for choice in bench.choices)
+    shaped = [choice for choice in bench.choices if choice.quality == best]
+    by_day = _measure(bench, bench.choices, progress, "by day", _DAY_S, _DAY_TIMES)
+    own = next(choice for choice in shaped if choice.profile_of is None)
+    for bench.neighbours in _NEIGHBOURS:
+        with _night(bench):
+            tried = _measure(bench, [own], progress, "by night", _NIGHT_S, 1)[own.name]
+            if by_day[own.name] >= _SLOWER * tried or bench.neighbours == _NEIGHBOURS[-1]:
+                by_night = _measure(bench, shaped, progress, "by night", _NIGHT_S, _NIGHT_TIMES)
+                break
+    engines = sorted(
+        (Engine(c.max_batch or 1, by_day[c.name], by_night[c.name]) for c in shaped),
+        key=lambda engine: -engine.rows,
+    )
+    found = plan(engines[0], engines[-1])
+    bench.objective_ms = found.objective_ms
+    bench.served = tuple(
+        Served(c.name, c.quality, by_day[c.name] / found.rows, c.max_batch) for c in bench.choices
+    )
+    return found
+
+
+@contextmanager
+def _night(bench: Bench) -> Iterator[None]:
+    assert bench.core is not None  # noqa: S101 - the session chose it
+    with Neighbour(bench.core, bench.neighbours) as neighbour:
+        now_s = time.monotonic()
+        # Until we are done: whatever is left of it ends with the neighbour.
+        neighbour.begin([(now_s, now_s + _LONG_S)])
+        time.sleep(_LEAD_S)
+        yield
+
+
+def _measure(
+    bench: Bench,
+    choices: tuple[Choice, ...] | list[Choice],
+    progress: Progress,
+    when: str,
+    duration_s: float,
+    times: int,
+) -> dict[str, float]:
+    """Return the rows a second of each."""
+    found: dict[str, list[float]] = {choice.name: [] for choice in choices}
+    turns = [choice for _ in range(times) for choice in choices]
+    for index, choice in enumerate(turns):
+        progress(f"measuring {choice.name} {when}", index / len(turns))
+        through = bench.measure(
+            choice,
+            duration_s=duration_s,
+            shape=shape_of(1),
+            seed=index,
+            concurrency=round(_IN_FLIGHT * (choice.max_batch or 1)),
+        )
+        found[choice.name].append(through.rows_rps)
+    return {name: statistics.median(rates) for name, rates in found.items()}

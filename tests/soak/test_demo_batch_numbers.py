@@ -1,0 +1,41 @@
+"""The batch scenario's targets: over seeds, against every fixed engine and a governor without.
+
+`TRITON_GOVERNOR_BATCH_SEEDS` says which seeds (1-3), four and a half minutes each.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SEEDS = os.environ.get("TRITON_GOVERNOR_BATCH_SEEDS", "1-3")
+
+
+@pytest.mark.soak
+@pytest.mark.triton
+def test_changing_the_batch_size_is_worth_more_than_any_that_stays(tmp_path):
+    first, _, last = SEEDS.partition("-")
+    over_variants = []
+    for seed in range(int(first), int(last or first) + 1):
+        out = tmp_path / f"{seed}.json"
+        command = ["-m", "controller.cli.main", "demo", "--scenario", "batch", "--quiet"]
+        more = ["--no-plot", "--seed", str(seed), "--json", str(out)]
+        subprocess.run([sys.executable, *command, *more], cwd=ROOT, check=True)
+        document = json.loads(out.read_text())
+        arms = {arm["name"]: arm for arm in document["arms"]}
+        governor = arms.pop("governor")
+        variants = arms.pop("governor:variants")
+        print(seed, governor, variants, *arms.values(), sep="\n")
+        assert governor["failed"] == 0
+        assert governor["slo_attainment"] >= 0.97
+        best = max(arm["effective_quality"] for arm in arms.values())
+        assert governor["effective_quality"] - best >= 0.02
+        over_variants.append(governor["effective_quality"] - variants["effective_quality"])
+        assert " -> large" in document["explained"]
+        assert document["phases"]["governor"]["night"]["in_time"] >= 0.85
+    assert statistics.mean(over_variants) >= 0.01
