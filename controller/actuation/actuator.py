@@ -17,21 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from controller.actuation import handback
-from controller.actuation.alias import gpus_of
 from controller.actuation.capability import Capability
 from controller.actuation.client import connect
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
+from controller.actuation.places import place_of
+from controller.actuation.placing import next_place
 from controller.actuation.room import memory_reading
 from controller.actuation.state import (
     Alias,
     Counted,
     Memory,
     Server,
-    Timing,
     Variant,
     unusable,
 )
+from controller.actuation.timing import Timing
 from controller.actuation.views import variants_view
 from controller.planning.decision import Decision
 from controller.planning.pool import PoolPlan
@@ -76,7 +77,6 @@ class Actuator:
         self._free_memory = free_memory
         if free_memory is not None:
             free_memory.measured = self._memory.needs
-        self._placed: dict[str, tuple[int, ...]] = {}
         self._moved_s = clock()  # when an operation on a variant was last under way
         self._counted = counted
         self._on_step = on_step
@@ -106,7 +106,9 @@ class Actuator:
         )
         for model, order in self._orders.items():
             server.aliases[model].order = order
-        self._placed.clear()
+        if self._free_memory is not None:
+            self._free_memory.placed = lambda name: place_of(server.variants.get(name))
+            self._free_memory.aims = lambda name: next_place(server, name)
         self._stopping = False
         self._keeper = Keeper(server, blocked=problem)
         self._keeper.start()
@@ -360,11 +362,18 @@ class Actuator:
 
     def placement(self) -> dict[str, tuple[int, ...]]:
         """Return the GPUs of each variant that was ever loaded; -1 is the host's processors."""
+        variants = {} if self._keeper is None else self._keeper.server.variants
+        placed = {name: place_of(variant) for name, variant in variants.items()}
+        return {name: gpus for name, gpus in placed.items() if gpus}
+
+    def place(self, aims: Mapping[str, tuple[int, ...]]) -> None:
+        """Put the instances of some variants on other GPUs, each when that disturbs nobody.
+
+        Args:
+            aims: by Triton's name, of variants that the policy lets be placed.
+        """
         if self._keeper is not None:
-            for name, variant in self._keeper.server.variants.items():
-                if variant.config is not None:
-                    self._placed[name] = gpus_of(variant.config)
-        return dict(self._placed)
+            self._keeper.server.aims = dict(aims)
 
     def set_pool(self, plan: PoolPlan) -> None:
         """Load what a plan allows, and unload what it says, when nothing else is under way."""

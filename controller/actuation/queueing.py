@@ -1,7 +1,8 @@
-"""What a policy sets of a variant's config: the limits of Triton's queue.
+"""What a policy sets of a variant's config: the limits of Triton's queue, and its GPUs.
 
-Owns which fields of a config follow from the policy, and the override that puts them there. It
-must not load anything: the queue is Triton's, and `controller.actuation.warm` loads.
+Owns which fields of a config follow from the policy, and the override that puts them there (where
+its instances go is `controller.actuation.placing`'s). It must not load anything: the queue is
+Triton's, and `controller.actuation.warm` loads.
 
 A change of them is a full reload, so it is made when a variant is loaded or idle, never while it
 serves, and in calm. Of what else Triton does by itself `model_warmup` is left to the config in the
@@ -15,6 +16,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from controller.actuation.places import GROUPS, place_of
+from controller.actuation.placing import aim_of, is_lost, placed_groups
 from controller.actuation.room import short_of
 from controller.actuation.state import Override, Server, Variant
 from controller.policy.model import QueuePolicy
@@ -23,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 _US: Final = 1e6
 _AGAIN_S: Final = 600.0  # before a queue is tried again that was refused
 _BATCHING: Final = "dynamic_batching"
+_WORDS: Final = {_BATCHING: "queue", GROUPS: "GPUs"}
 
 
 def unset(config: Mapping[str, Any], queue: QueuePolicy | None) -> str | None:
@@ -44,23 +48,29 @@ def queue_view(server: Server, variant: Variant) -> str | None:
     if variant.model not in server.acted_on():
         return "not set: only advised on, or released"
     why = None if variant.config is None else unset(variant.config, variant.queue)
-    if why is None and (variant.reapply or is_pending(server, variant)):
+    if why is None and (variant.reapply or is_pending(server, variant, _BATCHING)):
         why = "pending: it is reloaded when it does not serve"
     return why or "set"
 
 
-def is_pending(server: Server, variant: Variant) -> bool:
-    """Return whether a variant's config is not what the policy makes of it."""
-    return _override(server, variant) is not None
+def is_pending(server: Server, variant: Variant, field: str | None = None) -> bool:
+    """Return whether a variant's config, or one field, is not what the policy makes of it."""
+    override = _override(server, variant)
+    if override is None or field is None:
+        return override is not None
+    base = override.disk if variant.override is None else variant.override.sent
+    return override.sent.get(field) != base.get(field)
 
 
 def may_reload(server: Server, variant: Variant) -> bool:
     """Return whether an idle variant may be reloaded now for what the policy makes of it.
 
     It is a way out for clients, and where an alias may be put back to: so only in calm, where
-    nothing is under way, there is memory for two of it, and it is not the only way out.
+    nothing is under way, there is memory for two of it, and it is not the only way out. One on a
+    GPU that is lost is no way out for anybody, and cannot be proven either.
     """
-    if not variant.ready or not variant.proven or not is_pending(server, variant):
+    lost = is_lost(server, variant)
+    if not variant.ready or not (variant.proven or lost) or not is_pending(server, variant):
         return False
     if variant.model in server.serving() or variant.model not in server.acted_on():
         return False
@@ -69,7 +79,7 @@ def may_reload(server: Server, variant: Variant) -> bool:
         busy = alias.switching or alias.unsettled is not None or alias.proof is not None
         if busy or alias.held is not None or not alias.known or not alias.ready:
             return False
-        if variant.model not in alias.order or alias.target not in alias.order:
+        if lost or variant.model not in alias.order or alias.target not in alias.order:
             continue
         faster = alias.order[: alias.order.index(alias.target)]
         others = (server.variants[name] for name in faster if name != variant.model)
@@ -101,7 +111,9 @@ def look_at_folder(server: Server, variant: Variant) -> None:
     """
     override = variant.override
     served = all(alias.ready for alias in server.users(variant.model))
-    if override is not None and served and override.of_policy and not _of_others(override):
+    if override is None or GROUPS in override.of_policy:
+        return  # as the folder says it may have no room
+    if served and override.of_policy and not _of_others(override):
         variant.override, variant.reapply = None, False
         server.memory.override(variant.model, None)
 
@@ -112,31 +124,42 @@ def take_back(server: Server, variant: Variant, override: Override, error: str) 
     before = Override({**override.disk, **others}, {}, override.disk) if others else None
     variant.override, variant.reapply = before, False
     variant.refused_queue, variant.queue_error = variant.queue, error
+    if GROUPS in override.of_policy:
+        variant.refused_aim, variant.placed = server.aims.get(variant.model, ()), ()
     variant.queue_retry_s = server.clock() + _AGAIN_S  # it may have been for another reason
     server.memory.override(variant.model, before)
-    _LOG.error("%s is loaded without the queue of the policy: %s", variant.model, error)
+    what = " and ".join(_WORDS[name] for name in override.of_policy)
+    _LOG.error("%s is loaded without the %s of the policy: %s", variant.model, what, error)
 
 
 def _override(server: Server, variant: Variant) -> Override | None:
     """Return the override that the policy makes of a variant's; None: it has that already."""
-    before, queue = variant.override, variant.queue
+    before, queue, aim = variant.override, variant.queue, aim_of(server, variant)
     refused = queue is not None and queue == variant.refused_queue
     if refused and server.clock() < variant.queue_retry_s:
         return None
-    if before is None and queue is None:
+    if before is None and queue is None and not aim:
         return None  # as nearly always
     disk = variant.config if before is None else before.disk
     if disk is None:
         return None
     base = disk if before is None else before.sent
-    batching = disk.get(_BATCHING)
-    of_policy: tuple[str, ...] = ()
-    if queue is not None and batching is not None:
-        batching, of_policy = _limited(batching, queue), (_BATCHING,)
-    elif before is None or not before.of_policy:
-        return None
-    sent = {**base, _BATCHING: batching}
-    return None if sent == base else Override(sent, {}, disk, of_policy)
+    fields: dict[str, Any] = {}
+    if queue is not None and _BATCHING in disk:
+        fields[_BATCHING] = _limited(disk[_BATCHING], queue)
+    operators = before is not None and GROUPS in _of_others(before)
+    groups = None if operators else placed_groups(disk, aim)
+    # Where it is already it stays as it is, whatever else its groups say.
+    if aim and groups is not None and (GROUPS in _policys(before) or place_of(variant) != aim):
+        fields[GROUPS] = groups
+    kept = {name: value for name, value in base.items() if name not in _policys(before)}
+    own = {name: disk[name] for name in _policys(before) if name in disk}
+    sent = {**kept, **own, **fields}
+    return None if sent == base else Override(sent, {}, disk, tuple(fields))
+
+
+def _policys(override: Override | None) -> tuple[str, ...]:
+    return () if override is None else tuple(override.of_policy)
 
 
 def _of_others(override: Override) -> dict[str, Any]:

@@ -9,15 +9,19 @@ import asyncio
 from collections.abc import Collection, Mapping
 
 from controller.actuation.memory import MemoryWatch, Used
+from controller.actuation.places import is_known, moved, place_of
 from controller.actuation.state import Server, Variant
 from controller.planning.budget import Budget
 from controller.telemetry.observation import MemoryReading, VariantMemory
 
 
-def short_of(server: Server, variant: Variant) -> str | None:
-    """Return why there is no memory to load a variant, or to reload one that is loaded."""
+def short_of(server: Server, variant: Variant, *, emptied: bool = False) -> str | None:
+    """Return why there is no memory to load a variant, or to reload one that is loaded.
+
+    `emptied`: it will have been unloaded by then.
+    """
     watch, held = server.free_memory, server.held()
-    if not variant.ready and variant.model in held:
+    if (emptied or not variant.ready) and variant.model in held:
         held.remove(variant.model)  # it is there for its operation alone
     return None if watch is None else watch.why_not(variant.model, held)
 
@@ -45,7 +49,12 @@ async def weigh(server: Server, variant: Variant, before: Mapping[int, Used]) ->
         variant: that was loaded.
         before: what `used_bytes` returned; {}: nothing can be told.
     """
-    watch = server.free_memory
+    watch, placed = server.free_memory, place_of(variant)
+    known = server.memory.needs.get(variant.model)
+    was, variant.weighed_on = variant.weighed_on, placed
+    if known and not before and is_known(was) and is_known(placed) and placed != was:
+        # Loaded beside what it was, which cannot be told apart: it is as large as it was.
+        server.memory.need(variant.model, moved(known, placed))
     if watch is None or not before:
         return
     await asyncio.sleep(server.timing.reading_s)
@@ -59,11 +68,13 @@ def memory_reading(
 ) -> MemoryReading:
     """Return the budget and what each variant is to it."""
     found, ours = {}, server.acted_on()
+    gpus = watch.gpus if budget.limit.on else ()
     for name, variant in server.variants.items():
-        need = budget.need(name)
+        # One that is not there yet counts where its load will put it.
+        need = budget.need(name) if name in held else budget.takes(name)
         resting = variant.failures > 0 and variant.retry_s > now_s
         found[name] = VariantMemory(
-            need.gpu_bytes,
+            need.gpu_bytes + max(need.on, default=0.0),
             need.host_bytes,
             held=name in held,
             guessed=watch.is_to_be_measured(name),
@@ -72,5 +83,8 @@ def memory_reading(
             or (variant.hold_until_s > now_s and not variant.ready),
             humble=variant.failures > 0 or variant.short,
             kept=variant.used_until_s > now_s,
+            on_bytes=need.on,
         )
-    return MemoryReading(budget.limit.gpu_bytes, budget.limit.host_bytes, found)
+    limit = budget.limit
+    least = min(limit.on, default=limit.gpu_bytes)
+    return MemoryReading(least, limit.host_bytes, found, gpus, limit.on)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from controller.actuation.placing import place_view
 from controller.actuation.queueing import queue_view
 from controller.actuation.state import Server, Variant
 
@@ -28,5 +29,6 @@ def _variant(server: Server, variant: Variant, now_s: float) -> dict[str, Any]:
         "error": variant.error,
         "override": variant.override is not None,
         "queue": queue_view(server, variant),
+        "gpus": place_view(server, variant),
         "fresh_age_s": fresh_age_s if math.isfinite(fresh_age_s) else None,
     }

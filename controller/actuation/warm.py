@@ -231,7 +231,9 @@ class Warmer:
                 used = await used_bytes(server, variant)
             await self._load(variant)
             # What it is in its folder is known now, and nobody waits for it yet.
-            if fresh and is_pending(server, variant) and await nobody_uses(server, variant):
+            pending = fresh and is_pending(server, variant)
+            pending = pending and short_of(server, variant, emptied=True) is None
+            if pending and await nobody_uses(server, variant):
                 set_up(server, variant)
                 await asyncio.to_thread(server.memory.save)
                 await self._empty(variant)

@@ -72,7 +72,7 @@ class WarmPool:
         if self._began_s is None:
             self._began_s = observation.now_s
         waits = observation.now_s - self._began_s < _FIRST_S and not observation.gpus
-        if waits and policy.memory.gpu_budget_bytes is not None:
+        if waits and policy.memory.limits_gpus:
             return
         busy = self._planning is not None and not self._planning.done()
         if busy or observation.now_s < self._due_s:
@@ -160,9 +160,8 @@ class WarmPool:
         memory = self.memory
         if memory is None:
             return False
-        held = [one for one in memory.variants.values() if one.held]
-        full = sum(one.gpu_bytes for one in held) > memory.gpu_limit_bytes
-        full = full or sum(one.host_bytes for one in held) > memory.host_limit_bytes
+        held = [name for name, one in memory.variants.items() if one.held]
+        full = not budget_of(memory).fits(held)
         return full or any(not memory.variants[name].held for name in self._keep & plan.wanted)
 
     def view(self) -> dict[str, Any] | None:
@@ -170,10 +169,20 @@ class WarmPool:
         memory, plan = self.memory, self.plan
         if memory is None:
             return None
-        held = {name: one for name, one in memory.variants.items() if one.held}
+        held = [name for name, one in memory.variants.items() if one.held]
+        total = budget_of(memory).total(held)
+        gpus = {
+            str(gpu): _place(limit, total.of(at))
+            for at, (gpu, limit) in enumerate(
+                zip(memory.gpus, memory.gpu_limits_bytes, strict=True)
+            )
+        }
+        limited = [one for one in gpus.values() if one is not None]
+        fullest = min(limited, key=lambda one: one["limit_bytes"] - one["held_bytes"], default=None)
         return {
-            "gpu": _place(memory.gpu_limit_bytes, sum(one.gpu_bytes for one in held.values())),
-            "host": _place(memory.host_limit_bytes, sum(one.host_bytes for one in held.values())),
+            "gpu": fullest if gpus else _place(memory.gpu_limit_bytes, total.gpu_bytes),
+            "gpus": gpus,
+            "host": _place(memory.host_limit_bytes, total.host_bytes),
             "held": sorted(held),
             "wanted": [] if plan is None else sorted(plan.wanted),
             "loading": [] if plan is None else list(plan.load),
@@ -214,20 +223,38 @@ def _held(observation: Observation) -> frozenset[str]:
     return frozenset(name for name, one in memory.variants.items() if one.held)
 
 
-def _needs(memory: MemoryReading, keep: list[str]) -> dict[str, Room]:
-    """Return what each variant needs.
+def budget_of(memory: MemoryReading, cautious_beside: list[str] | None = None) -> Budget:
+    """Return the budget, with what each variant holds or would.
 
-    One that was never measured is taken for twice as large as the largest that was, or, if that is
-    less, for all that is left beside the fastest of each model.
+    Args:
+        memory: as the actuator tells it.
+        cautious_beside: the fastest of each model. One that was never measured is then taken for
+            twice as large as the largest that was, or, if that is less, for all that is left
+            beside these. None: for as large as it is told.
     """
-    left = memory.gpu_limit_bytes - sum(memory.variants[name].gpu_bytes for name in set(keep))
-    needs = {}
-    for name, one in memory.variants.items():
-        gpu_bytes = one.gpu_bytes
-        if one.guessed and not one.held and name not in keep:
-            gpu_bytes = max(gpu_bytes, min(_CAUTION * gpu_bytes, left))
-        needs[name] = Room(gpu_bytes, one.host_bytes)
-    return needs
+    needs = {
+        name: Room(0.0, one.host_bytes, one.on_bytes)
+        if one.on_bytes
+        else Room(one.gpu_bytes, one.host_bytes)
+        for name, one in memory.variants.items()
+    }
+    limit = Room(memory.gpu_limit_bytes, memory.host_limit_bytes, memory.gpu_limits_bytes)
+    if cautious_beside is not None:
+        left = limit.plus(Budget(limit, needs).total(set(cautious_beside)), -1.0)
+        for name, one in memory.variants.items():
+            if one.guessed and not one.held and name not in cautious_beside:
+                needs[name] = _cautious(needs[name], left)
+    return Budget(limit, needs)
+
+
+def _cautious(need: Room, left: Room) -> Room:
+    """Return a guess that is surer not to be too little, within what is left."""
+
+    def more(size: float, of: float) -> float:
+        return max(size, min(_CAUTION * size, of))
+
+    on = tuple(more(size, left.on[at]) for at, size in enumerate(need.on))
+    return Room(more(need.gpu_bytes, left.gpu_bytes), need.host_bytes, on)
 
 
 def _search(
@@ -240,8 +267,7 @@ def _search(
     """Return the search, to be run anywhere."""
 
     def search() -> PoolPlan:
-        budget = Budget(Room(memory.gpu_limit_bytes, memory.host_limit_bytes), _needs(memory, keep))
-        return Pool(wishes, budget, load_s).plan(
+        return Pool(wishes, budget_of(memory, keep), load_s).plan(
             held=[name for name, one in memory.variants.items() if one.held],
             serving=serving,
             keep=keep,

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision, Reason
+from controller.planning.devices import DeviceWatch
 from controller.planning.limits import GpuLimits, most_per_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
@@ -56,6 +57,8 @@ class GovernorCore:
         self.costs = ActionCosts()
         self._prices = DevicePrices([model.weight for model in policy.models])
         self.limits = GpuLimits(policy.gpu)
+        self._devices = DeviceWatch()
+        self.lost: frozenset[int] = frozenset()  # GPUs on which nothing should run, now
         self._placement: Placement | None = None
         self._work_s = 0.0  # that waited at the last step
 
@@ -105,6 +108,7 @@ class GovernorCore:
         """Learn from an observation and return a decision for every model."""
         contention = 1.0 if observation.gpus else self._host_contention(observation)
         placement = self._place(observation)
+        self.lost = self._devices.look(observation.gpus, observation.now_s)
         self._sharing.observe(observation)
         self.costs.observe(observation.actions)
         samples: Iterable[BatchSample] = observation.batch_samples
@@ -132,7 +136,9 @@ class GovernorCore:
         )
         prices = self.limits.add_to(self._prices.of(placement, counts=shares), placement)
         decisions = tuple(
-            mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=price)
+            mind.decide(
+                observation, prediction, horizon_s=horizon_s, price_per_s=price, lost=self.lost
+            )
             for mind, prediction, price in zip(minds, predictions, prices, strict=True)
         )
         if self._policy.gpu.is_limited and not stalled:
@@ -173,7 +179,9 @@ class GovernorCore:
         """Return where the variants run, made anew when that changed."""
         if self._placement is None or self._placement.given != observation.placement:
             models = [mind.predictor.models for mind in self._minds.values()]
-            self._placement = Placement(models, observation.placement)
+            self._placement = placement = Placement(models, observation.placement)
+            shares = placement.shares_of(self._service.models)
+            self._service.place(placement.device_ids, shares, known=placement.known)
         return self._placement
 
     def is_pressing(self, models: Mapping[str, ModelReading], pending: Mapping[str, int]) -> bool:

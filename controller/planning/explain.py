@@ -36,6 +36,7 @@ _EXCLUDED: Mapping[Excluded, str] = {
     Excluded.NOT_READY: "is not ready on Triton",
     Excluded.UNUSABLE: "cannot be switched to at the moment",
     Excluded.NOT_ALLOWED: "may not serve at this time, as a schedule of the policy says",
+    Excluded.GPU_LOST: "has instances on a GPU that is lost",
     Excluded.NOT_LOADED: "is not loaded, as the memory budget does not hold every variant",
 }
 
@@ -218,6 +219,8 @@ def _best_feasible(d: Decision) -> str:
 def _escape(d: Decision) -> str:
     serving = _candidate(d, d.serving)
     late, soon = "", ""
+    if serving is not None and serving.excluded is not None:
+        return f"{_go(d)} at once: {d.serving} {_EXCLUDED[serving.excluded]}."
     if serving is not None and serving.known:
         late = f" ({_percent(serving.miss_ratio)} of requests late)"
         soon = "soon " if serving.miss_ratio < _HARDLY_ANY else ""
@@ -387,9 +390,7 @@ def _percent(value: float) -> str:
     if not math.isfinite(value):
         return "an unknown share"
     percent = value * 100.0
-    if 0.0 < percent < 0.01:
-        return "under 0.01 %"
-    return f"{percent:.3g} %"
+    return "under 0.01 %" if 0.0 < percent < 0.01 else f"{percent:.3g} %"
 
 
 def _number(value: float) -> str:

@@ -101,6 +101,7 @@ def test_a_healthy_gpu_is_read_in_base_units(gpu):
         "triton_memory_bytes": None,
         "mig": False,
         "error": None,
+        "lost": False,
     }
 
 

@@ -94,6 +94,8 @@ def server(*, alias_ready: bool = True, acts: bool = True) -> SimpleNamespace:
         users=lambda _: iter([SimpleNamespace(ready=alias_ready)]),
         clock=lambda: 100.0,
         acted_on=lambda: {"best"} if acts else set(),
+        aims={},
+        free_memory=None,
     )
 
 
@@ -208,6 +210,7 @@ def a_server(**alias) -> SimpleNamespace:
         timing=Timing(),
         free_memory=None,
         held=list,
+        aims={},
     )
 
 
@@ -237,7 +240,7 @@ def test_an_idle_variant_is_reloaded_for_its_queue_in_calm_only():
 
 def test_where_there_is_no_memory_for_two_a_variant_stays_a_way_out_as_it_is():
     there = a_server()
-    there.free_memory = SimpleNamespace(why_not=lambda *_: "memory is short")
+    there.free_memory = SimpleNamespace(why_not=lambda *_: "memory is short", lost=frozenset())
     assert not may_reload(there, there.variants["fast"])
     assert there.variants["fast"].error is None
     assert not there.variants["fast"].reapply
