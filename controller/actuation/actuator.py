@@ -23,7 +23,7 @@ from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
 from controller.actuation.places import place_of
 from controller.actuation.placing import next_place
-from controller.actuation.room import memory_reading
+from controller.actuation.room import Standing, memory_reading, standings
 from controller.actuation.state import (
     Alias,
     Counted,
@@ -365,6 +365,10 @@ class Actuator:
         variants = {} if self._keeper is None else self._keeper.server.variants
         placed = {name: place_of(variant) for name, variant in variants.items()}
         return {name: gpus for name, gpus in placed.items() if gpus}
+
+    def standings(self) -> dict[str, Standing]:
+        """Return how every variant stands, by Triton's name; {}: there is no server yet."""
+        return {} if self._keeper is None else standings(self._keeper.server)
 
     def place(self, aims: Mapping[str, tuple[int, ...]]) -> None:
         """Put the instances of some variants on other GPUs, each when that disturbs nobody.

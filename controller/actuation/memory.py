@@ -221,6 +221,11 @@ class MemoryWatch:
         unknown = not self._declared(model)[1] and model not in self.measured
         return self._memory.limits_gpus and unknown
 
+    def size(self, model: str) -> float:
+        """Return what a model is known to need of a GPU that it is on; 0: nothing is."""
+        measured = self.measured.get(model, {})
+        return float(max([self._declared(model)[1], *measured.values()]))
+
     def used_bytes(self) -> dict[int, Used]:
         """Return what is used of each GPU."""
         return {

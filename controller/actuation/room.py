@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from controller.actuation.memory import MemoryWatch, Used
 from controller.actuation.places import is_known, moved, place_of
@@ -63,6 +64,30 @@ async def weigh(server: Server, variant: Variant, before: Mapping[int, Used]) ->
         server.memory.need(variant.model, took)
 
 
+class Standing(NamedTuple):
+    """How a variant stands whose GPU we choose."""
+
+    need_bytes: float  # of the GPU that it is on; 0: not known
+    held: bool  # it is loaded, or may be
+    at: tuple[int, ...]  # where it is, or will be loaded; (): not known
+    may_move: bool  # it serves nobody and is ours
+
+
+def standings(server: Server) -> dict[str, Standing]:
+    """Return how every variant stands, by Triton's name."""
+    watch, held = server.free_memory, set(server.held())
+    serving, ours = server.serving(), server.acted_on()
+    return {
+        name: Standing(
+            0.0 if watch is None else watch.size(name),
+            name in held,
+            place_of(variant) if name in held else server.aims.get(name) or place_of(variant),
+            may_move=name in ours and name not in serving,
+        )
+        for name, variant in server.variants.items()
+    }
+
+
 def memory_reading(
     server: Server, watch: MemoryWatch, budget: Budget, held: Collection[str], now_s: float
 ) -> MemoryReading:
@@ -79,6 +104,7 @@ def memory_reading(
             held=name in held,
             guessed=watch.is_to_be_measured(name),
             blocked=resting
+            or not watch.lost.isdisjoint(watch.aims(name) or place_of(variant))
             or name not in ours
             or (variant.hold_until_s > now_s and not variant.ready),
             humble=variant.failures > 0 or variant.short,

@@ -29,6 +29,7 @@ from controller.daemon.log import AUDIT
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.minutes import Minutes
 from controller.daemon.operator import OperatorWishes
+from controller.daemon.placing import Placer
 from controller.daemon.policy_file import PolicyFile
 from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
@@ -118,6 +119,7 @@ class Daemon:
         self._prober = Prober(self.core)
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
+        self._placer = Placer(self.core, self.actuator, self.journal)
         self._alarms = Alarms(self.journal)
         self.minutes = Minutes(self.core, self.actions, self.journal, time.time)
         self._learned = Learned(self.core, self.wishes, self.journal)
@@ -201,6 +203,7 @@ class Daemon:
         self.policy = policy  # not before: what fails there is not in force
         self._rest.set_policy(policy)
         self.pool.renew()
+        self._placer.renew()
         self.telemetry.set_policy(policy)
         for following in (
             asyncio.create_task(self.actuator.set_policy(policy), name="new-policy"),
@@ -370,6 +373,7 @@ class Daemon:
 
     def _after_tick(self) -> None:
         now_s = time.monotonic()
+        self._placer.after_tick(self.observation, self.policy)
         self.pool.after_tick(self.observation, self.policy)
         interval_s = self._manager.watchdog_interval_s
         if interval_s is not None and now_s - self._watched_s >= interval_s / 2:

@@ -96,6 +96,7 @@ class WarmPool:
         """Return what is pinned and each model's fastest, those of the busiest model first."""
         found: list[tuple[float, list[str]]] = []
         absent = {name: one for name, one in memory.variants.items() if not one.held}
+        stuck = self._stuck(observation, policy)
         for model, wish in zip(policy.models, wishes, strict=True):
             rate_rps = float(wish.rate_rps.sum())
             name_of = {variant.name: variant.model for variant in model.variants}.__getitem__
@@ -108,6 +109,7 @@ class WarmPool:
             ]
             # One that fails to load is no way out; but if there is no other, it is tried.
             able.sort(key=lambda name: name_of(name) in absent and absent[name_of(name)].humble)
+            able.sort(key=lambda name: name_of(name) in stuck)
             reading = observation.models.get(model.name)
             pinned = None if reading is None else reading.pinned
             names = [v.name for v in model.variants]
@@ -115,6 +117,13 @@ class WarmPool:
             found.append((rate_rps, [name_of(name) for name in [*first, *able[:1]]]))
         busiest = sorted(found, key=lambda one: -one[0])
         return [name for _, names in busiest for name in names]
+
+    def _stuck(self, observation: Observation, policy: Policy) -> frozenset[str]:
+        """Return the variants on a GPU that is lost which the policy lets go nowhere else."""
+        lost = self._core.lost
+        fixed = {v.model for model in policy.models for v in model.variants if v.gpus is None}
+        places = observation.placement.items()
+        return frozenset(k for k, gpus in places if k in fixed and not lost.isdisjoint(gpus))
 
     async def _plan(self, work: Callable[[], PoolPlan], now_s: float) -> None:
         renewals = self._renewals

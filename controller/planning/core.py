@@ -7,13 +7,14 @@ The same object runs live, in replay and in a simulation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision, Reason
 from controller.planning.devices import DeviceWatch
+from controller.planning.expected import Work, expected_work
 from controller.planning.limits import GpuLimits, most_per_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
@@ -200,6 +201,21 @@ class GovernorCore:
             rate_rps, worth = mind.demand.expected(now_s, lead_s=HORIZON_S)
             wishes.append(Wish(mind.predictor.models, rate_rps, worth))
         return wishes
+
+    def work(self, now_s: float, there: Collection[str]) -> list[Work]:
+        """Return what is expected of each variant, with those loaded that are `there`."""
+        row_s = dict(zip(self._service.models, self._service.learned_row_s(), strict=True))
+        takes_s = []
+        for mind in self._minds.values():
+            rows = mind.predictor.arrivals.rows_per_request
+            takes_s.append([float(row_s[name]) * rows for name in mind.predictor.models])
+        weights = [model.weight for model in self._policy.models]
+        return list(expected_work(self.wishes(now_s), weights, takes_s, there))
+
+    @property
+    def device_ratios(self) -> dict[int, float]:
+        """Return how much slower each device runs than learned, by its number."""
+        return self._service.device_ratios
 
     def probes(self, observation: Observation) -> tuple[Probe, ...]:
         """Return synthetic requests that would teach something, if there is time for them."""

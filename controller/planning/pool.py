@@ -28,8 +28,8 @@ from controller.planning.budget import Budget
 Floats = NDArray[np.float64]
 
 HORIZON_S: Final = 300.0  # within which a load must earn its cost
-_DISTURBED: Final = 0.05  # of the requests of its device are lost to a load, as long as it takes
-_LEAST_LOAD_S: Final = 1.0
+DISTURBED: Final = 0.05  # of the requests of its device are lost to a load, as long as it takes
+LEAST_LOAD_S: Final = 1.0
 _MOVES: Final = 64  # of a search
 _TRIED: Final = 12  # variants for each move
 _NOTHING: Final = 1e-12
@@ -154,7 +154,7 @@ class Pool:
 
     def cost(self, name: str) -> float:
         """Return what a load costs: requests that miss by it."""
-        return max(self._load_s.get(name, 0.0), _LEAST_LOAD_S) * self._total_rps * _DISTURBED
+        return max(self._load_s.get(name, 0.0), LEAST_LOAD_S) * self._total_rps * DISTURBED
 
     # -- what sets are worth: of each model a set is a mask, seen once and then known -----------
 

@@ -59,6 +59,10 @@ class Drift:
         """Return the same of every variant. [variants]."""
         return np.asarray(self._shares @ np.array(self._logs))
 
+    def ratios(self) -> dict[int, float]:
+        """Return the factor of each device, by its number."""
+        return {d: math.exp(log) for d, log in zip(self._devices, self._logs, strict=True)}
+
     @property
     def most(self) -> float:
         """Return that of the device that is the furthest from what was learned."""

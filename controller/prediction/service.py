@@ -151,6 +151,15 @@ class ServiceTimes:
             self._row = (table_s / self._counts).min(axis=1)
         return self._row
 
+    def learned_row_s(self) -> Floats:
+        """Return the same at the speed at which it was learned, whatever devices do now."""
+        return np.asarray(self.row_s() * np.exp(-self._drift.of_all()))
+
+    @property
+    def device_ratios(self) -> dict[int, float]:
+        """Return the present service time over what was learned, of each device by its number."""
+        return self._drift.ratios()
+
     def samples(self) -> Floats:
         """Return how many batches were measured. [variants, rows 1..max_rows]."""
         return self._total.copy()

@@ -38,6 +38,7 @@ class Core:
 
     policy: Policy
     costs: Costs = field(default_factory=Costs)
+    lost: frozenset[int] = frozenset()
 
     def wishes(self, now_s):
         return [
