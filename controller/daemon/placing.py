@@ -61,7 +61,8 @@ class Placer:
         busy = self._planning is not None and not self._planning.done()
         if busy or observation.now_s < self._due_s:
             return
-        if all(reading.paused for reading in observation.models.values()):
+        readings = observation.models.values()
+        if readings and all(reading.paused for reading in readings):
             return
         standing = self._actuator.standings()
         if not standing:
@@ -75,7 +76,7 @@ class Placer:
             [max(ratios.get(gpu.index, 1.0), 1.0) for gpu in gpus],
         )
         items = self._items(observation, ours, standing, tuple(gpu.index for gpu in gpus))
-        self._planning = asyncio.create_task(self._plan(places, items))
+        self._planning = asyncio.create_task(self._plan(places, items, self._renewals))
 
     def _items(
         self,
@@ -103,8 +104,7 @@ class Placer:
             if work.name in standing
         ]
 
-    async def _plan(self, places: Places, items: list[Placeable]) -> None:
-        renewals = self._renewals
+    async def _plan(self, places: Places, items: list[Placeable], renewals: int) -> None:
         try:
             plan = await asyncio.to_thread(places.plan, items)
         except Exception:  # noqa: BLE001 - a plan that fails leaves everything where it is
