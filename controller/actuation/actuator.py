@@ -23,7 +23,7 @@ from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
 from controller.actuation.places import place_of
 from controller.actuation.placing import next_place
-from controller.actuation.room import Standing, memory_reading, standings
+from controller.actuation.room import memory_reading, standings
 from controller.actuation.state import (
     Alias,
     Counted,
@@ -35,6 +35,7 @@ from controller.actuation.state import (
 from controller.actuation.timing import Timing
 from controller.actuation.views import variants_view
 from controller.planning.decision import Decision
+from controller.planning.placing import Standing
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
 from controller.ports import ActionRecord, Outcome

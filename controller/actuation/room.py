@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 from controller.actuation.memory import MemoryWatch, Used
 from controller.actuation.places import is_known, moved, place_of
 from controller.actuation.state import Server, Variant
 from controller.planning.budget import Budget
+from controller.planning.placing import Standing
 from controller.telemetry.observation import MemoryReading, VariantMemory
 
 
@@ -62,15 +62,6 @@ async def weigh(server: Server, variant: Variant, before: Mapping[int, Used]) ->
     took = watch.took_bytes(variant.model, before)
     if took is not None:
         server.memory.need(variant.model, took)
-
-
-class Standing(NamedTuple):
-    """How a variant stands whose GPU we choose."""
-
-    need_bytes: float  # of the GPU that it is on; 0: not known
-    held: bool  # it is loaded, or may be
-    at: tuple[int, ...]  # where it is, or will be loaded; (): not known
-    may_move: bool  # it serves nobody and is ours
 
 
 def standings(server: Server) -> dict[str, Standing]:

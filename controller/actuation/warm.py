@@ -18,6 +18,7 @@ from controller.actuation import alias as shape
 from controller.actuation import overrides
 from controller.actuation.client import Fault, TritonError
 from controller.actuation.memory import Used
+from controller.actuation.placing import is_lost
 from controller.actuation.queueing import (
     is_pending,
     look_at_folder,
@@ -157,6 +158,9 @@ class Warmer:
             calm = 1 if alias.ready else 0
             for rank, name in enumerate(alias.order):
                 ranks[name] = min(ranks.get(name, (9, 0)), (calm, rank))
+        stranded = self._stranded(sorted(ranks, key=lambda name: ranks[name]))
+        if stranded is not None:
+            return stranded
         for name in sorted(ranks, key=lambda name: ranks[name]):
             variant = server.variants[name]
             # Where clients get no answer, a hold is no reason to let them wait.
@@ -175,6 +179,13 @@ class Warmer:
             if variant.operation is None and not rests and may_reload(server, variant):
                 return variant
         return None
+
+    def _stranded(self, names: list[str]) -> Variant | None:
+        """Return the first on a GPU that is lost that can go elsewhere; it need not be asked."""
+        server = self._server
+        variants = (server.variants[name] for name in names)
+        lost = (v for v in variants if v.operation is None and is_lost(server, v))
+        return next((variant for variant in lost if may_reload(server, variant)), None)
 
     def _needs_work(self, variant: Variant, now_s: float, *, serving: bool) -> bool:
         if not variant.ready or not variant.proven:

@@ -12,8 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from controller.actuation.room import Standing
-from controller.planning.placing import Placeable, PlacePlan, Places
+from controller.planning.placing import Placeable, PlacePlan, Places, Standing, placeables
 from controller.policy.model import Policy
 from controller.telemetry.observation import GpuReading, Observation
 
@@ -87,22 +86,8 @@ class Placer:
     ) -> list[Placeable]:
         load_s = self._core.costs.load_s(standing)
         there = {name for name, one in standing.items() if one.held}
-        return [
-            Placeable(
-                work.name,
-                work.model,
-                work.rate_rps,
-                work.busy,
-                standing[work.name].need_bytes,
-                at=standing[work.name].at,
-                allowed=() if work.name not in ours else ours[work.name] or gpus,
-                held=standing[work.name].held,
-                may_move=standing[work.name].may_move,
-                load_s=load_s.get(work.name, 0.0),
-            )
-            for work in self._core.work(observation.now_s, there)
-            if work.name in standing
-        ]
+        work = self._core.work(observation.now_s, there)
+        return placeables(work, standing, ours, gpus, load_s)
 
     async def _plan(self, places: Places, items: list[Placeable], renewals: int) -> None:
         try:

@@ -14,13 +14,14 @@ that saves, within a horizon, twice what its load costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.planning.expected import Work
 from controller.planning.pool import DISTURBED, HORIZON_S, LEAST_LOAD_S
 
 Floats = NDArray[np.float64]
@@ -50,6 +51,49 @@ class Placeable:
     held: bool = False  # it is loaded, or may be
     may_move: bool = True  # it serves nobody
     load_s: float = 1.0
+
+
+class Standing(NamedTuple):
+    """How a variant stands on the server."""
+
+    need_bytes: float  # of the GPU that it is on; 0: not known
+    held: bool  # it is loaded, or may be
+    at: tuple[int, ...]  # where it is, or will be loaded; (): not known
+    may_move: bool  # it serves nobody and is ours
+
+
+def placeables(
+    work: Iterable[Work],
+    standing: Mapping[str, Standing],
+    allowed: Mapping[str, tuple[int, ...]],
+    gpus: tuple[int, ...],
+    load_s: Mapping[str, float],
+) -> list[Placeable]:
+    """Return what is to be placed, and what is only in the way.
+
+    Args:
+        work: that is expected of the variants.
+        standing: of them, by Triton's name; one that has none is left out.
+        allowed: the GPUs of each that we place; (): any.
+        gpus: that may be used.
+        load_s: seconds of a load of each.
+    """
+    return [
+        Placeable(
+            one.name,
+            one.model,
+            one.rate_rps,
+            one.busy,
+            standing[one.name].need_bytes,
+            at=standing[one.name].at,
+            allowed=() if one.name not in allowed else allowed[one.name] or gpus,
+            held=standing[one.name].held,
+            may_move=standing[one.name].may_move,
+            load_s=load_s.get(one.name, 0.0),
+        )
+        for one in work
+        if one.name in standing
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +158,9 @@ class Places:
         if move is not None:
             i, gpu = move
             aims[items[i].name] = (self._gpus[gpu],)
-        waiting = sorted(stranded, key=lambda i: -items[i].rate_rps)
-        if waiting:  # those first that nobody can use where they are
+        waiting = sorted(stranded, key=lambda i: items[i].busy / max(items[i].rate_rps, _NOTHING))
+        waiting = [i for i in waiting if items[i].may_move]
+        if waiting:  # those first that nobody can use where they are, and of them the fastest
             return PlacePlan(aims, items[waiting[0]].name)
         return PlacePlan(aims, None if move is None else items[move[0]].name, gain)
 

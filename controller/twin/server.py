@@ -42,8 +42,9 @@ class Change:
     """What is different from a moment on."""
 
     from_s: float
-    slowdown: float = 1.0  # of batches that begin: a throttling GPU
+    slowdown: float = 1.0  # of batches that begin: a throttling GPU; infinite: it is lost
     cotenants: float = 0.0  # batches of others that share each GPU
+    gpu: int | None = None  # of which that is true; None: of all
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,20 @@ class Physics:
     changes: tuple[Change, ...] = ()
 
     def changes_table(self) -> Floats:
-        """Return the changes for the event loop, in their order. [changes, 3]."""
-        rows = sorted((c.from_s, c.slowdown, c.cotenants) for c in self.changes)
-        return np.array(rows, dtype=np.float64).reshape(-1, 3)
+        """Return the changes for the event loop, in their order. [changes, 4]."""
+        gpus = (-1.0 if change.gpu is None else change.gpu for change in self.changes)
+        told = zip(self.changes, gpus, strict=True)
+        rows = sorted((c.from_s, c.slowdown, c.cotenants, gpu) for c, gpu in told)
+        return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
     def given(self) -> Floats:
         """Return the settings for the event loop."""
         straggling = (self.straggler_ratio, self.straggler_factor)
         return np.array([self.queue_delay_s, self.parallel, self.noise, *straggling])
 
-    def slowdown_at(self, now_s: float) -> float:
-        """Return how much slower batches are that begin at a moment."""
-        begun = [change for change in self.changes if change.from_s <= now_s]
+    def slowdown_at(self, now_s: float, gpu: int | None = None) -> float:
+        """Return how much slower batches are that begin at a moment, on a GPU or on all."""
+        begun = [c for c in self.changes if c.from_s <= now_s and c.gpu in (None, gpu)]
         return max(begun, key=lambda change: change.from_s).slowdown if begun else 1.0
 
 
@@ -138,7 +141,7 @@ class SimulatedTriton:
         self._executed: list[Executed] = []
         self._state = _new_state(self.variants, loads, physics)
         self._state.tally[engine.SEED] = seed
-        self.placed = [load.gpus for load in loads for _ in load.variants]
+        self.placed = [load.gpus for load in loads for _ in load.variants]  # at first
         self.pool = Pool(self._state, self.variants, physics)
 
     def fork(self) -> SimulatedTriton:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from controller.actuation.room import Standing
 from controller.daemon.placing import Placer, room_of
 from controller.planning.expected import Work
+from controller.planning.placing import Standing
 from controller.policy.model import (
     MemoryPolicy,
     ModelPolicy,

@@ -159,7 +159,7 @@ def test_a_plan_that_was_carried_out_moves_nothing_more():
     assert plan.move is None
 
 
-def test_who_is_on_a_gpu_that_is_lost_goes_elsewhere_at_once_the_busiest_first():
+def test_who_is_on_a_gpu_that_is_lost_goes_elsewhere_at_once_the_fastest_first():
     items = [loaded("calm", 0, 1), loaded("busy", 1, 1), loaded("other", 2, 0)]
     items[1] = a("busy", 1, 500.0, 0.4, at=(1,), held=True, load_s=3000.0)
     plan = Places((0, 2), (INF, INF), (1.0, 1.0)).plan(
