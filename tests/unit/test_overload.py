@@ -321,6 +321,7 @@ def test_that_requests_are_refused_is_said_when_it_begins_and_when_it_ends(caplo
     limits = SimpleNamespace(exceeded=())
     core = SimpleNamespace(
         limits=limits,
+        lost=frozenset(),
         score=lambda name: SimpleNamespace(rejected_rps=rates[name], rejected_total=totals[name]),
     )
     alarms = Alarms(journal)
@@ -339,14 +340,22 @@ def test_that_requests_are_refused_is_said_when_it_begins_and_when_it_ends(caplo
             alarms.look(core, policy)
         limits.exceeded = ()
         alarms.look(core, policy)
+        core.lost = frozenset({1})
+        for _ in range(3):
+            alarms.look(core, policy)
+        core.lost = frozenset()
+        alarms.look(core, policy)
     assert [told[:2] for told in journal.told] == [
         ("shedding", "chat"),
         ("shedding ended", "chat"),
         ("limit", None),
         ("limit ended", None),
+        ("gpu lost", None),
+        ("gpu lost ended", None),
     ]
+    assert "GPU 1 is lost" in journal.told[4][2]
     assert "100 more were" in journal.told[1][2]
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 6
     problems = health_view(
         {"triton": {"up": True}, "models": [{"name": "chat", "serving": "best", "rejected_rps": 3}]}
     )["problems"]
