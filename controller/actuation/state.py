@@ -255,11 +255,12 @@ class Server:
     aims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # GPUs that were chosen for some
 
     def __post_init__(self) -> None:
+        self.aims = {  # as was chosen before a restart of ours
+            name: gpus_of(override.sent)
+            for name, override in self.memory.overrides.items()
+            if GROUPS in override.of_policy
+        }
         self.set_policy(self.policy)
-        for name, variant in self.variants.items():  # as was chosen before a restart of ours
-            override = variant.override
-            if override is not None and GROUPS in override.of_policy:
-                self.aims[name] = gpus_of(override.sent)
 
     def set_policy(self, policy: Policy) -> None:
         """Look after what a policy names, and no longer after what it does not."""

@@ -275,6 +275,9 @@ def test_it_is_remembered_over_a_restart_of_ours(tmp_path):
     )
     assert again.aims == {"fast": (1,)}
     assert gpus_of(again.variants["fast"].override.sent) == (1,)
+    again.set_policy(a_server(gpus=None).policy)  # which does not ask any more
+    assert again.aims == {}
+    assert is_pending(again, again.variants["fast"])
 
 
 def test_where_the_policy_does_not_ask_nothing_is_placed():
