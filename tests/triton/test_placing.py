@@ -13,6 +13,7 @@ from governed import ALIAS, governed, make_policy, precompile, until
 from repository import write_model
 from traffic import Traffic
 
+from controller.actuation.client import TritonControl
 from controller.actuation.places import gpus_of
 from controller.actuation.timing import Timing
 from controller.policy.model import Policy
@@ -44,13 +45,12 @@ def placing(policy: Policy) -> Policy:
 class Edge:
     """What goes over gRPC, with GPUs in place of the host's processors."""
 
-    def __init__(self, test, monkeypatch, *, as_it_is: bool) -> None:
+    def __init__(self, monkeypatch, *, as_it_is: bool) -> None:
         self.sent: list[tuple[str, dict]] = []
         self.on: dict[str, list[int]] = {}
-        control = test.server.control
-        load, look = control.load, control.model_config
+        load, look = TritonControl.load, TritonControl.model_config
 
-        async def loading(model, *, override=None, **more):
+        async def loading(control, model, *, override=None, **more):
             if override is not None and model != ALIAS:
                 self.sent.append((model, copy.deepcopy(dict(override))))
                 if not as_it_is:
@@ -58,18 +58,18 @@ class Edge:
                         {**g, "kind": "KIND_CPU", "gpus": []} for g in override["instance_group"]
                     ]
                     override = {**override, "instance_group": groups}
-            await load(model, override=override, **more)
+            await load(control, model, override=override, **more)
             if override is not None and model != ALIAS:
                 self.on[model] = list(gpus_of(self.sent[-1][1]))
 
-        async def looking(model, **more):
-            seen = copy.deepcopy(await look(model, **more))
+        async def looking(control, model, **more):
+            seen = copy.deepcopy(await look(control, model, **more))
             for group in () if model == ALIAS else seen["instance_group"]:
                 group["kind"], group["gpus"] = "KIND_GPU", self.on.get(model, [0, 1])
             return seen
 
-        monkeypatch.setattr(control, "load", loading)
-        monkeypatch.setattr(control, "model_config", looking)
+        monkeypatch.setattr(TritonControl, "load", loading)
+        monkeypatch.setattr(TritonControl, "model_config", looking)
 
 
 def told(test, model: str) -> str:
@@ -80,9 +80,8 @@ async def test_a_gpu_that_triton_does_not_have_is_refused_and_the_variant_stays_
     server, monkeypatch
 ):
     policy = placing(make_policy(server.grpc, *VARIANTS))
+    edge = Edge(monkeypatch, as_it_is=True)
     async with governed(policy, timing=SOON) as test:
-        await until(lambda: test.actuator._keeper is not None)
-        edge = Edge(test, monkeypatch, as_it_is=True)
         await test.ready()
         serving = test.reading.serving
         idle = next(name for name in VARIANTS if name != serving)
@@ -111,9 +110,8 @@ async def test_it_is_reloaded_while_it_is_idle_and_goes_there_again_after_a_rest
     server, monkeypatch, tmp_path
 ):
     policy, state = placing(make_policy(server.grpc, *VARIANTS)), tmp_path / "state.json"
+    edge = Edge(monkeypatch, as_it_is=False)
     async with governed(policy, timing=SOON, state_file=state) as test:
-        await until(lambda: test.actuator._keeper is not None)
-        edge = Edge(test, monkeypatch, as_it_is=False)
         await test.ready()
         serving = test.reading.serving
         idle = next(name for name in VARIANTS if name != serving)
