@@ -1,6 +1,7 @@
 """Which variants stay loaded under a memory budget: the governor's pool beside LRU, LFU and GDS.
 
     python benchmarks/pool.py [--data FOLDER] [--seconds 3600] [--days 2]
+    python benchmarks/pool.py --lost 0 0.05 0.3 [--data FOLDER] [--seconds 3600]
 
 Ten models on one GPU, each with a ladder and a trace of its own. At every second a model uses the
 best of its loaded variants that bears the second's load (fluid: nothing else is simulated), and the
@@ -8,12 +9,15 @@ caches are asked for the best of all. All of them keep the fastest variant of ea
 variant at a time, and lose a share of all requests meanwhile. Ladders do not tell memory: here a
 variant takes 0.3 GiB and 0.2 GiB more for every millisecond of a row; a load takes 2 s and 1 s per
 GiB. `--days`: the same with traces stretched to days that repeat, with a noise of their own.
+
+`--lost`: what loads really cost, one table for all: the governor with the constant that it begins
+with, as it learns it from the requests (with 1 % late anyhow), and told it.
 """
 
 import argparse
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 from controller.planning.budget import Budget, Room
 from controller.planning.pool import Pool, Wish
 from controller.prediction.demand import Demand
+from controller.prediction.disturbance import PRIOR, Disturbances, Ended, Traffic
 from controller.twin.ladder import load_ladder
 from controller.twin.trace import load_trace
 
@@ -31,7 +36,8 @@ DATA = Path(__file__).with_name("data")
 LIMITS_S = (0.06, 0.2)
 PEAK = 1.67
 BEARS = 0.9  # of its capacity
-LOST = 0.05  # of all requests, while a variant is loaded
+LOST = 0.05  # of all requests, while a variant is loaded, if nothing else is asked for
+LATE = 0.01  # of all requests, anyhow
 GIB = float(2**30)
 PLAN_S = 5.0
 DAY_S = 86_400
@@ -57,6 +63,7 @@ class World:
     models: list[Served]
     needs: dict[str, Room]
     load_s: dict[str, float]
+    lost: float = LOST  # of all requests, while a variant is loaded
 
     @property
     def seconds(self) -> int:
@@ -124,6 +131,9 @@ class Policy:
     def ask(self, second: int) -> str | None:
         """Return what to load now, after what must go for it went."""
         raise NotImplementedError
+
+    def see(self, second: int, coming: str | None) -> None:
+        """Take in what became of a second's requests, beside what is loaded."""
 
     def room_for(self, name: str, order: dict[str, float], using: set[str]) -> bool:
         """Unload what comes first in an order until there is room."""
@@ -210,9 +220,28 @@ class Gds(Cache):
 class Ours(Policy):
     """The governor's."""
 
-    def __init__(self, world: World, budget: Budget, patience: int = 1) -> None:
-        super().__init__(world, budget, patience)
+    def __init__(self, world: World, budget: Budget, disturbed: float | None = None) -> None:
+        super().__init__(world, budget)
         self.demands = [Demand(len(model.names)) for model in world.models]
+        self.disturbed = disturbed  # None: it is learned
+        self.learned = Disturbances()
+        self.rng = np.random.default_rng(1)
+
+    def see(self, second: int, coming: str | None) -> None:
+        """Count what is late, by chance, of what each model served on the variant it uses."""
+        using, traffic = self.using(second), []
+        for at, model in enumerate(self.world.models):
+            count = int(model.rate_rps[second])
+            share = LATE + (self.world.lost if coming is not None else 0.0)
+            ended = Ended(
+                next(name for name in model.names if name in using),
+                count,
+                int(self.rng.binomial(count, share)),
+                second + 0.5,
+            )
+            traffic.append(Traffic(str(at), count, (ended,)))
+        operations = {} if coming is None else {coming: "load"}
+        self.learned.look(second + 1.0, 1.0, operations, traffic)
 
     def ask(self, second: int) -> str | None:
         """Plan every few seconds, and take the plan's steps."""
@@ -224,7 +253,8 @@ class Ours(Policy):
         for demand, model in zip(self.demands, self.world.models, strict=True):
             rate, worth = demand.expected(second, lead_s=self.lead_s)
             wishes.append(Wish(model.names, rate, worth))
-        pool = Pool(wishes, self.budget, self.world.load_s)
+        disturbed = self.learned.share("load") if self.disturbed is None else self.disturbed
+        pool = Pool(wishes, self.budget, self.world.load_s, disturbed)
         while True:
             plan = pool.plan(held=self.held, serving=self.using(second), keep=self.keep)
             if plan.load:
@@ -253,7 +283,7 @@ def score(world: World, held_at: list[frozenset[str]], loading: NDArray[np.bool_
             masks[at] = np.array([name in at for name in model.names])
         mask = np.array([masks[at] for at in held_at])
         best = np.where(mask, model.worth, 0.0).max(axis=1)
-        lost = np.where(loading, 1.0 - LOST, 1.0)
+        lost = np.where(loading, 1.0 - world.lost, 1.0)
         worth += float((model.rate_rps * best * lost)[WARM_UP_S:].sum())
         total += float(model.rate_rps[WARM_UP_S:].sum())
     return worth / total
@@ -277,8 +307,32 @@ def drive(policy: Policy) -> tuple[float, int]:
                     raise RuntimeError(f"{coming} is over the budget")
                 ready_s = second + world.load_s[coming]
         loading[second] = coming is not None
+        policy.see(second, coming)
         held_at.append(frozenset(policy.held))
     return score(world, held_at, loading), loads
+
+
+def what_loads_cost(
+    world: World, losts: list[float], shares: list[float], ends: tuple[float, float]
+) -> None:
+    """Print what becomes of it where loads cost something else than the constant."""
+    bottom, top = ends
+    print("| budget | lost to a load | told | of the headroom | loads an hour | learned |")
+    print("| ---: | ---: | --- | ---: | ---: | ---: |")
+    for share in shares:
+        limit = world.least + share * (world.most - world.least)
+        budget = Budget(Room(limit, math.inf), world.needs)
+        for lost in losts:
+            real = replace(world, lost=lost)
+            for name, told in (("the constant", PRIOR), ("learns", None), ("the truth", lost)):
+                policy = Ours(real, budget, told)
+                found, loads = drive(policy)
+                print(
+                    f"| {share:.0%} | {lost:.0%} | {name} | {(found - bottom) / (top - bottom):.1%}"
+                    f" | {loads / (world.seconds - WARM_UP_S) * HOUR:.0f} |"
+                    f" {policy.learned.share('load'):.1%} |",
+                    flush=True,
+                )
 
 
 def main() -> None:
@@ -287,6 +341,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="a folder with traces")
     parser.add_argument("--seconds", type=int, default=3600)
     parser.add_argument("--days", type=int, default=0)
+    parser.add_argument("--lost", type=float, nargs="+", help="of all requests, by a load")
     parser.add_argument("--shares", type=float, nargs="+", default=(0.1, 0.25, 0.5, 0.75))
     args = parser.parse_args()
     if args.days:
@@ -304,6 +359,9 @@ def main() -> None:
         f"fastest {world.least / GIB:.1f}; {world.seconds} s; effective quality {bottom:.4f} "
         f"with the fastest alone, {top:.4f} with everything loaded"
     )
+    if args.lost:
+        what_loads_cost(world, args.lost, args.shares, (bottom, top))
+        return
     print("| budget | policy | effective quality | of the headroom | loads an hour |")
     print("| ---: | --- | ---: | ---: | ---: |")
     for share in args.shares:

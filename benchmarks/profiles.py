@@ -82,14 +82,15 @@ def play(cell: Cell, arm: str, seconds: float) -> Score | None:
     try:
         # All arms get the load that all profiles together are scaled for.
         load = Plan(trace, profiled, cell.limit_s).load()
-        ladder = _ladder(arm, cut, profiled, cell.limit_s)
+        ladder = arm_ladder(arm, cut, profiled, cell.limit_s)
         plan = Plan(load, ladder, cell.limit_s, slowdown=cell.slowdown, as_recorded=True)
         return run_one(plan, plan.load(), GOVERNOR, 1).score
     except ReplayError:
         return None
 
 
-def _ladder(arm: str, plain: Ladder, profiled: Ladder, limit_s: float) -> Ladder:
+def arm_ladder(arm: str, plain: Ladder, profiled: Ladder, limit_s: float) -> Ladder:
+    """Return what an arm of profiles has of a ladder."""
     if arm == ALL:
         return profiled
     if arm == PLAIN:

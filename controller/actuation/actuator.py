@@ -19,27 +19,22 @@ from typing import Any
 from controller.actuation import handback
 from controller.actuation.capability import Capability
 from controller.actuation.client import connect
+from controller.actuation.instances import instance_readings
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
 from controller.actuation.places import place_of
 from controller.actuation.placing import next_place
+from controller.actuation.remembered import Memory
 from controller.actuation.room import memory_reading, standings
-from controller.actuation.state import (
-    Alias,
-    Counted,
-    Memory,
-    Server,
-    Variant,
-    unusable,
-)
+from controller.actuation.state import Alias, Counted, Server, Variant
 from controller.actuation.timing import Timing
-from controller.actuation.views import variants_view
+from controller.actuation.views import alias_readings, operations, variants_view
 from controller.planning.decision import Decision
 from controller.planning.placing import Standing
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
 from controller.ports import ActionRecord, Outcome
-from controller.telemetry.observation import MemoryReading, ModelReading
+from controller.telemetry.observation import Instances, MemoryReading, ModelReading
 
 _STOPPED = Capability(can_act=False, why="not running")
 
@@ -227,22 +222,7 @@ class Actuator:
 
     def readings(self, now_s: float) -> dict[str, ModelReading]:
         """Return each alias as it is known at this moment, by its name."""
-        keeper = self._keeper
-        if keeper is None:
-            return {}
-        server, found = keeper.server, {}
-        for alias in server.aliases.values():
-            held = alias.held if now_s < alias.held_until_s else None
-            found[alias.name] = ModelReading(
-                name=alias.name,
-                serving=None if alias.ready is False else alias.target,
-                since_s=alias.since_s,
-                ready=alias.ready if server.reachable else None,
-                switching=alias.switching,
-                held=held,
-                unusable=unusable(server, alias),
-            )
-        return found
+        return {} if self._keeper is None else alias_readings(self._keeper.server, now_s)
 
     def describe(self) -> dict[str, Any]:
         """Return, JSON-ready, what people want to know of the server and its variants."""
@@ -342,9 +322,8 @@ class Actuator:
         variant = None if keeper is None else keeper.server.variants.get(model)
         if keeper is None or variant is None or variant.config is None or not variant.ready:
             return
-        await keeper.server.control.probe(
-            variant.config, deadline_s=self._timing.probe_s, rows=rows
-        )
+        control, deadline_s = keeper.server.control, self._timing.probe_s
+        await control.probe(variant.config, deadline_s=deadline_s, rows=rows)
 
     # -- the warm pool -------------------------------------------------------------------------
 
@@ -360,6 +339,10 @@ class Actuator:
             watch.look(held)
         budget = watch.budget()
         return memory_reading(keeper.server, watch, budget, held, now_s)
+
+    def operations(self) -> dict[str, str]:
+        """Return what is under way on variants: load, reload or unload, by Triton's name."""
+        return {} if self._keeper is None else operations(self._keeper.server)
 
     def placement(self) -> dict[str, tuple[int, ...]]:
         """Return the GPUs of each variant that was ever loaded; -1 is the host's processors."""
@@ -380,6 +363,16 @@ class Actuator:
         if self._keeper is not None:
             self._keeper.server.aims = dict(aims)
 
+    def instances(self) -> dict[str, Instances]:
+        """Return how many instances each loaded variant has, by Triton's name."""
+        return {} if self._keeper is None else instance_readings(self._keeper.server)
+
+    def set_instances(self, wanted: Mapping[str, int]) -> None:
+        """Give some variants another number of instances, when they are idle and all is calm."""
+        known = {} if self._keeper is None else self._keeper.server.variants
+        for name in wanted.keys() & known.keys():
+            known[name].instances = wanted[name]
+
     def set_pool(self, plan: PoolPlan) -> None:
         """Load what a plan allows, and unload what it says, when nothing else is under way."""
         if self._keeper is not None and self._keeper.server.loadable is not None:
@@ -394,7 +387,5 @@ class Actuator:
         return keeper, keeper.server.variants[model]
 
     def _plain(self, kind: str, model: str, outcome: Outcome, error: str | None) -> ActionRecord:
-        now_s = self._clock()
-        return ActionRecord(
-            kind, model, None, model, outcome, now_s, None, None, "asked for", error
-        )
+        reason, now_s = "asked for", self._clock()
+        return ActionRecord(kind, model, None, model, outcome, now_s, None, None, reason, error)

@@ -278,3 +278,11 @@ def unsigned(alias: Config) -> dict[str, Any]:
     if not parameters:
         config.pop("parameters", None)
     return config
+
+
+def instances_of(config: Mapping[str, Any]) -> int | None:
+    """Return the instances on each device; None: it has several groups of them, or none."""
+    groups = config.get("instance_group") or []
+    if len(groups) != 1:
+        return None
+    return max(int(groups[0].get("count", 1)), 1)

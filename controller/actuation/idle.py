@@ -13,7 +13,8 @@ from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import TritonError
-from controller.actuation.state import Override, Server, Variant
+from controller.actuation.remembered import Override
+from controller.actuation.state import Server, Variant
 from controller.actuation.state_file import OVERRIDABLE
 from controller.actuation.users import await_gone, user_of
 from controller.actuation.warm import Warmer

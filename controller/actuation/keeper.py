@@ -15,6 +15,7 @@ from controller.actuation.client import Fault, TritonError
 from controller.actuation.idle import IdleOperations
 from controller.actuation.lease import Lease
 from controller.actuation.reconcile import Reconciler
+from controller.actuation.room import look_at_host
 from controller.actuation.state import Alias, Server
 from controller.actuation.transaction import Transactions
 from controller.actuation.warm import Warmer
@@ -147,6 +148,7 @@ class Keeper:
             server.reachable, server.refused = True, None
         elif server.clock() - self._indexed_s >= server.timing.index_s:
             await self._look_at_variants(everything=False)
+        await look_at_host(server)
         if self._may_touch:
             await self._try_out()
         for alias in server.aliases.values():

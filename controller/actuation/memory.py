@@ -4,7 +4,8 @@ Owns the comparison of what variants need with what is free and with the policy'
 that runs out of memory fails late and leaks; so it is refused beforehand. What a variant needs is
 what the policy declares or what its last loads took, whichever is more. What nobody declared or
 nobody can read refuses nothing, unless there is a budget: then a variant is taken for as large as
-the largest that is known, and the first one of all is loaded alone.
+the largest that is known, and the first one of all is loaded alone. Of the host that is so where
+Triton's processes can be seen; where not, what is declared has to do.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from controller.actuation.host_memory import FADES, HostMemory
 from controller.actuation.places import is_known, needs_by_gpu
+from controller.actuation.remembered import of_gpus
 from controller.planning.budget import NO_LIMIT, Budget, Room
-from controller.policy.model import Policy, VariantPolicy
+from controller.policy.model import Policy
 from controller.policy.units import format_bytes
 from controller.telemetry.observation import GpuReading, HostReading
 
 _RETURNED: Final = 0.5  # of what is needed: other programs take and give meanwhile
 _STEPS: Final = 64  # of the budget, in which it is counted what Triton holds beside its variants
-_FADES: Final = 0.9  # of what a variant took at its loads before, where it takes less now
 
 
 class Used(NamedTuple):
@@ -30,13 +32,15 @@ class Used(NamedTuple):
     triton: int | None  # None: no process of its is there, or the driver does not tell
 
 
-class MemoryWatch:
+class MemoryWatch(HostMemory):
     """Compares needs with free memory and with the budget.
 
     Args:
         policy: what variants need, how much stays free, and the budget.
         host: returns the newest reading of the host; None: there is none.
         gpus: returns the newest reading of every GPU that is watched.
+        processes: returns what Triton's processes hold of the host; None: that cannot be told.
+            Blocking. None: there is nobody to ask.
     """
 
     def __init__(
@@ -44,26 +48,17 @@ class MemoryWatch:
         policy: Policy,
         host: Callable[[], HostReading | None],
         gpus: Callable[[], Sequence[GpuReading]],
+        processes: Callable[[], int | None] | None = None,
     ) -> None:
+        super().__init__(policy, processes)
         self._host = host
         self._gpus = gpus
-        self.measured: Mapping[str, Mapping[str, int]] = {}  # bytes, by Triton's name and GPU
         self.placed: Callable[[str], tuple[int, ...]] = _nowhere  # where a variant is, or last was
         self.aims: Callable[[str], tuple[int, ...]] = _nowhere  # where its next load puts it
         self._beyond: dict[int, int] = {}  # bytes of each GPU that are no variant's
         # By GPU: what variants seem to hold of which nothing is known.
         self._found: dict[str, dict[int, int]] = {}
         self._seen: frozenset[int] = frozenset()  # the GPUs that ever told anything
-        self.set_policy(policy)
-
-    def set_policy(self, policy: Policy) -> None:
-        """Follow a new policy."""
-        self._memory = policy.memory
-        self._reserve_bytes = policy.memory.reserve_bytes
-        self._variants: dict[str, list[VariantPolicy]] = {}
-        for model in policy.models:
-            for variant in model.variants:
-                self._variants.setdefault(variant.model, []).append(variant)
 
     # -- the budget ------------------------------------------------------------------------
 
@@ -114,7 +109,7 @@ class MemoryWatch:
 
     def budget(self) -> Budget:
         """Return what may be held in all, of each GPU in the order of `gpus`."""
-        memory, limit, gpus = self._memory, NO_LIMIT, self.gpus
+        memory, limit, gpus, hosts = self._memory, NO_LIMIT, self.gpus, self._needs_of_host()
         if memory.host_budget_bytes is not None:
             limit = limit._replace(host_bytes=float(memory.host_budget_bytes))
         if not memory.limits_gpus or not gpus:
@@ -122,8 +117,7 @@ class MemoryWatch:
             limit = limit._replace(gpu_bytes=self._left(None))
             needs = {}
             for model in self._variants:
-                host, gpu = self._declared(model)
-                needs[model] = Room(float(gpu), float(host))
+                needs[model] = Room(float(self._declared(model)[1]), hosts[model])
             return Budget(limit, needs)
         limit = limit._replace(on=tuple(map(self._left, gpus)))
         known = {model: self._on(model, gpus) for model in self._variants}
@@ -131,22 +125,17 @@ class MemoryWatch:
         alone = {gpu: self._left(gpu) if self._seen else 0.0 for gpu in gpus}
         needs, loads = {}, {}
         for model, on in known.items():
-            aim, guess = self.aims(model), dict[int, float]()
+            aim, guess, host = self.aims(model), dict[int, float](), hosts[model]
             if self.is_to_be_measured(model):
                 found = self._found.get(model, {})
                 guess = {gpu: found.get(gpu) or largest or alone[gpu] for gpu in gpus}
-            needs[model] = self._room(model, _within(guess, self.placed(model)) or on)
+            needs[model] = _room(host, _within(guess, self.placed(model)) or on)
             if aim:
                 aimed = _within(guess, aim) or self._on(model, gpus, aim)
-                loads[model] = self._room(model, aimed)
+                loads[model] = _room(host, aimed)
         if len(gpus) == 1:  # nothing is to be told apart
             limit = limit._replace(gpu_bytes=limit.on[0], on=())
         return Budget(limit, needs, loads)
-
-    def _room(self, model: str, on: Mapping[int, float]) -> Room:
-        host = float(self._declared(model)[0])
-        sizes = tuple(map(float, on.values()))
-        return Room(sizes[0], host) if len(sizes) == 1 else Room(0.0, host, sizes)
 
     def _left(self, gpu: int | None) -> float:
         """Return what of a GPU there is for variants; None: of one of which nothing is known."""
@@ -159,15 +148,10 @@ class MemoryWatch:
         return needs_by_gpu(
             gpus,
             declared=self._declared(model)[1],
-            measured=self.measured.get(model, {}),
+            measured=of_gpus(self.measured.get(model, {})),
             placed=self.placed(model),
             aim=aim,
         )
-
-    def _declared(self, model: str) -> tuple[int, int]:
-        listed = self._variants.get(model, [])  # by one model or by several: the most counts
-        host = max((v.host_memory_bytes or 0 for v in listed), default=0)
-        return host, max((v.gpu_memory_bytes or 0 for v in listed), default=0)
 
     # -- before a load, and after --------------------------------------------------------------
 
@@ -200,9 +184,9 @@ class MemoryWatch:
         wants, total, limit = budget.takes(model), budget.total(held), budget.limit
         again = " once more while it is reloaded" if model in held else ""
         key, rooms = "memory.host_budget", [room.host_bytes for room in (wants, total, limit)]
+        place = ""
         if total.gpu_bytes + wants.gpu_bytes > limit.gpu_bytes:
             key, rooms = "memory.gpu_budget", [room.gpu_bytes for room in (wants, total, limit)]
-        place = ""
         for at, (gpu, left) in enumerate(zip(self.gpus, limit.on, strict=False)):
             if total.of(at) + wants.of(at) > left:
                 named = gpu in dict(self._memory.gpu_budgets_bytes)
@@ -211,19 +195,20 @@ class MemoryWatch:
                 place = f" of GPU {gpu}" if len(limit.on) > 1 else ""
                 break
         asked, taken, left = rooms
+        besides = "" if key == "memory.host_budget" else ", less what Triton holds besides"
         return (
             f"the memory budget is full: it needs {_rounded(asked)}{again}, and of {_rounded(left)}"
-            f"{place} ({key}, less what Triton holds besides) {_rounded(taken)} are held"
+            f"{place} ({key}{besides}) {_rounded(taken)} are held"
         )
 
     def is_to_be_measured(self, model: str) -> bool:
         """Return whether there is a budget of GPU memory, and nothing is known of a model."""
-        unknown = not self._declared(model)[1] and model not in self.measured
+        unknown = not self._declared(model)[1] and not of_gpus(self.measured.get(model, {}))
         return self._memory.limits_gpus and unknown
 
     def size(self, model: str) -> float:
         """Return what a model is known to need of a GPU that it is on; 0: nothing is."""
-        measured = self.measured.get(model, {})
+        measured = of_gpus(self.measured.get(model, {}))
         return float(max([self._declared(model)[1], *measured.values()]))
 
     def used_bytes(self) -> dict[int, Used]:
@@ -258,12 +243,27 @@ class MemoryWatch:
                 took = (after.everybody or 0) - (used.everybody or 0)
                 took = min(took, self._memory.gpu_limit_bytes(gpu) or took)
             before_bytes = 0 if elsewhere else measured.get(str(gpu), 0)
-            found[str(gpu)] = max(took, round(_FADES * before_bytes), 0)
+            found[str(gpu)] = max(took, round(FADES * before_bytes), 0)
         return found or None
+
+    def grown_bytes(self, model: str, before: Mapping[int, Used]) -> dict[str, int] | None:
+        """Return what a model is now known to hold that was loaded before, with other instances.
+
+        By GPU. None: that cannot be told, as nothing was known of it.
+        """
+        now, known = self.used_bytes(), of_gpus(self.measured.get(model, {}))
+        if not known:
+            return None
+        found = dict(known)
+        for gpu, used in before.items():
+            after = now.get(gpu)
+            if after is not None and after.triton is not None and used.triton is not None:
+                found[str(gpu)] = max(known.get(str(gpu), 0) + after.triton - used.triton, 0)
+        return found
 
     def free_bytes(self, model: str) -> dict[str, int]:
         """Return what is free now where a model is known to need something."""
-        return {where: free for where, _, free in self._needs(model)}
+        return {where: free for where, _, free in self._needs(model, of_host=False)}
 
     def is_back(self, model: str, before: Mapping[str, int]) -> bool:
         """Return whether a model's memory is free again.
@@ -274,16 +274,22 @@ class MemoryWatch:
         """
         return all(
             free - before[where] >= need * _RETURNED
-            for where, need, free in self._needs(model)
+            for where, need, free in self._needs(model, of_host=False)
             if where in before
         )
 
-    def _needs(self, model: str, aim: tuple[int, ...] = ()) -> Iterator[tuple[str, int, int]]:
+    def _needs(
+        self, model: str, aim: tuple[int, ...] = (), *, of_host: bool = True
+    ) -> Iterator[tuple[str, int, int]]:
         """Yield (where, bytes needed, bytes free) for what can be compared.
 
-        `aim`: where a load puts it; (): where it is.
+        Args:
+            model: Triton's name.
+            aim: where a load puts it; (): where it is.
+            of_host: also what was measured of the host. After an unload nobody waits for that: a
+                process may keep for later what it frees, and other programs take and give.
         """
-        host = self._declared(model)[0]
+        host = self._known_of_host(model) if of_host else self._declared(model)[0]
         if host:
             free = _free(self._host())
             if free is not None:
@@ -292,6 +298,11 @@ class MemoryWatch:
             gpu, free = self._on(model, (reading.index,), aim)[reading.index], _free(reading)
             if gpu and free is not None:
                 yield f"GPU {reading.index}", gpu, free
+
+
+def _room(host_bytes: float, on: Mapping[int, float]) -> Room:
+    sizes = tuple(map(float, on.values()))
+    return Room(sizes[0], host_bytes) if len(sizes) == 1 else Room(0.0, host_bytes, sizes)
 
 
 def _within(sizes: Mapping[int, float], gpus: tuple[int, ...]) -> dict[int, float]:

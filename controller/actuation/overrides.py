@@ -9,7 +9,8 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from controller.actuation.state import Override, Server, Variant
+from controller.actuation.remembered import Override
+from controller.actuation.state import Server, Variant
 from controller.actuation.state_file import differ_as_allowed
 
 _LOG = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ def confirm(server: Server, variant: Variant, seen: dict[str, Any]) -> None:
     if override.sent == override.disk:  # none is wanted any more
         drop(server, variant)
         return
-    variant.override = replace(override, expected=seen)
+    variant.override = variant.met = replace(override, expected=seen)
     server.memory.override(variant.model, variant.override)
 
 
 def drop(server: Server, variant: Variant) -> None:
     """Want a variant as it stands in its folder."""
-    variant.override, variant.reapply = None, False
+    variant.override, variant.met, variant.reapply = None, None, False
     server.memory.override(variant.model, None)

@@ -6,13 +6,17 @@ memory there is, nor choose a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from controller.actuation.alias import instances_of
+
 if TYPE_CHECKING:
+    from controller.actuation.remembered import Override
     from controller.actuation.state import Variant
 
 GROUPS: Final = "instance_group"  # the field of a config
+_GPU: Final = "KIND_GPU"
 HOST: Final = -1  # in a placement: an instance on the host's processors
 
 
@@ -60,10 +64,19 @@ def _at(gpu: int, declared: int, measured: Mapping[str, int], size: int) -> int:
     return max(declared, measured.get(str(gpu), 0) or size)
 
 
-def moved(measured: Mapping[str, int], to: tuple[int, ...]) -> dict[str, int]:
-    """Return what a variant is known to hold that was moved, by GPU."""
-    size = max(measured.values(), default=0)
-    return {gpu: size if int(gpu) in to else 0 for gpu in {*measured, *map(str, to)}}
+def moved(
+    measured: Mapping[str, int], to: tuple[int, ...], seen: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Return what a variant is known to hold that was moved, by GPU.
+
+    Args:
+        measured: what it was seen to take where it was, by GPU.
+        to: where it is.
+        seen: what it is seen to hold by now; what it left may not be free yet.
+    """
+    size, now = max(measured.values(), default=0), seen or {}
+    gpus = {*measured, *map(str, to)}
+    return {gpu: (now.get(gpu) or size) if int(gpu) in to else 0 for gpu in gpus}
 
 
 def place_of(variant: Variant | None) -> tuple[int, ...]:
@@ -82,7 +95,7 @@ def gpus_of(config: Mapping[str, Any]) -> tuple[int, ...]:
     (): that cannot be told.
     """
     found = set()
-    for group in config.get("instance_group") or ():
+    for group in config.get(GROUPS) or ():
         if group.get("kind") == "KIND_CPU":
             found.add(-1)
         elif group.get("gpus"):
@@ -90,3 +103,37 @@ def gpus_of(config: Mapping[str, Any]) -> tuple[int, ...]:
         else:
             return ()  # the model itself decides
     return tuple(sorted(found))
+
+
+def placed_groups(disk: Mapping[str, Any], gpus: Sequence[int]) -> list[dict[str, Any]] | None:
+    """Return a config's groups of instances on other GPUs; None: it has none that could move.
+
+    Each group keeps its number of instances on each GPU, and everything else. Groups that differ
+    in their GPUs alone become one.
+    """
+    found: list[dict[str, Any]] = []
+    for group in disk.get(GROUPS) or ():
+        moved = dict(group)
+        if group.get("kind") == _GPU or group.get("gpus"):
+            moved["kind"], moved["gpus"] = _GPU, list(gpus)
+            same = [{**one, "name": None} for one in found]
+            if {**moved, "name": None} in same:
+                continue
+        found.append(moved)
+    return found if any(group.get("gpus") for group in found) else None
+
+
+def folder_number(sent: Mapping[str, Any], disk: Mapping[str, Any]) -> int | None:
+    """Return the instances on each device that a variant's folder says, wherever it was put.
+
+    None: that is not one number.
+    """
+    number = instances_of(disk)
+    if number is None:
+        number = instances_of({GROUPS: placed_groups(disk, gpus_of(sent))})
+    return number
+
+
+def is_placed(override: Override) -> bool:
+    """Return whether an override puts a variant on other GPUs than its folder does."""
+    return GROUPS in override.of_policy and gpus_of(override.sent) != gpus_of(override.disk)

@@ -1,7 +1,7 @@
-"""What a choice of GPUs sets of a variant's config: where its instances are.
+"""Where a choice of GPUs puts a variant.
 
-Owns the `instance_group` that follows from it, and where the next load of a variant puts it. It
-must not choose a GPU (`controller.planning.placing` does) nor load.
+Owns where the next load of a variant puts it, and what people are told of that. It must not choose
+a GPU (`controller.planning.placing` does) nor load.
 
 The groups stand in the config of the folder, which is not known before a variant was loaded once:
 that first load goes as the folder says, on every GPU that it names. From then on, also after a
@@ -10,32 +10,8 @@ restart of ours or of Triton, a load goes where it was chosen to be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from controller.actuation.places import GROUPS, place_of
+from controller.actuation.places import place_of, placed_groups
 from controller.actuation.state import Server, Variant
-
-_CPU = "KIND_CPU"
-_GPU = "KIND_GPU"
-
-
-def placed_groups(disk: Mapping[str, Any], gpus: Sequence[int]) -> list[dict[str, Any]] | None:
-    """Return a config's groups of instances on other GPUs; None: it has none that could move.
-
-    Each group keeps its number of instances on each GPU, and everything else. Groups that differ
-    in their GPUs alone become one.
-    """
-    found: list[dict[str, Any]] = []
-    for group in disk.get(GROUPS) or ():
-        moved = dict(group)
-        if group.get("kind") == _GPU or group.get("gpus"):
-            moved["kind"], moved["gpus"] = _GPU, list(gpus)
-            same = [{**one, "name": None} for one in found]
-            if {**moved, "name": None} in same:
-                continue
-        found.append(moved)
-    return found if any(group.get("gpus") for group in found) else None
 
 
 def aim_of(server: Server, variant: Variant) -> tuple[int, ...]:
@@ -61,13 +37,13 @@ def place_view(server: Server, variant: Variant) -> str | None:
     if not aim:
         return None
     gpus = ", ".join(map(str, aim))
-    if aim == variant.refused_aim:
-        return f"Triton does not load it on GPU {gpus}: {variant.queue_error}"
     disk = variant.config if variant.override is None else variant.override.disk
     if disk is not None and placed_groups(disk, aim) is None:
         return "its config.pbtxt has no instances on GPUs: it is left where it is"
     if place_of(variant) == aim and variant.ready:
         return f"on GPU {gpus}"
+    if aim == variant.refused_aim:
+        return f"Triton does not load it on GPU {gpus}: {variant.queue_error}"
     return f"pending: GPU {gpus}, when it is loaded or does not serve"
 
 

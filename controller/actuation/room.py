@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from typing import Final, NamedTuple
 
 from controller.actuation.memory import MemoryWatch, Used
 from controller.actuation.places import is_known, moved, place_of
+from controller.actuation.remembered import HOST, of_gpus
 from controller.actuation.state import Server, Variant
 from controller.planning.budget import Budget
 from controller.planning.placing import Standing
 from controller.telemetry.observation import MemoryReading, VariantMemory
+
+_AGAIN_S: Final = 30.0
+_HOST_S: Final = 2.0  # that the host's processes are waited for; they take some milliseconds
+
+
+class Before(NamedTuple):
+    """What was used before a load. Empty and None: nothing can be told."""
+
+    gpus: Mapping[int, Used] = {}
+    host_bytes: int | None = None  # by Triton's processes
 
 
 def short_of(server: Server, variant: Variant, *, emptied: bool = False) -> str | None:
@@ -27,41 +39,75 @@ def short_of(server: Server, variant: Variant, *, emptied: bool = False) -> str 
     return None if watch is None else watch.why_not(variant.model, held)
 
 
-async def used_bytes(server: Server, variant: Variant) -> Mapping[int, Used]:
-    """Return what is used of each GPU before a load.
+async def used_bytes(server: Server, variant: Variant) -> Before:
+    """Return what is used before a load.
 
-    Waits for a first reading where much depends on it.
+    Waits for a first reading of GPUs where much depends on it.
     """
     watch = server.free_memory
     if watch is None:
-        return {}
-    used = watch.used_bytes()
+        return Before()
+    used, host_bytes = watch.used_bytes(), await _host_bytes(watch)
     if not used and watch.is_to_be_measured(variant.model):
         await asyncio.sleep(server.timing.reading_s)
         used = watch.used_bytes()
-    return used
+    return Before(used, host_bytes)
 
 
-async def weigh(server: Server, variant: Variant, before: Mapping[int, Used]) -> None:
+async def weigh(server: Server, variant: Variant, before: Before, *, fresh: bool) -> None:
     """Note what a variant took that was just loaded and has answered.
 
     Args:
         server: where.
         variant: that was loaded.
-        before: what `used_bytes` returned; {}: nothing can be told.
+        before: what `used_bytes` returned.
+        fresh: it was not there before; else what it took comes on top, as instances do.
     """
     watch, placed = server.free_memory, place_of(variant)
-    known = server.memory.needs.get(variant.model)
     was, variant.weighed_on = variant.weighed_on, placed
-    if known and not before and is_known(was) and is_known(placed) and placed != was:
-        # Loaded beside what it was, which cannot be told apart: it is as large as it was.
-        server.memory.need(variant.model, moved(known, placed))
-    if watch is None or not before:
+    known = server.memory.needs.get(variant.model, {})
+    took, by_gpu = dict(known), of_gpus(known)
+    after = None
+    if watch is not None and before.host_bytes is not None:
+        after = await _host_bytes(watch)
+    if watch is not None and before.host_bytes is not None and after is not None:
+        if fresh:
+            took[HOST] = watch.took_host_bytes(variant.model, before.host_bytes, after)
+        elif HOST in known:
+            took[HOST] = max(known[HOST] + after - before.host_bytes, 0)
+    if watch is not None and before.gpus:
+        await asyncio.sleep(server.timing.reading_s)
+        weighed = watch.took_bytes if fresh else watch.grown_bytes
+        by_gpu = weighed(variant.model, before.gpus) or by_gpu
+    has_moved = is_known(was) and is_known(placed) and placed != was
+    if has_moved and by_gpu and not (fresh and before.gpus):
+        # Loaded beside what it was: where that cannot be told apart it is as large as it was.
+        by_gpu = moved(of_gpus(known), placed, by_gpu)
+    if by_gpu or HOST in took:
+        of_host = {HOST: took[HOST]} if HOST in took else {}
+        server.memory.need(variant.model, {**by_gpu, **of_host})
+
+
+async def look_at_host(server: Server) -> None:
+    """Share out what Triton holds of the host among variants that nobody saw being loaded."""
+    watch, held, now_s = server.free_memory, server.held(), server.clock()
+    moves = any(v.operation is not None or v.leaving for v in server.variants.values())
+    if watch is None or moves or now_s < watch.look_s or not watch.is_host_to_be_read(held):
         return
-    await asyncio.sleep(server.timing.reading_s)
-    took = watch.took_bytes(variant.model, before)
-    if took is not None:
-        server.memory.need(variant.model, took)
+    watch.look_s = now_s + _AGAIN_S  # where nobody can tell
+    host_bytes = await _host_bytes(watch)
+    if host_bytes is not None and server.held() == held:
+        watch.share_host(held, host_bytes)
+        watch.look_s = now_s
+
+
+async def _host_bytes(watch: MemoryWatch) -> int | None:
+    """Return what Triton's processes hold of the host, without waiting long for it."""
+    try:
+        async with asyncio.timeout(_HOST_S):
+            return await asyncio.to_thread(watch.read_host)
+    except TimeoutError:
+        return None
 
 
 def standings(server: Server) -> dict[str, Standing]:
@@ -101,6 +147,7 @@ def memory_reading(
             humble=variant.failures > 0 or variant.short,
             kept=variant.used_until_s > now_s,
             on_bytes=need.on,
+            host_guessed=watch.is_host_guessed(name),
         )
     limit = budget.limit
     least = min(limit.on, default=limit.gpu_bytes)

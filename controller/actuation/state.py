@@ -1,49 +1,31 @@
-"""What the actuator knows of one server, and the little it remembers across its own death.
+"""What the actuator knows of one server.
 
-Owns the mutable picture that the other parts of this package share, and its file. It must not
-talk to the server. Everything here is touched from one event loop only.
+Owns the mutable picture that the other parts of this package share. It must not talk to the
+server. Everything here is touched from one event loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from controller.actuation import alias as shape
 from controller.actuation.client import TritonControl
 from controller.actuation.memory import MemoryWatch
-from controller.actuation.places import GROUPS, gpus_of
-from controller.actuation.state_file import LONGEST_BYTES, check_override, write_private
+from controller.actuation.places import GROUPS, folder_number, gpus_of, is_placed
+from controller.actuation.remembered import Memory, Override
 from controller.actuation.timing import Timing
 from controller.policy.model import AliasKind, Mode, ModelPolicy, Policy, QueuePolicy
 from controller.ports import ActionRecord
-from controller.telemetry.small_file import read_small
 from controller.telemetry.triton_metrics import ModelCounters
 
 _LOG = logging.getLogger(__name__)
 
 # When a model's requests were last counted, and the totals since it was loaded; None: not known.
 Counted = Callable[[str], tuple[float, ModelCounters] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A config that a variant is to have instead of the one in its folder."""
-
-    sent: Mapping[str, Any]
-    expected: Mapping[str, Any]  # as the server tells it after the load; {}: not seen yet
-    disk: Mapping[str, Any]  # as the server told it before; seen again: the override was lost
-    of_policy: Sequence[str] = ()  # the fields that follow from the policy
-
-    def is_met_by(self, seen: Mapping[str, Any]) -> bool:
-        """Return whether a config is what was sent, with what Triton adds of its own."""
-        return _holds(self.sent, seen)
 
 
 @dataclass(slots=True)
@@ -57,9 +39,12 @@ class Variant:
     config: dict[str, Any] | None = None  # as it was when last verified
     compared: tuple[dict[str, Any], dict[str, Any], str | None] | None = None  # with an alias
     override: Override | None = None
+    met: Override | None = None  # the last override that Triton took
     reapply: bool = False  # the override was lost and is to be put back
     queue: QueuePolicy | None = None  # that the policy wants
-    refused_queue: QueuePolicy | None = None  # one with which Triton did not load it
+    instances: int | None = None  # that the planner wants; None: those of its folder
+    # The queue and the number of instances with which Triton did not load it.
+    refused: tuple[QueuePolicy | None, int | None] | None = None
     queue_error: str | None = None  # what it said then
     queue_retry_s: float = 0.0  # not before
     placed: tuple[int, ...] = ()  # where it is, or last was; `place_of` knows what is newest
@@ -77,6 +62,11 @@ class Variant:
     used_until_s: float = 0.0  # somebody else's ensemble was seen to stand on it
     checked_s: float = float("-inf")
     refreshed_s: float = float("-inf")
+
+    @property
+    def wanted(self) -> tuple[QueuePolicy | None, int | None]:
+        """Return what it is to have, wherever it is, beside what stands in its folder."""
+        return self.queue, self.instances
 
     def forget(self) -> None:
         """Know nothing of its state on the server; what is wanted of it stays."""
@@ -132,102 +122,14 @@ class Alias:
         return self.policy.name
 
 
-def _holds(wanted: Any, found: Any) -> bool:
-    """Return whether a value of a config holds all of another; what is a default may be absent."""
-    if isinstance(wanted, Mapping):
-        given = found if isinstance(found, Mapping) else {}
-        return all(_holds(value, given.get(key)) for key, value in wanted.items())
-    if isinstance(wanted, (list, tuple)):
-        listed = found if isinstance(found, (list, tuple)) else ()
-        return len(wanted) == len(listed) and all(map(_holds, wanted, listed))
-    # 64-bit numbers are text in protobuf's JSON.
-    return str(wanted) == str(found) or (found is None and wanted in (0, "", "0", False, None))
-
-
-class Memory:
-    """The last good targets, the overrides and what variants hold, in a small file; or nowhere."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.targets: dict[str, str] = {}
-        self.overrides: dict[str, Override] = {}
-        self.needs: dict[str, dict[str, int]] = {}  # bytes that variants were seen to hold, by GPU
-        self.released: frozenset[str] = frozenset()
-        self.unsaved = False
-        self._writing = threading.Lock()  # two at once would take each other's unfinished file
-        if path is None:
-            return
-        try:
-            found = json.loads(read_small(str(path), LONGEST_BYTES))
-            targets, overrides = found["targets"], found["overrides"]
-            self.targets = {k: v for k, v in targets.items() if isinstance(v, str)}
-            self.overrides = dict(_believed(path, overrides))
-            needs = found.get("needs", {})  # files before this have none
-            self.needs = {
-                model: {str(gpu): int(held) for gpu, held in on.items() if int(held) >= 0}
-                for model, on in needs.items()
-                if isinstance(on, dict)
-            }
-            self.released = frozenset(map(str, found.get("released", ())))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _LOG.warning("%s cannot be read (%s): starting without it", path, error)
-
-    def remember(self, alias: str, target: str) -> None:
-        """Note the last good target of an alias; `save` writes it, off the loop."""
-        if self.targets.get(alias) != target:
-            self.targets[alias] = target
-            self.unsaved = True
-
-    def leave(self, models: frozenset[str]) -> None:
-        """Note which models an operator took back, for the time until the journal can be read."""
-        if self.released != models:
-            self.released, self.unsaved = models, True
-
-    def need(self, model: str, gpu_bytes: Mapping[str, int]) -> None:
-        """Note what a variant holds of each GPU while it is loaded."""
-        if self.needs.get(model) != gpu_bytes:
-            self.needs[model] = dict(gpu_bytes)
-            self.unsaved = True
-
-    def override(self, model: str, override: Override | None) -> None:
-        """Note the config that a variant is to have; None: the one in its folder."""
-        if self.overrides.get(model) == override:
-            return
-        if override is None:
-            del self.overrides[model]
-        else:
-            self.overrides[model] = override
-        self.unsaved = True
-
-    def save(self) -> None:
-        """Replace the file as a whole, so that a death in between leaves the old one.
-
-        From any thread; it may hang with its disk.
-        """
-        with self._writing:
-            self._save()
-
-    def _save(self) -> None:
-        self.unsaved = False
-        if self.path is None:
-            return
-        overrides = {name: asdict(override) for name, override in dict(self.overrides).items()}
-        kept = {"targets": dict(self.targets), "overrides": overrides, "needs": dict(self.needs)}
-        text = json.dumps({**kept, "released": sorted(self.released)})
-        try:
-            write_private(self.path, text)
-        except OSError as error:
-            _LOG.warning("%s cannot be written (%s): not remembered", self.path, error)
-
-
-def _believed(path: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, Override]]:
-    for model, override in found.items():
-        try:
-            yield model, Override(**check_override(override))
-        except ValueError as error:
-            _LOG.warning("%s: the override of %s is not believed: %s", path, model, error)
+def _within(variant: Variant, most: int | None) -> int | None:
+    """Return how many instances a variant is to have: as many as it was to have, but not more."""
+    wanted, override = variant.instances, variant.override
+    if wanted is None and override is not None and GROUPS in override.of_policy:
+        number = shape.instances_of(override.sent)
+        if number != folder_number(override.sent, override.disk):  # else it was only placed
+            wanted = number
+    return None if most is None or wanted is None else min(wanted, most)
 
 
 @dataclass(slots=True)
@@ -258,7 +160,7 @@ class Server:
         self.aims = {  # as was chosen before a restart of ours
             name: gpus_of(override.sent)
             for name, override in self.memory.overrides.items()
-            if GROUPS in override.of_policy
+            if is_placed(override)
         }
         self.set_policy(self.policy)
 
@@ -284,10 +186,13 @@ class Server:
         self.variants = {name: known.get(name) or Variant(name) for name in sorted(used)}
         for name, variant in self.variants.items():
             if name not in known:
-                variant.override = self.memory.overrides.get(name)
+                override = variant.override = self.memory.overrides.get(name)
+                variant.met = override if override is not None and override.expected else None
         for model in policy.models:
             for one in model.variants:  # where two models share it both say the same
-                self.variants[one.model].queue = model.queue
+                variant = self.variants[one.model]
+                variant.queue = model.queue
+                variant.instances = _within(variant, one.max_instances)
         ours = {v.model for model in policy.models for v in model.variants if v.gpus is not None}
         self.aims = {name: gpus for name, gpus in self.aims.items() if name in ours}
 

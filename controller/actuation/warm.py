@@ -17,7 +17,6 @@ from typing import Any
 from controller.actuation import alias as shape
 from controller.actuation import overrides
 from controller.actuation.client import Fault, TritonError
-from controller.actuation.memory import Used
 from controller.actuation.placing import is_lost
 from controller.actuation.queueing import (
     is_pending,
@@ -26,7 +25,7 @@ from controller.actuation.queueing import (
     set_up,
     take_back,
 )
-from controller.actuation.room import short_of, used_bytes, weigh
+from controller.actuation.room import Before, short_of, used_bytes, weigh
 from controller.actuation.state import Server, Variant
 from controller.actuation.users import await_gone, nobody_uses
 from controller.ports import ActionRecord, Outcome
@@ -228,17 +227,18 @@ class Warmer:
             # Somebody may have loaded it already: then it is looked at and left as it is.
             await self.verify(variant, deadline_s=server.timing.answer_s)
         serving, fresh = variant.model in server.serving(), not variant.ready
+        renewed = not fresh and may_reload(server, variant)
         if fresh:
             look_at_folder(server, variant)
-        elif may_reload(server, variant) and set_up(server, variant):
+        elif renewed and set_up(server, variant, stays=serving):
             await asyncio.to_thread(server.memory.save)
-        changed = fresh or (variant.reapply and not serving)
-        used: Mapping[int, Used] = {}
+        changed = fresh or (variant.reapply and (renewed or not serving))
+        used = Before()
         if changed:
             why = short_of(server, variant)
             if why is not None:
                 raise _ShortOfMemoryError(f"{variant.model} is not loaded: {why}")
-            if fresh:
+            if fresh or renewed:
                 used = await used_bytes(server, variant)
             await self._load(variant)
             # What it is in its folder is known now, and nobody waits for it yet.
@@ -254,7 +254,7 @@ class Warmer:
         self._check_suitable(variant)
         if not variant.proven:
             await self.prove(variant)
-        await weigh(server, variant, used)
+        await weigh(server, variant, used, fresh=fresh)
         return await self._settle(variant, fresh=fresh) or changed
 
     async def _settle(self, variant: Variant, *, fresh: bool) -> bool:

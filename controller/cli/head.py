@@ -70,6 +70,9 @@ def head(status: Json, paper: Paper) -> list[str]:
     pool = part_of(status, "memory")
     if pool:
         lines.append(fitted(paper, "pool", _pool(pool)))
+    sized = _instances(part_of(status, "instances"))
+    if sized:
+        lines.append(fitted(paper, "instances", sized))
     lines.append(
         fitted(
             paper,
@@ -167,6 +170,19 @@ def _pool(pool: Json) -> str:
         f"loads {', '.join(loading)}" if loading else None,
         f"unloads {clean(pool['unloading'])}" if pool.get("unloading") else None,
     )
+
+
+def _instances(sized: Json) -> str:
+    """Return the instances of each variant that may have more, and what is wanted of them."""
+    return _joined(*(_instances_of(clean(name), part_of(sized, name)) for name in sized))
+
+
+def _instances_of(name: str, one: Json) -> str | None:
+    number, wanted = number_of(one, "number"), number_of(one, "wanted")
+    if number is None:
+        return None  # it is not loaded
+    text = f"{name} {number:.0f}"
+    return text if wanted in (None, number) else f"{text}, to be {wanted:.0f}"
 
 
 def _names(part: Json, key: str) -> list[str]:

@@ -112,6 +112,10 @@ def notes(status: Json) -> list[str]:
         for gpu in list_of(status, "gpu")
         if gpu.get("error")
     ]
+    unmeasured = part_of(status, "memory").get("host_unmeasured")
+    if unmeasured:
+        told = f"what variants take of the host is not measured ({clean(unmeasured)})"
+        found.append(f"{told}: what the policy declares counts")
     at_limit = status.get("limits")
     found += [clean(sentence) for sentence in (at_limit if isinstance(at_limit, list) else ())]
     for name in ("journal", "mqtt", "prometheus"):

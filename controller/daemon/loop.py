@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import os
-import socket
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from controller.actuation.actuator import Actuator
 from controller.actuation.memory import MemoryWatch
 from controller.daemon.actions import ActionLog
 from controller.daemon.alarms import Alarms
+from controller.daemon.bus import bus_of
 from controller.daemon.calendar import Calendar
 from controller.daemon.control import DaemonControl
 from controller.daemon.learned import Learned
@@ -35,6 +35,7 @@ from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
 from controller.daemon.rest import Rest
 from controller.daemon.scores import ScoreLog
+from controller.daemon.sizing import Sizing
 from controller.daemon.standing import Standing
 from controller.daemon.status import bus_view, in_a_line, measured
 from controller.daemon.stopping import bounded
@@ -52,6 +53,7 @@ from controller.ports import Outcome
 from controller.telemetry.host import read_memory
 from controller.telemetry.hub import Reading, Telemetry
 from controller.telemetry.observation import ModelReading, Observation
+from controller.telemetry.processes import TritonHost
 
 _LOG = logging.getLogger("governor")
 
@@ -93,12 +95,15 @@ class Daemon:
         self.core = GovernorCore(policy, ablation=options.ablation)
         self._rest = Rest(policy, self._is_pressing, clock=time.monotonic)
         self.telemetry = Telemetry(policy)
+        self.triton_host = TritonHost(lambda: self.policy.triton.grpc)
         self.actions = ActionLog(self.journal, self.telemetry)
         self.actuator = Actuator(
             policy,
             on_record=self.actions.record,
             state_file=self.journal.path.with_name("alias.json"),
-            free_memory=MemoryWatch(policy, read_memory, lambda: self.telemetry.gpus),
+            free_memory=MemoryWatch(
+                policy, read_memory, lambda: self.telemetry.gpus, self.triton_host
+            ),
             counted=self.telemetry.counted,
         )
         self.telemetry.on_counted = self.actuator.heed
@@ -120,6 +125,7 @@ class Daemon:
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
         self._placer = Placer(self.core, self.actuator, self.journal)
+        self.sizing = Sizing(self.core, self.actuator, self.journal)
         self._alarms = Alarms(self.journal)
         self.minutes = Minutes(self.core, self.actions, self.journal, time.time)
         self._learned = Learned(self.core, self.wishes, self.journal)
@@ -235,13 +241,8 @@ class Daemon:
         _LOG.info("schedules in force: %s", names)
 
     def _start_bus(self) -> None:
-        if self.policy.mqtt is not None:
-            node = self.policy.mqtt.node or socket.gethostname()
-            try:
-                self.bus = MqttBus(self.policy.mqtt, self.control, node=node)
-            except ValueError as error:
-                _LOG.error("no bus: %s; set mqtt.node in the policy", error)
-                return
+        self.bus = bus_of(self.policy, self.control)
+        if self.bus is not None:
             self._bus_task = asyncio.create_task(self.bus.run(), name="mqtt")
 
     async def _shut_down(self) -> None:
@@ -297,11 +298,9 @@ class Daemon:
 
     async def _is_pressing(self, budget_s: float) -> bool:
         """Return whether what waits cannot wait for the tick."""
-        if self.advice is not None:
-            return False  # nobody would act on it
-        pending = await self.telemetry.glance(budget_s)
+        pending = {} if self.advice is not None else await self.telemetry.glance(budget_s)
         if not any(pending.values()):
-            return False  # as nearly always
+            return False  # as nearly always, and where nobody would act on it
         return self.core.is_pressing(self.standing.readings(time.monotonic()), pending)
 
     async def _tick(self) -> None:
@@ -310,8 +309,7 @@ class Daemon:
         for what, model in self.wishes.expire():
             self.journal.event(f"{what} ended", model, f"the {what} ran out")
         self.readings = self.standing.readings(reading.now_s)
-        observation = self._observe(reading)
-        self.observation = observation
+        self.observation = observation = self._observe(reading)
         decisions = self.core.step(observation)
         for decision in decisions:
             self.decisions[decision.model] = decision
@@ -329,9 +327,8 @@ class Daemon:
     def _observe(self, reading: Reading) -> Observation:
         if reading.triton_up != self.triton_up:
             word = "is there" if reading.triton_up else "is gone"
-            self.journal.event(
-                "triton", None, f"Triton {word}", {"version": reading.triton_version}
-            )
+            version = {"version": reading.triton_version}
+            self.journal.event("triton", None, f"Triton {word}", version)
             _LOG.warning("Triton at %s %s", self.policy.triton.grpc, word)
         self.triton_up = reading.triton_up
         self.triton_version = reading.triton_version or self.triton_version
@@ -348,8 +345,10 @@ class Daemon:
             batch_samples=reading.batch_samples,
             request_samples=reading.request_samples,
             actions=self.actions.take(),
+            operations=self.actuator.operations(),
             probes=self._prober.take(),
             placement=self.actuator.placement(),
+            instances=self.actuator.instances(),
             memory=self.actuator.memory(),
             sources=reading.sources,
         )
@@ -375,6 +374,7 @@ class Daemon:
         now_s = time.monotonic()
         self._placer.after_tick(self.observation, self.policy)
         self.pool.after_tick(self.observation, self.policy)
+        self.sizing.after_tick(self.observation, self.policy)
         interval_s = self._manager.watchdog_interval_s
         if interval_s is not None and now_s - self._watched_s >= interval_s / 2:
             self._watched_s = now_s

@@ -73,6 +73,7 @@ class Placer:
             [gpu.index for gpu in gpus],
             [room_of(gpu, policy, standing, observation) for gpu in gpus],
             [max(ratios.get(gpu.index, 1.0), 1.0) for gpu in gpus],
+            self._core.costs.disturbances.share("load"),
         )
         items = self._items(observation, ours, standing, tuple(gpu.index for gpu in gpus))
         self._planning = asyncio.create_task(self._plan(places, items, self._renewals))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from controller.planning.budget import Budget, Room
 from controller.planning.pool import Pool, PoolPlan, Wish
 from controller.policy.model import Policy
-from controller.telemetry.observation import MemoryReading, ModelReading, Observation
+from controller.telemetry.observation import MemoryReading, ModelReading, Observation, VariantMemory
 
 if TYPE_CHECKING:
     from controller.actuation.actuator import Actuator
@@ -83,7 +83,9 @@ class WarmPool:
         load_s = self._core.costs.load_s(self.memory.variants)
         keep = self._kept(observation, self.memory, policy, wishes)
         self._keep, self._most = frozenset(keep), policy.memory.max_loads_per_hour
-        work = _search(wishes, load_s, self.memory, _in_use(observation, policy), keep)
+        disturbed = self._core.costs.disturbances.share("load")
+        in_use = _in_use(observation, policy)
+        work = _search(wishes, load_s, disturbed, self.memory, in_use, keep)
         self._planning = asyncio.create_task(self._plan(work, observation.now_s))
 
     def _kept(
@@ -201,6 +203,7 @@ class WarmPool:
                     "gpu_bytes": one.gpu_bytes,
                     "host_bytes": one.host_bytes,
                     "guessed": one.guessed,
+                    "host_guessed": one.host_guessed,
                 }
                 for name, one in memory.variants.items()
             },
@@ -239,7 +242,7 @@ def budget_of(memory: MemoryReading, cautious_beside: list[str] | None = None) -
         memory: as the actuator tells it.
         cautious_beside: the fastest of each model. One that was never measured is then taken for
             twice as large as the largest that was, or, if that is less, for all that is left
-            beside these. None: for as large as it is told.
+            beside these; of a GPU as of the host. None: for as large as it is told.
     """
     needs = {
         name: Room(0.0, one.host_bytes, one.on_bytes)
@@ -251,24 +254,32 @@ def budget_of(memory: MemoryReading, cautious_beside: list[str] | None = None) -
     if cautious_beside is not None:
         left = limit.plus(Budget(limit, needs).total(set(cautious_beside)), -1.0)
         for name, one in memory.variants.items():
-            if one.guessed and not one.held and name not in cautious_beside:
-                needs[name] = _cautious(needs[name], left)
+            if not one.held and name not in cautious_beside:
+                needs[name] = _cautious(one, needs[name], left)
     return Budget(limit, needs)
 
 
-def _cautious(need: Room, left: Room) -> Room:
-    """Return a guess that is surer not to be too little, within what is left."""
+def _cautious(one: VariantMemory, need: Room, left: Room) -> Room:
+    """Return what a variant needs, with guesses that are surer not to be too little.
+
+    They stay within what is left.
+    """
 
     def more(size: float, of: float) -> float:
         return max(size, min(_CAUTION * size, of))
 
-    on = tuple(more(size, left.on[at]) for at, size in enumerate(need.on))
-    return Room(more(need.gpu_bytes, left.gpu_bytes), need.host_bytes, on)
+    if one.guessed:
+        on = tuple(more(size, left.on[at]) for at, size in enumerate(need.on))
+        need = need._replace(gpu_bytes=more(need.gpu_bytes, left.gpu_bytes), on=on)
+    if one.host_guessed:
+        need = need._replace(host_bytes=more(need.host_bytes, left.host_bytes))
+    return need
 
 
 def _search(
     wishes: list[Wish],
     load_s: dict[str, float],
+    disturbed: float,
     memory: MemoryReading,
     serving: frozenset[str],
     keep: list[str],
@@ -276,7 +287,7 @@ def _search(
     """Return the search, to be run anywhere."""
 
     def search() -> PoolPlan:
-        return Pool(wishes, budget_of(memory, keep), load_s).plan(
+        return Pool(wishes, budget_of(memory, keep), load_s, disturbed).plan(
             held=[name for name, one in memory.variants.items() if one.held],
             serving=serving,
             keep=keep,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from controller.interfaces.views import decision_view, json_ready, ms, source_view
 from controller.planning.decision import Decision
 from controller.planning.explain import explain_decision
+from controller.planning.explain_instances import explain_instances
 from controller.policy.model import ModelPolicy
 from controller.telemetry.observation import ModelReading
 
@@ -43,11 +44,13 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "host": json_ready(observation.host) if observation else {},
         "sources": [source_view(s) for s in observation.sources] if observation else [],
         "models": [_model(daemon, model) for model in daemon.policy.models],
-        "memory": daemon.pool.view(),
+        "memory": _memory(daemon),
+        "instances": daemon.sizing.view(daemon.observation),
         "actions": {
             "switch_ms": daemon.actions.switches.view(),
             "transaction_ms": daemon.actions.transactions.view(),
             "learned_s": daemon.core.costs.view(),
+            "learned_disturbance": daemon.core.costs.disturbances.view(),
         },
         "tick_ms": daemon.ticks.view(),
         "process": daemon.process.view(),
@@ -57,6 +60,15 @@ def status(daemon: Daemon) -> dict[str, Any]:
         else {"up": daemon.metrics.listening, "error": daemon.metrics.error},
         "mqtt": None if daemon.bus is None else daemon.bus.health(),
     }
+
+
+def _memory(daemon: Daemon) -> dict[str, Any] | None:
+    """Return the budget, and why what the variants take of the host is not measured, if so."""
+    pool = daemon.pool.view()
+    if pool is None:
+        return None
+    limited = pool["host"] is not None
+    return {**pool, "host_unmeasured": daemon.triton_host.why if limited else None}
 
 
 def measured(daemon: Daemon) -> dict[str, Any]:
@@ -163,6 +175,8 @@ def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
     """Return the newest decisions in plain English. Raises KeyError for an unknown model."""
     wanted = [daemon.policy.model(model)] if model is not None else list(daemon.policy.models)
     models: list[dict[str, Any]] = []
+    sizes = daemon.core.sizes()
+    instances = {} if daemon.observation is None else daemon.observation.instances
     for policy in wanted:
         decision = daemon.decisions.get(policy.name)
         if decision is None:
@@ -172,7 +186,8 @@ def explain(daemon: Daemon, model: str | None) -> dict[str, Any]:
         models.append(
             {
                 "name": policy.name,
-                "text": explain_decision(decision, policy, daemon.core.costs),
+                "text": explain_decision(decision, policy, daemon.core.costs)
+                + explain_instances(policy, sizes, instances),
                 "decision": decision_view(decision),
             }
         )

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from controller.doctor.finding import Finding, fail, warn
 from controller.doctor.folders import check_folders
-from controller.doctor.host import check_gpu, check_journal, check_receiver, check_socket
+from controller.doctor.host import (
+    check_gpu,
+    check_host_memory,
+    check_journal,
+    check_receiver,
+    check_socket,
+)
 from controller.doctor.models import check_models
 from controller.doctor.secrets import check_certificates, check_secrets, check_tls_files
 from controller.doctor.server import (
@@ -50,6 +56,8 @@ async def examine(
     models = () if policy is None else policy.models
     findings += await asyncio.to_thread(check_folders, triton, models, fresh_age_s or {})
     findings += await asyncio.to_thread(check_gpu, GpuPolicy() if policy is None else policy.gpu)
+    limited = policy is not None and policy.memory.host_budget_bytes is not None
+    findings.append(await asyncio.to_thread(check_host_memory, triton.grpc, limited=limited))
     findings.append(check_journal(JournalPolicy() if policy is None else policy.journal))
     findings.append(check_socket(socket))
     if policy is not None:

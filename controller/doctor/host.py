@@ -17,6 +17,7 @@ from controller.journal.paths import default_journal
 from controller.journal.reader import JournalReader, JournalUnreadableError
 from controller.policy.model import GpuPolicy, GpuSource, JournalPolicy
 from controller.telemetry.gpu import GpuAbsentError, GpuError, NvmlSampler
+from controller.telemetry.processes import TritonHost
 
 _GIB = 2**30
 
@@ -53,6 +54,25 @@ def check_gpu(policy: GpuPolicy) -> list[Finding]:
         else:
             findings.append(ok(name, what))
     return findings
+
+
+def check_host_memory(grpc: str, *, limited: bool) -> Finding:
+    """Return whether it can be measured what variants take of the host; blocking.
+
+    Args:
+        grpc: where the server is.
+        limited: whether the policy has a budget of it.
+    """
+    name, host = "host memory", TritonHost(lambda: grpc)
+    held = host()
+    if held is not None:
+        return ok(
+            name, f"Triton (process {host.pid}) holds {held / _GIB:.2f} GiB with its children"
+        )
+    told = f"what variants take of it is not measured: {host.why}"
+    if not limited:
+        return ok(name, told)
+    return warn(name, told, "declare `memory: {host: ...}` of every variant")
 
 
 def check_journal(policy: JournalPolicy) -> Finding:

@@ -54,6 +54,7 @@ class _Document(Collector):
         yield from _variants(document, models)
         yield from _machine(document)
         yield from _pool(_part(document, "memory"))
+        yield from _sized(_part(document, "instances"))
 
 
 class _Gauges:
@@ -129,14 +130,20 @@ def _durations(document: Json) -> Iterator[Metric]:
 
 
 def _costs(document: Json) -> Iterator[Metric]:
-    costs = _part(_part(document, "actions"), "learned_s")
+    actions = _part(document, "actions")
+    costs, disturbs = _part(actions, "learned_s"), _part(actions, "learned_disturbance")
     expected = _Gauges(
         "action_expected_seconds", "What an action is learned to take.", ["action", "target"]
     )
     for action in costs:
         for target, seconds in _part(costs, action).items():
             expected.add(seconds, action, target)
-    yield expected.family
+    late = _Gauges(
+        "action_disturbance_ratio", "Requests that miss by an action while it lasts.", ["action"]
+    )
+    for action in disturbs:
+        late.add(_part(disturbs, action).get("share"), action)
+    yield from (expected.family, late.family)
 
 
 _MODEL_GAUGES: Final = (  # (name, help, key, scale)
@@ -300,6 +307,15 @@ def _machine(document: Json) -> Iterator[Metric]:
     yield _one("process_resident_bytes", "The daemon's memory.", process.get("rss_bytes"))
 
 
+def _sized(sized: Json) -> Iterator[Metric]:
+    number = _Gauges(
+        "variant_instances", "On each of its devices, where it may have more.", ["triton_model"]
+    )
+    for name in sized:
+        number.add(_part(sized, name).get("number"), name)
+    yield number.family
+
+
 def _pool(pool: Json) -> Iterator[Metric]:
     limit = _Gauges("memory_budget_bytes", "What variants may hold together.", ["place"])
     held = _Gauges("memory_held_bytes", "What loaded variants hold together.", ["place"])
@@ -316,7 +332,8 @@ def _pool(pool: Json) -> Iterator[Metric]:
         one = _part(_part(pool, "variants"), name)
         if not one.get("guessed"):
             need.add(one.get("gpu_bytes") or None, name, "gpu")
-        need.add(one.get("host_bytes") or None, name, "host")
+        if not one.get("host_guessed"):
+            need.add(one.get("host_bytes") or None, name, "host")
         wanted.add(name in _texts(pool, "wanted"), name)
     yield from (limit.family, held.family, need.family, wanted.family)
 

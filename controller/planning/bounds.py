@@ -80,3 +80,11 @@ def exclusion(
     if reading is not None and reading.ready is False:
         return Excluded.NOT_READY
     return None
+
+
+def may_serve(policy: ModelPolicy, excluded: list[Excluded | None]) -> list[bool]:
+    """Return which variants would be worth their memory: none that is bound to a lost GPU."""
+    return [
+        policy.lets(variant) and (reason is not Excluded.GPU_LOST or variant.gpus is not None)
+        for variant, reason in zip(policy.variants, excluded, strict=True)
+    ]

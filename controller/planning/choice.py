@@ -13,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.planning.bounds import exclusions
+from controller.planning.bounds import exclusions, may_serve
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.profiles import Profiles
 from controller.planning.scorekeeper import Score, Scorekeeper
+from controller.planning.sizing import Sizer
 from controller.planning.stability import Damper
 from controller.planning.value import (
     late_if_it_rises,
@@ -75,6 +76,7 @@ class ModelMind:
         self._damper = Damper(stability)
         self._scores = Scorekeeper()
         self.demand = Demand(len(policy.variants), phase_s)
+        self.sizer = Sizer(policy, phase_s)
         self._now_s = 0.0
         self._stalled = False
         # At the last decision: the variant that needs its device, and what for; None: none does.
@@ -92,6 +94,7 @@ class ModelMind:
         before = old.predictor.models
         at = [before.index(m) if m in before else None for m in self.predictor.models]
         self.demand.take_over(old.demand, at)
+        self.sizer.take_over(old.sizer)
 
     def learn(
         self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
@@ -155,7 +158,7 @@ class ModelMind:
                 quality=self.quality,
                 value=value,
                 in_time=in_time,
-                may_serve=self._may_serve(excluded),
+                may_serve=may_serve(self._policy, excluded),
                 probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
@@ -219,9 +222,7 @@ class ModelMind:
             pending: requests that wait now, by Triton's name.
         """
         serving = self._serving(reading)
-        if reading is None or serving is None:
-            return False
-        if reading.switching or not reading.is_free:
+        if reading is None or serving is None or reading.switching or not reading.is_free:
             return False
         order = self.predictor.speed_order()
         if order is None or order[0] == serving:
@@ -288,13 +289,6 @@ class ModelMind:
             return best, Reason.STEADY
         escapes = serving is not None and not feasible[serving] and speed[best] > speed[serving]
         return best, Reason.ESCAPE if escapes else Reason.BEST_FEASIBLE
-
-    def _may_serve(self, excluded: list[Excluded | None]) -> list[bool]:
-        """Return which variants would be worth their memory: none that is bound to a lost GPU."""
-        return [
-            self._policy.lets(v) and (reason is not Excluded.GPU_LOST or v.gpus is not None)
-            for v, reason in zip(self._policy.variants, excluded, strict=True)
-        ]
 
     def _distrusted(self) -> bool:
         coverage = self.predictor.coverage

@@ -7,20 +7,25 @@ The same object runs live, in replay and in a simulation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision, Reason
-from controller.planning.devices import DeviceWatch
+from controller.planning.devices import DeviceWatch, host_contention
 from controller.planning.expected import Work, expected_work
 from controller.planning.limits import GpuLimits, most_per_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
+from controller.planning.sizing import Resize
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
+from controller.prediction.overlap import Overlap
 from controller.prediction.placement import Placement
 from controller.prediction.prediction import Prediction, predict
 from controller.prediction.predictor import Tally
@@ -28,14 +33,15 @@ from controller.prediction.probing import Probe, ProbePlan
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
 from controller.prediction.stalls import StallWatch
+from controller.prediction.traffic import TrafficCount
 from controller.telemetry.observation import BatchSample, ModelReading, Observation
+
+Floats = NDArray[np.float64]
 
 MAX_ROWS: Final = 64  # of a batch that is modelled, where no more is declared
 MOST_ROWS: Final = 512  # of a batch that is modelled, whatever is declared
 _REACTION_S: Final = 0.010  # from an observation to the first request on the new variant
 STATE_FORMAT: Final = 1
-_HOST_IDLE: Final = 0.5  # share of the host's processors in use
-_HOST_FULL: Final = 0.9
 
 
 class GovernorCore:
@@ -55,7 +61,9 @@ class GovernorCore:
         self._probes = ProbePlan(policy.probing)
         self._sharing = DeviceSharing()
         self._stalls = StallWatch()
+        self._overlap = Overlap()
         self.costs = ActionCosts()
+        self._traffic = TrafficCount()
         self._prices = DevicePrices([model.weight for model in policy.models])
         self.limits = GpuLimits(policy.gpu)
         self._devices = DeviceWatch()
@@ -107,22 +115,38 @@ class GovernorCore:
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""
-        contention = 1.0 if observation.gpus else self._host_contention(observation)
+        contention = 1.0 if observation.gpus else host_contention(observation.host)
         placement = self._place(observation)
         self.lost = self._devices.look(observation.gpus, observation.now_s)
         self._sharing.observe(observation)
         self.costs.observe(observation.actions)
         samples: Iterable[BatchSample] = observation.batch_samples
+        if observation.instances:
+            self._overlap.learn(
+                samples,
+                observation.now_s,
+                self._sharing,
+                placement,
+                observation.instances,
+                self._service.usual_s,
+            )
         if observation.gpus:  # on a host idle cores take what runs beside
             samples = self._sharing.alone(samples, observation.now_s, placement)
+        if observation.instances:
+            samples = self._overlap.alone(
+                samples, observation.now_s, self._sharing, observation.instances
+            )
         self._service.observe(samples, observation.now_s)
         stalled = self._stalls.look(observation.window_s, self._policy.tick_s)
         minds = tuple(self._minds.values())
         largest: dict[str, int] = {}
         for sample in observation.batch_samples:
             largest[sample.model] = max(sample.rows, largest.get(sample.model, 0))
+        for mind in minds:
+            mind.predictor.know_instances(observation.instances, self._overlap.of)
         work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
         self._work_s = sum(float(work.sum()) for work in work_s)
+        self._see_disturbed(observation, stalled=stalled)
         horizon_s = self._policy.notice_s + _REACTION_S
         shares = bool(observation.gpus) and len(minds) > 1
         predictions = predict(
@@ -144,9 +168,67 @@ class GovernorCore:
         )
         if self._policy.gpu.is_limited and not stalled:
             decisions = self._within_limits(observation, predictions, decisions, placement)
+        if not stalled:
+            self._weigh_instances(
+                observation, predictions, decisions, prices, horizon_s, contention
+            )
         if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         return decisions
+
+    def _weigh_instances(
+        self,
+        observation: Observation,
+        predictions: Sequence[Prediction],
+        decisions: Sequence[Decision],
+        prices: Sequence[Floats | None],
+        horizon_s: float,
+        contention: float,
+    ) -> None:
+        """Take note of what other numbers of instances would be worth now, where that is asked."""
+        for policy, mind, prediction, decision, price in zip(
+            self._policy.models, self._minds.values(), predictions, decisions, prices, strict=True
+        ):
+            if mind.sizer.is_due(observation.now_s):
+                mind.sizer.weigh(
+                    mind.predictor,
+                    observation,
+                    prediction,
+                    decision,
+                    price_per_s=None if price is None else price / policy.weight,
+                    horizon_s=horizon_s,
+                    contention=contention,
+                )
+
+    def resizes(self, observation: Observation) -> tuple[Resize, ...]:
+        """Return which variants are to have other numbers of instances, until they have them."""
+        found, disturbed = [], self.costs.disturbances.share("load")
+        for name, mind in self._minds.items():
+            reading = observation.models.get(name)
+            if mind.sizer.is_used and reading is not None and not reading.paused:
+                load_s = self.costs.load_s(mind.predictor.models)
+                costs = {model: took_s * disturbed for model, took_s in load_s.items()}
+                found.append(mind.sizer.decide(observation.now_s, observation.instances, costs))
+        return tuple(resize for resize in found if resize is not None)
+
+    def sizes(self) -> dict[str, Any]:
+        """Return what is thought of the instances of each variant that may have more."""
+        found: dict[str, Any] = {}
+        for mind in self._minds.values():
+            for model, view in mind.sizer.view().items():
+                found[model] = {**view, "overlap": self._overlap.of(model)}
+        return found
+
+    def _see_disturbed(self, observation: Observation, *, stalled: bool) -> None:
+        """Take in what became of requests beside what is under way on variants."""
+        came = {name: mind.predictor.tally.arrived for name, mind in self._minds.items()}
+        self.costs.disturbances.look(
+            observation.now_s - (observation.readings_age_s or 0.0),
+            observation.window_s,
+            observation.operations,
+            self._traffic.count(self._policy.models, observation, came),
+            stalled=stalled,
+        )
 
     def _within_limits(
         self,
@@ -255,15 +337,6 @@ class GovernorCore:
         """Return a model's variants, fastest first; by quality where nothing is known."""
         return self._minds[model].speed_order()
 
-    @staticmethod
-    def _host_contention(observation: Observation) -> float:
-        """Return how much work elsewhere slows a variant on a machine without a GPU."""
-        cores = max(observation.host.cpu_count or 1, 1)
-        busy = observation.host.cpu_ratio or 0.0
-        # Idle cores take the work that sits elsewhere; on a full machine everything shares.
-        full = min(max((busy - _HOST_IDLE) / (_HOST_FULL - _HOST_IDLE), 0.0), 1.0)
-        return 1.0 / cores + (1.0 - 1.0 / cores) * full
-
     def state(self) -> dict[str, Any]:
         """Return everything that was learned. JSON-ready; never pickle."""
         return {
@@ -271,6 +344,8 @@ class GovernorCore:
             "service": self._service.state(),
             "models": {name: mind.state() for name, mind in self._minds.items()},
             "costs": self.costs.state(),
+            "overlap": self._overlap.state(),
+            "disturbances": self.costs.disturbances.state(),
         }
 
     def demand_state(self, now_s: float) -> dict[str, Any]:
@@ -303,6 +378,15 @@ class GovernorCore:
             self.costs.restore(state.get("costs", ()))
         except (TypeError, ValueError) as error:
             problems.append(f"costs of actions could not be restored: {error!r}")
+        try:
+            if "overlap" in state:
+                self._overlap.restore(state["overlap"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problems.append(f"what instances do to each other could not be restored: {error!r}")
+        try:  # states before this have none
+            self.costs.disturbances.restore(state.get("disturbances", {}))
+        except (TypeError, ValueError, AttributeError) as error:
+            problems.append(f"what actions disturb could not be restored: {error!r}")
         stored = state.get("models")
         for name, mind in self._minds.items():
             if not isinstance(stored, Mapping) or name not in stored:

@@ -1,7 +1,7 @@
-"""Which GPUs can be relied on.
+"""Which GPUs can be relied on, and how much a host without any is in use.
 
-Owns how long a GPU that was lost is left alone after it came back. It must not read GPUs, nor know
-who is where.
+Owns how long a GPU that was lost is left alone after it came back. It must not read devices, nor
+know who is where.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from controller.telemetry.observation import GpuReading
+from controller.telemetry.observation import GpuReading, HostReading
 
 _FIRST_S: Final = 30.0  # that one must be well before it is used again; doubles with each loss
 _LONGEST_S: Final = 900.0
 _FORGOTTEN_S: Final = 3600.0  # without a loss
+_HOST_IDLE: Final = 0.5  # share of the host's processors in use
+_HOST_FULL: Final = 0.9
 
 
 @dataclass(slots=True)
@@ -58,3 +60,12 @@ class DeviceWatch:
             gpu.is_lost = True
         gpu.last_s = now_s
         gpu.until_s = now_s + min(_FIRST_S * 2.0 ** (gpu.losses - 1), _LONGEST_S)
+
+
+def host_contention(host: HostReading) -> float:
+    """Return how much work elsewhere slows a variant on a machine without a GPU, 0 to 1."""
+    cores = max(host.cpu_count or 1, 1)
+    busy = host.cpu_ratio or 0.0
+    # Idle cores take the work that sits elsewhere; on a full machine everything shares.
+    full = min(max((busy - _HOST_IDLE) / (_HOST_FULL - _HOST_IDLE), 0.0), 1.0)
+    return 1.0 / cores + (1.0 - 1.0 / cores) * full

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Mapping
 
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
+from controller.planning.wording import count_are, in_ms, number, ordinal, percent
 from controller.policy.model import ModelPolicy, VariantPolicy
 from controller.prediction.costs import ActionCosts
 
-_MS = 1e3
 _DRIFT_WORTH_SAYING = 0.10
 _HARDLY_ANY = 0.005  # of the requests late: it is the backlog to come that is escaped from
 _SHOWN = 3  # better variants that are explained one by one
@@ -65,23 +65,27 @@ def explain_decision(
 def _what_it_costs(decision: Decision, model: ModelPolicy, costs: ActionCosts) -> str:
     """Return what a switch was seen to take, and a load of each variant that is not loaded."""
     switch_s = costs.expected_s("switch", model.name)
-    told = [] if switch_s is None else [f"a switch, with its checks and its proof, {_ms(switch_s)}"]
+    seen = costs.disturbances.view().get("load")
+    late = f" ({percent(seen['share'])} more requests late meanwhile)" if seen else ""
+    told = (
+        [] if switch_s is None else [f"a switch, with its checks and its proof, {in_ms(switch_s)}"]
+    )
     for candidate in decision.candidates:
         load_s = costs.expected_s("load", candidate.model)
         if candidate.excluded is Excluded.NOT_LOADED and load_s is not None:
-            told.append(f"a load of {candidate.variant} {_number(load_s)} s")
+            told.append(f"a load of {candidate.variant} {number(load_s)} s{late}")
     return f"Of late took {', '.join(told)}." if told else ""
 
 
 def _seen(decision: Decision) -> str:
-    rate = f"about {_number(decision.rate_rps)} requests/s are expected"
+    rate = f"about {number(decision.rate_rps)} requests/s are expected"
     if math.isfinite(decision.rate_p95_rps) and decision.rate_p95_rps > decision.rate_rps:
-        rate += f" ({_number(decision.rate_p95_rps)} at the 95th percentile)"
+        rate += f" ({number(decision.rate_p95_rps)} at the 95th percentile)"
     if decision.backlog_requests == 0:
         backlog = "nothing waits"
     else:
         verb = "request waits" if decision.backlog_requests == 1 else "requests wait"
-        backlog = f"{decision.backlog_requests} {verb} ({_ms(decision.backlog_s)} of work)"
+        backlog = f"{decision.backlog_requests} {verb} ({in_ms(decision.backlog_s)} of work)"
     text = f"{decision.model}: {rate}, and {backlog}."
     drift = decision.drift_ratio
     if math.isfinite(drift) and drift > 0 and abs(drift - 1.0) > _DRIFT_WORTH_SAYING:
@@ -101,15 +105,15 @@ def _compared(decision: Decision, model: ModelPolicy) -> str:
     feasible = [c for c in known if c.feasible]
     total = len(decision.candidates)
     text = (
-        f"Of {total} variant{'s' if total > 1 else ''}, {_count(len(feasible))} predicted to"
-        f" answer {_percent(model.objective.percentile / 100)} of requests within"
-        f" {_ms(model.objective.latency_s)}"
+        f"Of {total} variant{'s' if total > 1 else ''}, {count_are(len(feasible))} predicted to"
+        f" answer {percent(model.objective.percentile / 100)} of requests within"
+        f" {in_ms(model.objective.latency_s)}"
     )
     if len(known) < len(allowed):
         unknown = len(allowed) - len(known)
         text += f"; {unknown} {'has' if unknown == 1 else 'have'} not been measured yet"
     if len(allowed) < total:
-        text += f"; {_count(total - len(allowed))} excluded"
+        text += f"; {count_are(total - len(allowed))} excluded"
     return text + "."
 
 
@@ -152,13 +156,13 @@ def _less_good(
         return "is wanted next"
     if candidate.utilization_ratio > 1.0:
         return (
-            f"would not keep up: what arrives is {_percent(candidate.utilization_ratio)} of what it"
+            f"would not keep up: what arrives is {percent(candidate.utilization_ratio)} of what it"
             " can do"
         )
     if candidate.miss_ratio > model.objective.allowed_miss_ratio:
         fewer = ", not so many fewer as a switch costs"
         return (
-            f"would have {_percent(candidate.miss_ratio)} of requests late"
+            f"would have {percent(candidate.miss_ratio)} of requests late"
             f"{fewer if candidate.miss_ratio < chosen.miss_ratio else ''}"
         )
     if not candidate.feasible:
@@ -196,18 +200,18 @@ def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> st
     if not candidate.feasible and in_time:
         return (
             f"{name} would meet the objective at first, but gather a backlog if the load reaches"
-            f" the {_number(decision.rate_p95_rps)} requests a second that it may."
+            f" the {number(decision.rate_p95_rps)} requests a second that it may."
         )
     if not candidate.feasible:
-        late = f"its {_ordinal(model.objective.percentile)} percentile would be"
+        late = f"its {ordinal(model.objective.percentile)} percentile would be"
         return (
-            f"{name} would miss the objective: {late} {_ms(candidate.p99_s)}, with"
-            f" {_percent(candidate.miss_ratio)} of requests late."
+            f"{name} would miss the objective: {late} {in_ms(candidate.p99_s)}, with"
+            f" {percent(candidate.miss_ratio)} of requests late."
         )
     if candidate.variant == decision.desired:
         return f"{name} would meet the objective and is wanted next."
     return (
-        f"{name} would meet the objective with {_percent(candidate.miss_ratio)} of requests late,"
+        f"{name} would meet the objective with {percent(candidate.miss_ratio)} of requests late,"
         " but too little would be left for the requests that wait or may come."
     )
 
@@ -222,7 +226,7 @@ def _escape(d: Decision) -> str:
     if serving is not None and serving.excluded is not None:
         return f"{_go(d)} at once: {d.serving} {_EXCLUDED[serving.excluded]}."
     if serving is not None and serving.known:
-        late = f" ({_percent(serving.miss_ratio)} of requests late)"
+        late = f" ({percent(serving.miss_ratio)} of requests late)"
         soon = "soon " if serving.miss_ratio < _HARDLY_ANY else ""
     return f"{_go(d)} at once: {d.serving or 'what serves'} would {soon}miss the objective{late}."
 
@@ -354,46 +358,11 @@ def _prediction(decision: Decision) -> str:
     if chosen is None or not chosen.known:
         return ""
     return (
-        f"Predicted for {chosen.variant} (quality {chosen.quality:.3f}): {_ms(chosen.p99_s)}, with"
-        f" {_percent(chosen.miss_ratio)} of requests late; by what came of such predictions,"
-        f" {_ms(chosen.told_p99_s)}."
+        f"Predicted for {chosen.variant} (quality {chosen.quality:.3f}): {in_ms(chosen.p99_s)},"
+        f" with {percent(chosen.miss_ratio)} of requests late; by what came of such predictions,"
+        f" {in_ms(chosen.told_p99_s)}."
     )
 
 
 def _candidate(decision: Decision, variant: str | None) -> Candidate | None:
     return next((c for c in decision.candidates if c.variant == variant), None)
-
-
-def _count(count: int) -> str:
-    if count == 0:
-        return "none is"
-    return "1 is" if count == 1 else f"{count} are"
-
-
-def _ordinal(percentile: float) -> str:
-    number = f"{percentile:g}"
-    last_two = number[-2:].lstrip(".")
-    ending = {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th")
-    return number + ("th" if last_two in ("11", "12", "13") or "." in number else ending)
-
-
-def _ms(value_s: float) -> str:
-    if not math.isfinite(value_s):
-        return "without end"
-    value_ms = value_s * _MS
-    if value_ms >= 10_000:
-        return f"{value_s:.0f} s"
-    return f"{value_ms:.0f} ms" if value_ms >= 10 else f"{value_ms:.1f} ms"
-
-
-def _percent(value: float) -> str:
-    if not math.isfinite(value):
-        return "an unknown share"
-    percent = value * 100.0
-    return "under 0.01 %" if 0.0 < percent < 0.01 else f"{percent:.3g} %"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "an unknown number of"
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

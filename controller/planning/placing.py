@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.planning.expected import Work
-from controller.planning.pool import DISTURBED, HORIZON_S, LEAST_LOAD_S
+from controller.planning.pool import HORIZON_S, LEAST_DISTURBED, LEAST_LOAD_S
+from controller.prediction.disturbance import PRIOR
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -120,11 +121,17 @@ class Places:
         gpus: that are there and may be used.
         limits_bytes: what variants may hold of each; infinite: no limit.
         slowdown: the present time of a batch over what was learned, of each.
+        disturbed: the share of the requests on a GPU that is lost to a load, as long as it takes.
     """
 
     def __init__(
-        self, gpus: Sequence[int], limits_bytes: Sequence[float], slowdown: Sequence[float]
+        self,
+        gpus: Sequence[int],
+        limits_bytes: Sequence[float],
+        slowdown: Sequence[float],
+        disturbed: float = PRIOR,
     ) -> None:
+        self._disturbed = max(disturbed, LEAST_DISTURBED)
         self._gpus = tuple(gpus)
         self._column = {gpu: at for at, gpu in enumerate(gpus)}
         self._limits = np.array(limits_bytes, dtype=np.float64)
@@ -187,7 +194,7 @@ class _Board:
     def __init__(self, places: Places, items: Sequence[Placeable]) -> None:
         self._gpus, self._column = places._gpus, places._column  # noqa: SLF001 - its own search
         self._limits, self._slow = places._limits, places._slow  # noqa: SLF001
-        self._items = items
+        self._items, self._disturbed = items, places._disturbed  # noqa: SLF001
         count, gpus = len(items), len(self._gpus)
         ids = {model: at for at, model in enumerate(dict.fromkeys(item.model for item in items))}
         self._model = np.array([ids[item.model] for item in items], dtype=np.int64)
@@ -322,8 +329,8 @@ class _Board:
         room = self._limits - self._used - self._need[some, None] >= 0.0
         saved = _HARM * (now[:, None] - costs)
         load_s = np.array([max(self._items[i].load_s, LEAST_LOAD_S) for i in some])
-        disturbed = np.maximum(self._rates, self._rates.mean())  # a load is work elsewhere, too
-        price = load_s[:, None] * DISTURBED * disturbed / HORIZON_S
+        beside = np.maximum(self._rates, self._rates.mean())  # a load is work elsewhere, too
+        price = load_s[:, None] * self._disturbed * beside / HORIZON_S
         net = np.where(self._may[some] & room, saved - _TWICE * price, -np.inf)
         net[np.arange(len(some)), self._at[some]] = -np.inf
         row, gpu = divmod(int(np.argmax(net)), len(self._gpus))

@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.planning.budget import Budget
+from controller.prediction.disturbance import PRIOR
 
 Floats = NDArray[np.float64]
 
 HORIZON_S: Final = 300.0  # within which a load must earn its cost
-DISTURBED: Final = 0.05  # of the requests of its device are lost to a load, as long as it takes
+LEAST_DISTURBED: Final = 0.005  # where loads are not felt: none is for nothing
 LEAST_LOAD_S: Final = 1.0
 _MOVES: Final = 64  # of a search
 _TRIED: Final = 12  # variants for each move
@@ -61,12 +62,20 @@ class Pool:
         wishes: of the models.
         budget: what the variants may hold.
         load_s: how long a load of each takes.
+        disturbed: the share of all requests that is lost to a load, as long as it takes.
     """
 
-    def __init__(self, wishes: Sequence[Wish], budget: Budget, load_s: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        wishes: Sequence[Wish],
+        budget: Budget,
+        load_s: Mapping[str, float],
+        disturbed: float = PRIOR,
+    ) -> None:
         self.wishes = wishes
         self.budget = budget
         self._load_s = load_s
+        self._disturbed = max(disturbed, LEAST_DISTURBED)
         self.uses: dict[str, list[tuple[int, int]]] = {}
         for at, wish in enumerate(wishes):
             for column, name in enumerate(wish.models):
@@ -154,7 +163,8 @@ class Pool:
 
     def cost(self, name: str) -> float:
         """Return what a load costs: requests that miss by it."""
-        return max(self._load_s.get(name, 0.0), LEAST_LOAD_S) * self._total_rps * DISTURBED
+        takes_s = max(self._load_s.get(name, 0.0), LEAST_LOAD_S)
+        return takes_s * self._total_rps * self._disturbed
 
     # -- what sets are worth: of each model a set is a mask, seen once and then known -----------
 
@@ -301,7 +311,7 @@ class _Selection:
         """Use the room that is left: what is loaded need not be loaded when it is needed."""
         self.gains |= {name: self._pool.gain(name, self._masks) for name in humble}
         order = {
-            name: (name not in self._held, -gain, self._pool.sizes[name])
+            name: (name not in self._held, -gain / self._pool.sizes[name], self._pool.sizes[name])
             for name, gain in self.gains.items()
         }
         for name in sorted(order, key=order.__getitem__):

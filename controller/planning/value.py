@@ -23,20 +23,28 @@ _IDLE_RPS: Final = 0.1  # who gets fewer requests needs nobody to give way
 
 
 def value_per_request(
-    prediction: Prediction, *, quality: Sequence[float], known: Sequence[bool], horizon_s: float
+    prediction: Prediction,
+    *,
+    quality: Sequence[float],
+    known: Sequence[bool],
+    horizon_s: float,
+    beside: Prediction | None = None,
 ) -> list[float]:
     """Return the expected effective quality per request of the window, of each candidate.
+
+    `beside`: what there really is, where a single candidate at a time is otherwise than predicted.
 
     The terminal value charges the work a choice leaves behind. Device time has a price: what the
     best mix of variants would gain from a second more of it. And later requests miss while the
     fastest variant takes longer than their slack to clear what was left. Without both an overload
     makes all candidates equal and the best quality wins the tie, which is a collapse.
     """
-    speed, load = prediction.throughput_rows_s, prediction.utilization_ratio
+    real = beside or prediction
+    speed, load = real.throughput_rows_s, real.utilization_ratio
     fastest = max(range(len(speed)), key=speed.__getitem__)
     spare = max(1.0 - load[fastest], _LEAST_SPARE)
-    limit_s = prediction.raw_limit_s[fastest]
-    slack_s = max(limit_s - 2.0 * prediction.single_s[fastest], 0.1 * limit_s)
+    limit_s = real.raw_limit_s[fastest]
+    slack_s = max(limit_s - 2.0 * real.single_s[fastest], 0.1 * limit_s)
     price = shadow_price(
         [one for one, is_known in zip(quality, known, strict=True) if is_known],
         [one for one, is_known in zip(load, known, strict=True) if is_known],

@@ -67,6 +67,7 @@ class VariantPolicy:
     max_batch: int | None = None  # rows of the largest batch it forms; None: not declared
     profile_of: str | None = None  # the variant whose weights it serves under another limit
     gpus: tuple[int, ...] | None = None  # we choose one of these, (): of all; None: as configured
+    max_instances: int | None = None  # that it may be given; None: those of its own config
 
 
 def profile_name(variant: str, profile: str) -> str:

@@ -205,6 +205,7 @@ def _variant_to_dict(variant: VariantPolicy, of: ModelPolicy) -> dict[str, Any]:
         **({"memory": memory} if memory else {}),
         **({"max_batch": variant.max_batch} if variant.max_batch is not None else {}),
         **({} if variant.gpus is None else {"gpus": list(variant.gpus) or "auto"}),
+        **({"max_instances": variant.max_instances} if variant.max_instances is not None else {}),
         **({"profiles": profiles} if profiles else {}),
     }
 

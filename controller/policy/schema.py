@@ -216,6 +216,7 @@ def _to_variants(
         memory.host,
         memory.gpu,
         section.max_batch,
+        max_instances=section.max_instances,
         gpus=gpus if section.gpus is None else section.gpus,
     )
     yield variant

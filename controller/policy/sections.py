@@ -136,6 +136,11 @@ class VariantSection(Section):
     max_batch: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
         default=None, description="Its max_batch_size; required beside profiles."
     )
+    max_instances: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description="The most instances that the governor may give it, on each of its GPUs or on "
+        "the host; it has no fewer than its config.pbtxt says. Omitted: they are left alone.",
+    )
     profiles: dict[Name, ProfileSection] | None = Field(
         default=None,
         description="The same weights as other Triton models, each with another largest batch; "
@@ -222,7 +227,8 @@ class MemorySection(Section):
     )
     host_budget: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
         default=None,
-        description="The same of the host's memory, for variants that say `memory.host`.",
+        description="The same of the host's memory: measured where Triton runs on this host and its"
+        " processes can be seen, else what `memory.host` says.",
     )
 
 

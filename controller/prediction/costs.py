@@ -1,7 +1,7 @@
 """What actions cost: learned from the actions themselves.
 
-Owns the time that a switch of a model and a load or an unload of a variant take. It must not weigh
-the cost against anything.
+Owns the time that a switch of a model and a load or an unload of a variant take, and, in
+`disturbance`, what they do to requests. It must not weigh the cost against anything.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from controller.prediction.disturbance import Disturbances
 from controller.telemetry.observation import ActionCost
 
 _STEP: Final = 0.3  # of the newest action in what is expected of the next
@@ -22,6 +23,7 @@ class ActionCosts:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[float, int]] = {}
+        self.disturbances = Disturbances()
 
     def observe(self, actions: Iterable[ActionCost]) -> None:
         """Take in what ended; what failed says nothing of what success takes."""

@@ -12,6 +12,9 @@ later than it came. So what is in execution is estimated, and counted as arrived
   large as the one that ended.
 - Several ended: the one in execution is taken to be like them.
 - Nothing waited and nothing ended for longer than a batch takes: nothing is in execution.
+- With several instances several are in execution, and none of this tells which: as many as before,
+  and what should have come, less what ended, is taken half and half with the rate at which requests
+  end, times how long a batch takes (Little 1961).
 
 A wrong estimate is made good when the batch ends: over time as many are counted as came.
 """
@@ -52,6 +55,7 @@ class ArrivalCounter:
         expected: Mapping[str, float],
         largest: float,
         window_s: float,
+        instances: Mapping[str, float] | None = None,
     ) -> float:
         """Return how many requests arrived since the last call; negative: it had counted too many.
 
@@ -60,6 +64,7 @@ class ArrivalCounter:
             expected: requests that may have come to a variant in this window, by Triton's name.
             largest: the most requests that a batch holds.
             window_s: since the last call.
+            instances: of each variant, by Triton's name; None: one of each.
         """
         arrived, seen = 0.0, {}
         for reading in readings:
@@ -77,7 +82,12 @@ class ArrivalCounter:
                 now.silent_s = before.silent_s + window_s
             if now.silent_s <= _PATIENCE * before.batch_s:
                 came = expected.get(reading.model, 0.0)
-                now.running = min(_running(before, reading, now.waiting, came), largest)
+                count = 1.0 if instances is None else instances.get(reading.model, 1.0)
+                if count > 1.0:
+                    now.running = _running_together(before, now, reading, came, count, window_s)
+                else:
+                    now.running = _running(before, reading, now.waiting, came)
+                now.running = min(now.running, largest * count)
             arrived += now.waiting - before.waiting + now.running - before.running
             seen[reading.model] = now
         self._seen = seen
@@ -104,6 +114,24 @@ def _running(before: _Seen, reading: VariantReading, waiting: int, expected: flo
     else:
         running = mean if waiting > 0 or before.waiting > 0 else mean / 2.0
     return max(running, least)
+
+
+def _running_together(
+    before: _Seen,
+    now: _Seen,
+    reading: VariantReading,
+    expected: float,
+    instances: float,
+    window_s: float,
+) -> float:
+    """Return how many requests are likely to be in execution now on several instances."""
+    ended = reading.completed_requests + reading.failed_requests
+    followed = before.running + before.waiting + expected - now.waiting - ended
+    least = instances if now.waiting > 0 else 0.0
+    if window_s <= 0.0 or reading.completed_requests == 0:
+        return max(followed, least)
+    usual = reading.completed_requests / window_s * now.batch_s
+    return max(0.5 * (max(followed, 0.0) + usual), least)
 
 
 def _left_some(

@@ -11,6 +11,11 @@ the queue and what arrived meanwhile. The batch in execution grows towards the o
 itself, batch by batch: an overload takes a while to fill the largest. Work that still sits on
 other variants of the same device slows the candidate as processor sharing does, scaled by
 `contention`.
+
+With k instances k batches run together, each (1 + (k - 1) c) times as long as alone, where c is
+what was learned of how much they are in each other's way (`controller.prediction.overlap`). What
+waits is then taken in as by one server that much faster, when all are busy (Sakasegawa 1977 says
+how often that is); a batch itself gets no faster.
 """
 
 from __future__ import annotations
@@ -23,46 +28,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.prediction.arrivals import RateForecast
+from controller.prediction.rollout import (
+    AWAY,
+    LEFT,
+    LEVELS,
+    MOMENTS,
+    OWN_OFFSETS,
+    POINTS,
+    RATE_POINTS,
+    SPREAD,
+    Rollout,
+)
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 _TRANSIENT: Final = 5  # batches that are followed one by one
-_RATE_POINTS: Final = 6
-_LEVELS: Final[Floats] = (np.arange(_RATE_POINTS) + 0.5) / _RATE_POINTS
-# Points of a standard normal (means of its slices), of its absolute value, and how often they are.
-_SPREAD: Final[Singles] = np.array([-0.9658, 0.1288, 0.8610, 1.5885, 2.4209], dtype=np.float32)
-_AWAY: Final[Singles] = np.array([0.2562, 0.7636, 1.3002, 1.9121, 2.6652], dtype=np.float32)
-_SPREAD_OFTEN: Final[Floats] = np.array([0.4, 0.3, 0.2, 0.08, 0.02])
-# Equally likely points of a window.
-_MOMENTS: Final[Singles] = np.array([0.25, 0.75], dtype=np.float32)
-# Shares of the running batch that are left when a request arrives, equally likely.
-_LEFT: Final[Singles] = np.array([0.2, 0.8], dtype=np.float32)
-# A request's own rows, in standard deviations from their mean, and how often: skewed, as sizes are.
-_OWN_OFFSETS: Final[Floats] = np.array([-0.45, 0.5, 1.7, 3.3])
-_OWN_OFTEN: Final[Floats] = np.array([0.62, 0.24, 0.10, 0.04])
-_POINTS: Final = _RATE_POINTS * len(_MOMENTS) * len(_SPREAD)
-POINT_WEIGHTS: Final[Floats] = np.multiply.outer(
-    np.repeat(_OWN_OFTEN / len(_LEFT), len(_LEFT)),
-    np.tile(_SPREAD_OFTEN, _RATE_POINTS * len(_MOMENTS)) / (_RATE_POINTS * len(_MOMENTS)),
-).ravel()  # of the points of a rollout: own sizes x left x points, flat. Sum: 1
-
-_BLOCKS: Final = 24  # that the points are cut into
-_WEIGHT_BITS: Final = 31
-# Which of the different weights each point has, and what they are. [points], [weights].
-_WEIGHT_OF: Final = (
-    np.add.outer(
-        np.repeat(np.arange(len(_OWN_OFTEN)) * len(_SPREAD_OFTEN), len(_LEFT)),
-        np.tile(np.arange(len(_SPREAD_OFTEN)), _RATE_POINTS * len(_MOMENTS)),
-    )
-    .ravel()
-    .astype(np.int32)
-)
-_WEIGHTS_BY_BITS: Final = (
-    np.multiply.outer(_OWN_OFTEN / len(_LEFT), _SPREAD_OFTEN / (_RATE_POINTS * len(_MOMENTS)))
-    .ravel()
-    .astype(np.float32)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,62 +56,8 @@ class Situation:
     running_rows: Floats  # of the batch in execution, as the last were; 0: none. [candidates]
     other_work_s: Floats  # seconds of work waiting elsewhere on the same device. [candidates]
     forecast: RateForecast
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """What the next window looks like on each candidate. First axis: candidates."""
-
-    latency_s: Singles  # [candidates, points]
-    utilization_ratio: Floats  # [candidates], at the mean rate
-    # [candidates], expected work left at the window's end, in seconds of the fastest one's time
-    leftover_s: Floats
-    throughput_rows_s: Floats  # [candidates]
-    single_s: Floats  # [candidates], a batch of one mean request
-
-    def quantiles_s(self, *probabilities: float | Floats) -> tuple[Floats, ...]:
-        """Return latency quantiles, each per candidate, in seconds.
-
-        A probability is one for all candidates, or an array. [candidates].
-        """
-        # Sorted together with what each point weighs, which takes the place of the last bits of
-        # its mantissa (2^-18 of a latency): sorting numbers is far faster than their order.
-        count = len(self.latency_s)
-        bits = np.asarray(self.latency_s, dtype=np.float32).view(np.int32)
-        packed = (bits & ~_WEIGHT_BITS) | _WEIGHT_OF
-        packed.sort(axis=1)
-        weights = _WEIGHTS_BY_BITS.take(packed & _WEIGHT_BITS)
-        # Sums by block first: to add up all of them takes as long as all the rest.
-        pieces = weights.reshape(count, _BLOCKS, -1)
-        below = (pieces @ np.ones(pieces.shape[2], dtype=np.float32)).cumsum(axis=1)
-        rows, found = np.arange(count), []
-        for probability in probabilities:
-            wanted = np.reshape(probability, (-1, 1))
-            block = np.minimum((below < wanted).sum(axis=1), _BLOCKS - 1)
-            before = np.where(block > 0, below[rows, block - 1], 0.0)[:, None]
-            inside = before + pieces[rows, block].cumsum(axis=1)
-            at = np.minimum((inside < wanted).sum(axis=1), pieces.shape[2] - 1)
-            bits = packed.reshape(pieces.shape)[rows, block, at] & ~_WEIGHT_BITS
-            found.append(bits.view(np.float32).astype(np.float64))
-        return tuple(found)
-
-    def miss_ratio(self, limit_s: Floats, noise: float) -> Floats:
-        """Return the predicted share of requests over a limit, per candidate.
-
-        Args:
-            limit_s: the latency a request must not exceed. [candidates].
-            noise: the spread of the logarithm of a latency about its point.
-        """
-        slope = np.float32(-1.702 / max(noise, 1e-3))
-        # The logistic curve is within 0.01 of the normal's (Bowling et al. 2009).
-        exponent = np.log(np.maximum(self.latency_s, np.float32(1e-9)))
-        exponent -= np.log(limit_s).astype(np.float32)[:, None]
-        exponent *= slope
-        np.clip(exponent, np.float32(-50.0), np.float32(50.0), out=exponent)
-        np.exp(exponent, out=exponent)
-        exponent += np.float32(1.0)
-        missed = np.reciprocal(exponent, out=exponent)
-        return np.asarray(missed @ POINT_WEIGHTS)
+    instances: Floats | None = None  # of each candidate; None: one each. [candidates]
+    overlap: Floats | None = None  # how much these are in each other's way, 0 to 1. [candidates]
 
 
 def roll_forward(
@@ -159,42 +86,56 @@ def roll_forward(
         [situation.table_s[:, :width] for situation in situations], dtype=np.float32
     )
     count = len(table_s)
+    instances, overlap = _together(situations)
+    # Between two batches that begin while all instances are busy.
+    paced_s = table_s if instances is None else table_s / gain(instances, overlap)[:, None]
     rows = np.arange(1, width + 1, dtype=np.float32)
     allowed = rows[None, :] <= limits[:, None]
-    throughput = np.where(allowed, rows[None, :] / table_s, 0.0).max(axis=1)
+    throughput = np.where(allowed, rows[None, :] / paced_s, 0.0).max(axis=1)
 
     mean_rps, mean_rows, squared_rows, arriving = _spread_out(situations, sizes)
     burstiness = (squared_rows / mean_rows).astype(np.float32)
 
     # The batch that feeds itself: as many rows arrive while it runs as it holds.
-    fits = allowed[:, None, :] & (rows[None, None, :] >= arriving[:, :, None] * table_s[:, None, :])
+    fits = allowed[:, None, :] & (rows[None, None, :] >= arriving[:, :, None] * paced_s[:, None, :])
     steady = np.where(fits.any(axis=2), fits.argmax(axis=2) + 1, limits[:, None])
     smallest = np.minimum(np.ceil(mean_rows - 0.25), limits).astype(np.int64)[:, None]
     steady = np.maximum(steady, smallest)
     first = (np.arange(count) * width - 1)[:, None]  # a candidate's in the flat table, less one
-    steady_s = table_s.take(steady + first)  # [candidates, rates]
+    steady_s = paced_s.take(steady + first)  # [candidates, rates]
     busy = np.minimum(arriving * steady_s / steady.astype(np.float32), 1.0)
-    moments = _MOMENTS * horizon_s
+    moments = MOMENTS * horizon_s
     began = np.maximum(waiting_rows, running_rows)
-    running = _batches_by(moments, table_s, first, began, arriving, steady, smallest, limits)
+    running = _batches_by(moments, paced_s, first, began, arriving, steady, smallest, limits)
 
     # Points: rate x moment x fluctuation, flat.
     surplus = arriving - throughput[:, None]
     queue = _queue_by(moments, waiting_rows, surplus, np.sqrt(arriving * burstiness[:, None]))
-    rates_at = np.repeat(arriving, _POINTS // _RATE_POINTS, axis=1)
-    running_at = np.repeat(running.reshape(count, -1), len(_SPREAD), axis=1)
+    rates_at = np.repeat(arriving, POINTS // RATE_POINTS, axis=1)
+    running_at = np.repeat(running.reshape(count, -1), len(SPREAD), axis=1)
     # Where so much of what waits now is left, the batch in execution is no smaller.
     left_now = np.minimum(queue, np.minimum(waiting_rows, limits)[:, None])
     running_at = np.maximum(running_at, left_now.astype(np.int64))
-    in_use = np.repeat(busy, _POINTS // _RATE_POINTS, axis=1)
+    all_busy = (
+        busy if instances is None else busy ** (np.sqrt(2.0 * instances + 2.0) - 1.0)[:, None]
+    )
+    in_use = np.repeat(all_busy, POINTS // RATE_POINTS, axis=1)
     in_use[waiting_rows > 0.0] = 1.0
-    running_s = in_use * table_s.take(running_at + first)
+    running_s = in_use * paced_s.take(running_at + first)
     own_rows = (
         mean_rows[:, None]
-        + _OWN_OFFSETS * np.sqrt(np.maximum(squared_rows - mean_rows**2, 0.0))[:, None]
+        + OWN_OFFSETS * np.sqrt(np.maximum(squared_rows - mean_rows**2, 0.0))[:, None]
     )
     latency = _latencies(
-        table_s, limits, np.maximum(own_rows, 1.0), queue, rates_at, running_at, running_s
+        table_s,
+        paced_s,
+        limits,
+        np.maximum(own_rows, 1.0),
+        queue,
+        rates_at,
+        running_at,
+        running_s,
+        None if instances is None else _slowed_by(busy, (instances - 1.0) * overlap),
     )
     if contention > 0.0 and other_work_s.any():
         shared = np.minimum(latency, other_work_s[:, None])
@@ -207,7 +148,7 @@ def roll_forward(
     share = np.where(fastest, 1.0, contention)
     left = waiting_rows[:, None] + surplus * horizon_s
     swing = np.sqrt(arriving * (burstiness * horizon_s)[:, None])
-    left_s = (left[:, :, None] + swing[:, :, None] * _SPREAD) * (share / throughput)[:, None, None]
+    left_s = (left[:, :, None] + swing[:, :, None] * SPREAD) * (share / throughput)[:, None, None]
     left_s += contention * other_work_s[:, None, None]
     one = np.minimum(np.rint(mean_rows), limits).astype(np.int64)
     return Rollout(
@@ -219,14 +160,43 @@ def roll_forward(
     )
 
 
+def gain(instances: Floats, overlap: Floats) -> Singles:
+    """Return how many times as much all instances together do as one. [candidates].
+
+    Args:
+        instances: of each candidate. [candidates].
+        overlap: how much these are in each other's way: 0 not at all, 1 as if there were but one.
+    """
+    return np.asarray(instances / (1.0 + (instances - 1.0) * overlap), dtype=np.float32)
+
+
+def _slowed_by(busy: Singles, others: Floats) -> Singles:
+    """Return by how much batches of other instances slow one's own. [candidates, points]."""
+    return np.repeat(1.0 + busy * others.astype(np.float32)[:, None], POINTS // RATE_POINTS, axis=1)
+
+
+def _together(situations: Sequence[Situation]) -> tuple[Floats | None, Floats]:
+    """Return the instances of all candidates, None: one each; and how much they overlap."""
+    if all(situation.instances is None for situation in situations):
+        return None, np.empty(0)
+    instances, overlap = [], []
+    for situation in situations:
+        ones = np.ones(len(situation.limits))
+        instances.append(ones if situation.instances is None else situation.instances)
+        overlap.append(ones if situation.overlap is None else situation.overlap)
+    return np.concatenate(instances), np.concatenate(overlap)
+
+
 def _latencies(
     table_s: Singles,
+    paced_s: Singles,
     limits: NDArray[np.int64],
     own_rows: Floats,
     queue: Singles,
     rates_at: Singles,
     running_at: NDArray[np.int64],
     running_s: Singles,
+    beside: Singles | None,
 ) -> Singles:
     """Return the latency of a request of each size at each point. [candidates, all points].
 
@@ -237,12 +207,14 @@ def _latencies(
 
     Args:
         table_s: service times. [candidates, rows 1..max].
+        paced_s: the same, between two batches that begin while all instances are busy.
         limits: the largest batch each candidate forms. [candidates].
         own_rows: of the request. [candidates, own sizes].
         queue: rows that wait. [candidates, points].
         rates_at: rows that arrive a second. [candidates, points].
         running_at: rows of the batch in execution. [candidates, points].
-        running_s: what it takes; 0: there is none. [candidates, points].
+        running_s: until the next may begin after it; 0: one may at once. [candidates, points].
+        beside: by how much batches of other instances slow the own one; None: there is but one.
     """
     count, width = table_s.shape
     own = own_rows.astype(np.float32)[:, :, None]
@@ -250,9 +222,9 @@ def _latencies(
     batches = np.floor(queue / full)
     rest = (queue - batches * full)[:, None]
     spills = rest + own > full[:, :, None]  # [candidates, own sizes, points]
-    full_s = table_s[np.arange(count), limits - 1][:, None, None]
+    full_s = paced_s[np.arange(count), limits - 1][:, None, None]
     joined = np.where(spills, np.float32(0.0), rest) + own
-    left_s = running_s[:, None, None] * _LEFT[:, None]
+    left_s = running_s[:, None, None] * LEFT[:, None]
     # From here on [candidates, own sizes, left, points].
     latency = ((batches[:, None] + spills) * full_s)[:, :, None] + left_s
     rows = latency * rates_at[:, None, None]
@@ -261,7 +233,8 @@ def _latencies(
     np.minimum(rows, full[:, :, None, None], out=rows)
     first = np.arange(count, dtype=np.float32) * width - 1.0  # in the flat table, less one
     rows += first[:, None, None, None] + np.float32(0.5)  # cut off below: it rounds
-    latency += table_s.take(rows.astype(np.intp), mode="clip")
+    own_s = table_s.take(rows.astype(np.intp), mode="clip")
+    latency += own_s if beside is None else own_s * beside[:, None, None]
     return np.asarray(latency.reshape(count, -1))
 
 
@@ -305,15 +278,15 @@ def _queue_by(
     """
     drift = (surplus[:, :, None] * moments_s)[..., None]
     root = np.multiply.outer(spread, np.sqrt(moments_s))[..., None]  # one more axis: points
-    free = waiting_rows[:, None, None, None] + drift + root * _SPREAD
+    free = waiting_rows[:, None, None, None] + drift + root * SPREAD
     # Where the queue shrinks on the whole, its highest value came before the moment.
     falling = np.minimum(surplus, np.float32(-1e-9))[:, :, None, None]
-    away = root * _AWAY
+    away = root * AWAY
     peak_share = np.minimum(-0.5 * away / (falling * moments_s[:, None]), 1.0)  # of sqrt(time)
     highest = away * peak_share + falling * moments_s[:, None] * peak_share**2
     # Where it grows, the highest value is the last.
     rising = np.maximum(drift, 0.0)
-    grown = rising + root * (_SPREAD + (_AWAY - _SPREAD) * np.exp(-2.0 * rising / root))
+    grown = rising + root * (SPREAD + (AWAY - SPREAD) * np.exp(-2.0 * rising / root))
     reflected = np.where(surplus[:, :, None, None] > 0.0, grown, highest)
     queue = np.maximum(np.maximum(free, reflected), 0.0)
     return np.asarray(queue.reshape(len(surplus), -1))
@@ -352,6 +325,6 @@ def _batches_by(
 
 
 def _compress(forecast: RateForecast) -> Floats:
-    """Return equally likely rates that stand for the forecast. [_RATE_POINTS]."""
+    """Return equally likely rates that stand for the forecast. [RATE_POINTS]."""
     cumulated = forecast.weights.cumsum() - 0.5 * forecast.weights
-    return np.interp(_LEVELS, cumulated, forecast.rates_rps)
+    return np.interp(LEVELS, cumulated, forecast.rates_rps)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.prediction.arrivals import RateForecast, renew
-from controller.prediction.latency import Rollout, Situation, roll_forward
+from controller.prediction.latency import Situation, roll_forward
 from controller.prediction.placement import Placement
 from controller.prediction.predictor import ModelPredictor
+from controller.prediction.rollout import Rollout
 from controller.telemetry.observation import Observation
 
 Floats = NDArray[np.float64]
@@ -47,6 +48,7 @@ class Prediction:
     backlog_requests: int
     backlog_s: float  # by the learned service times
     drain_s: float  # by the measured rate of completions alone
+    situation: Situation  # that it is of
 
     @property
     def sane(self) -> bool:
@@ -103,6 +105,39 @@ def predict(
     return found
 
 
+def with_instances(
+    predictor: ModelPredictor,
+    observation: Observation,
+    prediction: Prediction,
+    instances: Floats,
+    *,
+    horizon_s: float,
+    contention: float,
+) -> Prediction:
+    """Return what the same window would look like with other numbers of instances.
+
+    Args:
+        predictor: of the model.
+        observation: what there is now.
+        prediction: of it.
+        instances: of each variant. [variants].
+        horizon_s: until the next decision takes effect.
+        contention: how much work elsewhere slows a variant, 0 to 1.
+    """
+    situation = replace(prediction.situation, instances=instances, overlap=predictor.overlap)
+    with np.errstate(all="ignore"):
+        rollout = roll_forward([situation], horizon_s=horizon_s, contention=contention)
+        concluded = _conclude(
+            [predictor],
+            observation,
+            [situation],
+            rollout,
+            [prediction.backlog_s],
+            [np.array(prediction.slowdown)],
+        )
+        return next(concluded)
+
+
 def _conclude(
     predictors: Sequence[ModelPredictor],
     observation: Observation,
@@ -157,4 +192,5 @@ def _conclude(
             backlog_requests=pending,
             backlog_s=total_s,
             drain_s=predictor.drain_s(pending),
+            situation=situation,
         )

@@ -7,9 +7,7 @@ when. It must not choose, and knows of other models only the work that waits for
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,21 +16,21 @@ from numpy.typing import NDArray
 from controller.policy.model import ModelPolicy, Objective
 from controller.prediction.arrivals import ArrivalForecaster
 from controller.prediction.inflight import ArrivalCounter
-from controller.prediction.latency import Situation
-from controller.prediction.outcomes import PROBED_S, Outcomes, Statement
+from controller.prediction.latency import Situation, gain
+from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.own_probes import OwnProbes
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
+    Instances,
     Observation,
-    ProbeDone,
     VariantReading,
 )
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
-_PROBES: Final = 8
 _COMPLETION_MEMORY_S: Final = 0.25
 _SHORTEST_WINDOW_S: Final = 1e-6
-_LOST_S: Final = 10.0  # from a probe until its answer will not come any more
 
 
 class Tally(NamedTuple):
@@ -42,16 +40,6 @@ class Tally(NamedTuple):
     completed: int = 0
     told: int = 0  # single requests that were compared with what was told of them
     kept: int = 0  # of these, within it
-
-
-@dataclass(slots=True)
-class _Sent:
-    """A probe that the counters have not shown yet."""
-
-    model: str
-    rows: int
-    until_s: float  # they will have, by then
-    answered: bool = False
 
 
 class ModelPredictor:
@@ -82,8 +70,7 @@ class ModelPredictor:
             weights=[v.profile_of or v.name for v in policy.variants],
             phase_s=phase_s,
         )
-        self._probes: deque[_Sent] = deque(maxlen=_PROBES)
-        self._probed_s: dict[str, float] = {}
+        self._probes = OwnProbes()
         self._came, self._ended = 0.0, 0  # requests, ever
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
@@ -94,6 +81,8 @@ class ModelPredictor:
         usual = (rows or policy.client_max_batch for rows in declared)
         self._usual = np.array([min(rows, most) for rows in usual], dtype=np.int64)
         self._limits = self._usual.copy()
+        self.instances = np.ones(len(self.models))  # of each, on each device
+        self.overlap = np.ones(len(self.models))  # how much these are in each other's way
         self._lookup = self._rows[::-1] if shuffled else self._rows
 
     @property
@@ -115,8 +104,7 @@ class ModelPredictor:
         self._arrivals = old._arrivals
         self._counter = old._counter
         self._served = old._served
-        self._probes.extend(probe for probe in old._probes if probe.model in self.models)
-        self._probed_s.update(old._probed_s)
+        self._probes.take_over(old._probes, self.models)
         self._outcomes.take_over(old._outcomes)
         self._came, self._ended = old._came, old._ended
         for i, model in enumerate(self.models):
@@ -153,7 +141,7 @@ class ModelPredictor:
             for i, model in enumerate(self.models):
                 seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
-        self._outcomes.learn(observation, readings, self._probed_s, stalled=stalled)
+        self._outcomes.learn(observation, readings, self._probes.last_s, stalled=stalled)
 
     def _arrived(
         self,
@@ -171,6 +159,7 @@ class ModelPredictor:
             readings,
             expected=dict.fromkeys(receiving, came),
             largest=max(float(self._limits.max()) / self._arrivals.rows_per_request, 1.0),
+            instances=dict(zip(self.models, self.instances.tolist(), strict=True)),
             window_s=observation.window_s,
         )
         probes = sum(r.completed_requests for r in readings if r is not None) - completed
@@ -181,41 +170,41 @@ class ModelPredictor:
     ) -> tuple[int, int]:
         """Return completed requests and rows less our own probes, which no client sent."""
         for answered in observation.probes:
-            self._answered(answered, observation.now_s)
-        completed = sum(r.completed_requests for r in readings if r is not None)
-        rows = sum(r.completed_rows for r in readings if r is not None)
-        for probe in tuple(self._probes):
-            # The counters may show a probe before its answer comes, or a tick later.
-            reading = readings[self.models.index(probe.model)]
-            if observation.now_s > probe.until_s:
-                self._probes.remove(probe)
-            elif reading is not None and reading.completed_rows >= probe.rows and completed > 0:
-                self._probes.remove(probe)
-                completed, rows = completed - 1, max(rows - probe.rows, 0)
-        return completed, rows
+            if answered.model in self.models:
+                self._probes.answered(answered, observation.now_s)
+        known = {r.model: r for r in readings if r is not None}
+        return self._probes.without(known, observation.now_s)
 
     def probed(self, model: str, rows: int, now_s: float) -> None:
         """Take note that a synthetic request goes to a variant."""
         if model in self.models:
-            self._probed_s[model] = now_s
-            self._probes.append(_Sent(model, rows, now_s + _LOST_S))
-
-    def _answered(self, probe: ProbeDone, now_s: float) -> None:
-        if probe.model in self.models:
-            self._probed_s[probe.model] = now_s
-            for sent in self._probes:
-                if (sent.model, sent.rows, sent.answered) == (probe.model, probe.rows, False):
-                    sent.answered, sent.until_s = True, now_s + PROBED_S
-                    break
+            self._probes.sent(model, rows, now_s)
 
     def work_s(self, observation: Observation) -> Floats:
         """Return the seconds of work that wait on each variant."""
         waiting_rows = self._waiting_rows(self._readings(observation))
-        return np.asarray(waiting_rows * self._service.row_s()[self._lookup])
+        return np.asarray(waiting_rows * self._service.row_s()[self._lookup] / self._gain())
+
+    def know_instances(
+        self, instances: Mapping[str, Instances], overlap: Callable[[str], float]
+    ) -> None:
+        """Take note of how many instances each variant has.
+
+        Args:
+            instances: by Triton's name; those missing have one.
+            overlap: how much those of a variant are in each other's way.
+        """
+        for i, model in enumerate(self.models):
+            own = instances.get(model)
+            self.instances[i] = 1.0 if own is None else own.number
+            self.overlap[i] = 1.0 if own is None else overlap(model)
+
+    def _gain(self) -> Singles | float:
+        return gain(self.instances, self.overlap) if (self.instances > 1.0).any() else 1.0
 
     def waits_s(self, variant: int, pending: int) -> float:
         """Return the seconds of work of requests that wait on a variant (its index)."""
-        row_s = float(self._service.row_s()[self._lookup[variant]])
+        row_s = float((self._service.row_s()[self._lookup] / self._gain())[variant])
         return pending * self._arrivals.rows_per_request * row_s
 
     def drain_s(self, pending: int) -> float:
@@ -267,6 +256,8 @@ class ModelPredictor:
             - left_s
             + (float(left_s.sum()) if meeting is None else meeting @ left_s),
             forecast=self._arrivals.forecast(),
+            instances=self.instances if (self.instances > 1.0).any() else None,
+            overlap=self.overlap,
         )
 
     def _unfinished_s(
@@ -288,6 +279,7 @@ class ModelPredictor:
         first = np.arange(0, flat_s.size, table_s.shape[1] + 1)
         full, rest = np.divmod(waiting_rows, self._limits)
         left_s = full * flat_s[first + self._limits] + flat_s[first + np.ceil(rest).astype(np.intp)]
+        left_s /= self._gain()
         ran = np.minimum(np.rint(np.maximum(running_rows, waiting_rows)), self._limits)
         ran_s = flat_s[first + ran.astype(np.intp)]
         busy = np.where(waiting_rows > 0.0, 1.0, np.minimum(batches_s * ran_s, 1.0))

@@ -91,9 +91,7 @@ class Promise:
         """Learn from the mean of requests that completed together."""
         if not _is_usable(outcome):
             return
-        highest_s = (1.0 + _SPREAD) * outcome.latency_s
-        late = (highest_s - outcome.told_s) / (2.0 * _SPREAD * outcome.latency_s)
-        self._learn(outcome, outcome.requests, min(max(late, 0.0), 1.0))
+        self._learn(outcome, outcome.requests, late_share(outcome.latency_s, outcome.told_s))
 
     def _learn(self, outcome: Outcome, count: float, late: float) -> None:
         if outcome.teaches:
@@ -116,6 +114,12 @@ class Promise:
         about = (float(state["offset_s"]), float(state["allowed"]))
         if all(map(math.isclose, about, (self._offset_s, self._allowed))):
             self._log_factor = log_factor  # else it is about another objective
+
+
+def late_share(mean_s: float, limit_s: float) -> float:
+    """Return the share of requests of one tick that took longer than a limit, by their mean."""
+    late = ((1.0 + _SPREAD) * mean_s - limit_s) / (2.0 * _SPREAD * mean_s)
+    return min(max(late, 0.0), 1.0)
 
 
 def _is_usable(outcome: Outcome) -> bool:

@@ -160,6 +160,13 @@ class ServiceTimes:
         """Return the present service time over what was learned, of each device by its number."""
         return self._drift.ratios()
 
+    def usual_s(self, model: str, rows: int) -> float | None:
+        """Return what a batch alone usually takes, whatever the present drift; None: not known."""
+        row = self._index.get(model)
+        if row is None or not 1 <= rows <= self.max_rows or self._total[row].sum() < _FIRST_RUNS:
+            return None
+        return math.exp(self._base[row, rows - 1])
+
     def samples(self) -> Floats:
         """Return how many batches were measured. [variants, rows 1..max_rows]."""
         return self._total.copy()
@@ -192,7 +199,8 @@ class ServiceTimes:
             if sample.after_action and self._total[row].sum() >= 2.0:
                 continue
             seen, drift = math.log(sample.mean_service_s), self._drift.of(row)
-            if sample.shared_ratio > _SHARED:
+            beside = sample.siblings_ratio > _SHARED  # what remains of that is drift's to follow
+            if sample.shared_ratio > _SHARED or (beside and not self._alone[cell]):
                 self._learn_shared(cell, seen - drift)
                 continue
             if not self._alone[cell]:
@@ -208,6 +216,8 @@ class ServiceTimes:
                 self._noise = min(max(self._noise, 0.03), 0.5)
                 self._drift.note(row, clipped, trust * count)
                 seen = self._base[cell] + drift + clipped
+            if beside:
+                continue
             unsure = 0.0 < self._weight[cell] < _FIRST_RUNS
             if unsure and seen - drift < self._mean[cell] - _WARMER:
                 self._weight[cell] = 0.0  # what came before were first runs that nobody marked

@@ -56,6 +56,8 @@ class DeviceSharing:
             left_s = _busy_s(reading)
             if left_s > 0.0:
                 lately[reading.model] = lately.get(reading.model, 0.0) + left_s
+            own = observation.instances.get(reading.model)
+            left_s /= 1 if own is None else max(own.number, 1)  # several at a time
             # A batch counts when it ends; what is longer than this tick ran in those before.
             for tick in reversed(self._ticks):
                 if left_s <= 0.0:
@@ -80,11 +82,28 @@ class DeviceSharing:
     ) -> Iterator[BatchSample]:
         """Yield the samples with the times that their batches would have taken alone."""
         for sample in samples:
-            shared = self._others_active(sample, now_s, placement)
+            shared = self.others_active(sample, now_s, placement)
             alone_s = sample.mean_service_s * (1.0 - 0.5 * shared)
             yield replace(sample, mean_service_s=alone_s, shared_ratio=shared)
 
-    def _others_active(self, sample: BatchSample, now_s: float, placement: Placement) -> float:
+    def siblings_active(self, sample: BatchSample, now_s: float, instances: int) -> float:
+        """Return how many batches of other instances ran beside a sample's, in the mean."""
+        if instances < 2:
+            return 0.0
+        since_s = now_s - 2.0 * sample.age_s
+        own_s, beside_s = 0.0, 0.0
+        for tick in reversed(self._ticks):
+            if tick.ended_s <= since_s:
+                break
+            busy_s = tick.busy_s.get(sample.model, 0.0)  # of each instance, in the mean
+            running = busy_s / tick.took_s * instances
+            chance = running * (instances - 1) / instances
+            least = max(running - 1.0, 0.0)
+            own_s += busy_s
+            beside_s += busy_s * 0.5 * (chance + least)
+        return beside_s / own_s if own_s > 0.0 else 0.0
+
+    def others_active(self, sample: BatchSample, now_s: float, placement: Placement) -> float:
         """Return the share of a sample's time in which others on its device were active, 0 to 1."""
         since_s = now_s - 2.0 * sample.age_s
         own_s, shared_s = 0.0, 0.0

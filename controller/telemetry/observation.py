@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class BatchSample:
     after_action: bool = False  # a first run, or just after an action: not for the fit
     probe: bool = False
     shared_ratio: float = 0.0  # of its time, in which other models used the device, too
+    siblings_ratio: float = 0.0  # the same, of other instances of its own variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,15 @@ class VariantMemory:
     humble: bool = False  # its last load failed or was refused: it must not take others' room
     kept: bool = False  # somebody uses it whom we do not know
     on_bytes: tuple[float, ...] = ()  # of each of the GPUs that are told apart
+    host_guessed: bool = False  # of the host nothing is known: it is to be measured
+
+
+class Instances(NamedTuple):
+    """How many instances a variant has on each of its devices."""
+
+    number: int
+    least: int  # by the config in its folder
+    may_change: bool = False  # it is idle, and nothing is under way on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +195,13 @@ class Observation:
     batch_samples: tuple[BatchSample, ...] = ()
     request_samples: tuple[RequestSample, ...] = ()
     actions: tuple[ActionCost, ...] = ()
+    # What is under way on variants (load, reload, unload), by Triton's name.
+    operations: Mapping[str, str] = field(default_factory=dict)
     probes: tuple[ProbeDone, ...] = ()
     # The GPUs that each variant has instances on, by Triton's name; those that are not known are
     # missing.
     placement: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    # By Triton's name, of those of which it is known; the others are taken to have one.
+    instances: Mapping[str, Instances] = field(default_factory=dict)
     memory: MemoryReading | None = None  # None: no budget, everything stays loaded
     sources: tuple[SourceHealth, ...] = field(default=())

@@ -110,7 +110,9 @@ def run(plan: Plan, load: Trace, policy: str, arrivals_s: Floats, seed: int) -> 
         physics=physics,
         seed=seed,
     )
-    governed = plan.policy or policy_for(server, plan.limit_s, plan.percentile)
+    governed = plan.policy or policy_for(
+        server, plan.limit_s, plan.percentile, max_instances=plan.max_instances
+    )
     window: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s}
     if policy == CLAIRVOYANT:
         return drive_clairvoyant(server, tick_s=governed.tick_s, **window)

@@ -180,6 +180,8 @@ def looks(
         took_s = time.perf_counter() - began_s
         for decision in decisions:
             port.act(decision)
+        for resize in core.resizes(observation):
+            port.resize(resize)
         for probe in core.probes(observation):
             port.send_probe(probe)
             core.probe_spent(port.probe_cost_s(probe), observation.now_s)
@@ -214,7 +216,13 @@ def drive_clairvoyant(
     return _outcome(server, [])
 
 
-def policy_for(server: SimulatedTriton, limit_s: float, percentile: float) -> Policy:
+def policy_for(
+    server: SimulatedTriton,
+    limit_s: float,
+    percentile: float,
+    *,
+    max_instances: int | None = None,
+) -> Policy:
     """Return the policy that an operator would write for a simulated server."""
     limits = [variant.max_batch for variant in server.variants]
     has_profiles = any(variant.profile_of is not None for variant in server.variants)
@@ -225,6 +233,7 @@ def policy_for(server: SimulatedTriton, limit_s: float, percentile: float) -> Po
             v.quality,
             max_batch=v.max_batch if has_profiles else None,
             profile_of=v.profile_of,
+            max_instances=max_instances,
         )
         for v in server.variants
     )

@@ -55,7 +55,8 @@ class Mover:
         }
         items = placeables(work, self._standing(), self._allowed, gpus, load_s)
         limits = [server.physics.memory_bytes] * len(gpus)
-        plan = Places(gpus, limits, slow).plan(items)
+        disturbed = self._core.costs.disturbances.share("load")
+        plan = Places(gpus, limits, slow, disturbed).plan(items)
         if plan.move is not None and server.pool.move(
             self._names.index(plan.move), plan.aims[plan.move][0]
         ):

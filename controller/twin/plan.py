@@ -43,6 +43,10 @@ class Plan:
     straggler_factor: float = 1.0  # ... that take so many times as long
     cotenants: float = 0.0  # batches of others beside ours ...
     cotenants_from: float = 0.5  # ... from this share of the trace on
+    queue_delay_s: float = 0.0  # for which a batch waits to fill
+    instances: int = 1  # of each variant on each GPU, at first
+    max_instances: int | None = None  # that the governor may give each; None: it leaves them alone
+    parallel: float = 1.0  # batches that a GPU executes at full speed together
 
     @property
     def variants(self) -> tuple[TwinVariant, ...]:
@@ -93,6 +97,10 @@ class Plan:
         return Physics(
             noise=self.noise,
             gpus=self.gpus,
+            queue_delay_s=self.queue_delay_s,
+            instances=self.instances,
+            most_instances=max(self.instances, self.max_instances or 1),
+            parallel=self.parallel,
             straggler_ratio=self.straggler_ratio,
             straggler_factor=self.straggler_factor,
             changes=tuple(changes),

@@ -146,6 +146,10 @@ class Pool:
         """Return the GPUs that a variant has instances on."""
         return tuple(gpu for gpu, count in enumerate(self._instances[variant]) if count > 0)
 
+    def is_busy(self, variant: int) -> bool:
+        """Return whether an operation on a variant is under way on any GPU."""
+        return any(self._is_busy(variant, gpu) for gpu in range(self._physics.gpus))
+
     def next_s(self) -> float:
         """Return when the next operation is done; infinite: none is under way."""
         return min((pending.at_s for pending in self._pending), default=math.inf)

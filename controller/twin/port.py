@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from controller.planning.decision import Decision
+from controller.planning.sizing import Resize
 from controller.policy.model import ModelPolicy
 from controller.ports import ActionRecord, Outcome
 from controller.prediction.probing import Probe
@@ -22,6 +23,7 @@ from controller.telemetry.observation import (
     BatchSample,
     GpuReading,
     HostReading,
+    Instances,
     ModelReading,
     Observation,
     ProbeDone,
@@ -42,6 +44,7 @@ class TwinPort:
         self._server = server
         self._models = {model.name: (alias, model) for alias, model in enumerate(models)}
         self._names = tuple(variant.model for model in models for variant in model.variants)
+        self._alias_of = [alias for alias, model in enumerate(models) for _ in model.variants]
         self._placement = {
             name: gpus for name, gpus in zip(self._names, server.placed, strict=True) if gpus
         }
@@ -88,6 +91,7 @@ class TwinPort:
             request_samples=self._request_samples(now_s),
             probes=probes,
             placement=self._places(),
+            instances=self._instances(),
         )
         self._observed_s = now_s
         self._sequence += 1
@@ -121,6 +125,36 @@ class TwinPort:
             transaction_s=took_s,
             reason=str(decision.reason),
         )
+
+    def resize(self, resize: Resize) -> None:
+        """Change a variant's instances, if nothing else is under way on it."""
+        if self._may_change(index := self._names.index(resize.model)):
+            for gpu in self._server.pool.places(index):
+                self._server.pool.resize(index, resize.number, gpu)
+
+    def _may_change(self, index: int) -> bool:
+        """Return whether a variant's instances may be changed: it does not serve, or alone can."""
+        server, alias = self._server, self._alias_of[index]
+        serves = server.serving_of(alias) == index and self._alias_of.count(alias) > 1
+        return not (serves or server.is_switching(alias) or server.pool.is_busy(index))
+
+    def _instances(self) -> dict[str, Instances]:
+        server = self._server
+        least = server.physics.instances
+        sized = [
+            self._names.index(variant.model)
+            for _, model in self._models.values()
+            for variant in model.variants
+            if variant.max_instances is not None or least > 1
+        ]
+        return {
+            self._names[index]: Instances(
+                max(server.pool.instances(index, gpu) for gpu in server.pool.places(index) or (0,)),
+                least,
+                self._may_change(index),
+            )
+            for index in sized
+        }
 
     def send_probe(self, probe: Probe) -> None:
         """Send a synthetic request."""

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.twin import engine
+from controller.twin.copies import forked, grown
 from controller.twin.engine import State
 from controller.twin.ladder import TwinVariant
 from controller.twin.load import Load
@@ -55,9 +56,11 @@ class Physics:
     straggler_ratio: float = 0.0  # of batches ...
     straggler_factor: float = 1.0  # ... that take so many times as long
     queue_delay_s: float = 0.0
-    instances: int = 1  # of each variant on each GPU
+    instances: int = 1  # of each variant on each GPU, at first
+    most_instances: int = 1  # that there is room for
     gpus: int = 1
-    parallel: int = 1  # batches that run at full speed together: 1 on a GPU, cores on a host
+    # Batches that run at full speed together: 1 on a GPU that one fills, cores on a host.
+    parallel: float = 1.0
     switch_s: float = 0.004
     load_s: float = 2.1  # of a variant that does not say, and of an instance more
     memory_bytes: float = math.inf  # of each GPU
@@ -152,7 +155,7 @@ class SimulatedTriton:
         other = object.__new__(SimulatedTriton)
         other.variants, other.limit_s, other.physics = self.variants, self.limit_s, self.physics
         other._executed = []
-        other._state = _forked(self._state)
+        other._state = forked(self._state)
         other.pool = self.pool.fork(other._state)
         return other
 
@@ -303,7 +306,7 @@ class SimulatedTriton:
             if stopped == engine.LOG_FULL:
                 self._empty_log()
             else:
-                self._state = self._state._replace(queue=_grown(self._state))
+                self._state = self._state._replace(queue=grown(self._state))
                 self.pool.state = self._state
 
     def _empty_log(self) -> None:
@@ -324,7 +327,7 @@ def _new_state(variants: Sequence[TwinVariant], loads: Sequence[Load], own: Phys
     tables_s = np.full((count, largest), math.inf)
     for variant, row in zip(variants, tables_s, strict=True):
         row[: variant.max_batch] = variant.table_s
-    slots = _SLOTS + 2 * count * own.gpus * own.instances
+    slots = _SLOTS + 2 * count * own.gpus * max(own.instances, own.most_instances)
     return State(
         arrivals_s=arrivals_s,
         rows=np.concatenate([load.all_rows for load in loads]),
@@ -365,36 +368,3 @@ def _instances(load: Load, own: Physics) -> Ints:
     if load.gpus is not None:
         there[[gpu for gpu in range(own.gpus) if gpu not in load.gpus]] = 0
     return np.tile(there, (len(load.variants), 1))
-
-
-def _forked(state: State) -> State:
-    return state._replace(
-        clock=state.clock.copy(),
-        tally=state.tally.copy(),
-        alias=state.alias.copy(),
-        alias_s=state.alias_s.copy(),
-        limits=state.limits.copy(),
-        free=state.free.copy(),
-        busy=state.busy.copy(),
-        queue=state.queue.copy(),
-        queued=state.queued.copy(),
-        probes=state.probes.copy(),
-        totals=state.totals.copy(),
-        batch=state.batch.copy(),
-        batch_s=state.batch_s.copy(),
-        batch_requests=state.batch_requests.copy(),
-        done_s=state.done_s[:0],
-        served_by=state.served_by[:0],
-        log=state.log[:0],
-    )
-
-
-def _grown(state: State) -> Ints:
-    """Return the queues with twice the room, each from its first range on."""
-    variants, size, _ = state.queue.shape
-    grown = np.zeros((variants, 2 * size, 2), dtype=np.int64)
-    for variant in range(variants):
-        head = state.queued[variant, engine.HEAD]
-        grown[variant, :size] = np.roll(state.queue[variant], -head, axis=0)
-        state.queued[variant, engine.HEAD] = 0
-    return grown

@@ -6,8 +6,13 @@ included; what is checked is their own log, which misses no moment.
 """
 
 import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 from fake_nvml import compile_fake
 from governed import governed, make_policy, precompile, until
@@ -112,6 +117,96 @@ async def test_what_is_loaded_follows_the_load_within_the_budget(
     measured = status["memory"]["variants"]
     assert not measured["best"]["guessed"]
     assert status["actions"]["learned_s"]["load"].keys() >= {"best", "fast"}
+
+
+# MiB of ballast, quality, seconds of a row.
+ON_HOST = {"best": (260, 0.95, 0.006), "good": (200, 0.90, 0.004), "fast": (40, 0.80, 0.001)}
+HOST_BUDGET_MIB = 420  # best and fast, or good and fast
+STUB_MIB = 60  # that a Python model holds beside its ballast, at most
+APART_MIB = 8  # between what was measured and what its process holds later
+
+
+def stubs_mib(server_pid: int) -> dict[str, float]:
+    """Return what each model's process holds for itself alone (its unique set size)."""
+    found: dict[str, float] = {}
+    for stub in psutil.Process(server_pid).children(recursive=True):
+        try:
+            line, held = " ".join(stub.cmdline()), stub.memory_full_info().uss / MIB
+        except psutil.Error:
+            continue
+        name = next((name for name in ON_HOST if f"/{name}/" in line), "other")
+        found[name] = found.get(name, 0.0) + held
+    return found
+
+
+@contextlib.asynccontextmanager
+async def watched(server_pid: int) -> AsyncIterator[list[float]]:
+    """Watch what all models' processes hold together; yields a list that has the most of it."""
+    most, watching = [0.0], True
+
+    def watch() -> None:
+        while watching:
+            most[0] = max(most[0], sum(stubs_mib(server_pid).values()))
+            time.sleep(0.1)
+
+    watcher = asyncio.create_task(asyncio.to_thread(watch))
+    try:
+        yield most
+    finally:
+        watching = False
+        await watcher
+
+
+async def test_what_is_loaded_on_the_host_is_measured_and_within_its_budget(start_triton, tmp_path):
+    """Nothing is declared. What the loads disturb is learned from them meanwhile."""
+    root = tmp_path / "repository"
+    for tag, (name, (mib, _, delay_s)) in enumerate(ON_HOST.items(), start=1):
+        write_model(root, name, tag=tag, delay_s=delay_s, init_s=0.3, ballast_mib=mib)
+    precompile(root)
+    server = start_triton(root)
+    policy = echo_policy(server.grpc, server.metrics_url, free_port())
+    policy["memory"] = {"host_budget": f"{HOST_BUDGET_MIB}MiB", "reserve": "0MiB"}
+    policy["models"]["chat"]["objective"]["latency"] = "200ms"
+    every = {name: {"model": name, "quality": one[1]} for name, one in ON_HOST.items()}
+    policy["models"]["chat"]["variants"] = {"fast": every["fast"]}
+    daemon = GovernorProcess(tmp_path / "governor", policy)
+    daemon.start()
+    try:
+        await daemon.until(lambda m: m["serving"] is not None, timeout_s=40.0)
+        async with watched(server.pid) as most, Traffic(server.grpc, "chat", rate=40.0) as traffic:
+            await asyncio.sleep(1.5)
+            policy["models"]["chat"]["variants"] = every
+            daemon.write_policy(policy)
+            began_s = time.monotonic()
+            status = None
+            while not (
+                status is not None
+                and status["actions"]["learned_disturbance"].get("load")
+                and not status["memory"]["variants"]["best"]["host_guessed"]
+            ):
+                await asyncio.sleep(0.25)
+                status = await asyncio.to_thread(daemon.status)
+                late = time.monotonic() - began_s > 25.0
+                assert not late, (status and status["memory"], daemon.log.read_text())
+    finally:
+        daemon.stop()
+    traffic.check(at_least=200)
+    told = status["memory"]
+    held = stubs_mib(server.pid)
+    disturbs = status["actions"]["learned_disturbance"]["load"]
+    print(f"{held}, at most {most[0]:.0f} MiB; {told['variants']}; {disturbs}")  # noqa: T201 - for the docs
+    assert most[0] <= HOST_BUDGET_MIB
+    assert told["host_unmeasured"] is None
+    assert {"fast", "best"} <= set(told["held"])
+    for name in ("fast", "best"):
+        assert not told["variants"][name]["host_guessed"]
+        measured = told["variants"][name]["host_bytes"] / MIB
+        assert ON_HOST[name][0] <= measured <= ON_HOST[name][0] + STUB_MIB
+        assert measured == pytest.approx(held[name], abs=APART_MIB)
+    assert told["host"]["held_bytes"] <= told["host"]["limit_bytes"]
+    assert math.isfinite(disturbs["share"])
+    assert 0.0 <= disturbs["share"] <= 0.5
+    assert disturbs["operations"] >= 1
 
 
 async def test_what_others_load_and_what_would_not_unload_is_seen_to_be_there(

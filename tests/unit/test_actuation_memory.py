@@ -239,3 +239,100 @@ def test_without_a_gpu_nothing_is_measured_and_what_is_declared_counts():
     watch, now = limited(10 * GIB, a=None, b=None)
     now["triton"] = None
     assert watch.why_not("b", ["a"]) is None
+
+
+# -- of the host, by Triton's processes -----------------------------------------------------------
+
+
+def on_host(budget, *, triton=0, free=1 << 42, **declared):
+    """Return a watch with a budget of the host, and what Triton's processes hold of it."""
+    variants = tuple(VariantPolicy(k, k, 0.9, v) for k, v in declared.items())
+    policy = Policy(
+        triton=TritonPolicy("127.0.0.1:1", None, None),
+        models=(ModelPolicy("chat", Objective(0.06, 99.0), variants),),
+        memory=MemoryPolicy(0, host_budget_bytes=budget),
+    )
+    now = {"triton": triton}
+    host = HostReading(memory_used_bytes=0, memory_total_bytes=free)
+    return MemoryWatch(policy, lambda: host, tuple, lambda: now["triton"]), now
+
+
+@given(ballast=SIZES, more=st.integers(-GIB, GIB), declared=st.none() | SIZES)
+def test_the_host_is_measured_and_what_is_declared_counts_if_it_is_more(ballast, more, declared):
+    watch, _ = on_host(1 << 43, a=declared)
+    took = watch.took_host_bytes("a", GIB, GIB + ballast)
+    assert took == ballast
+    watch.measured = {"a": {"host": took}}
+    assert watch.budget().need("a").host_bytes == max(ballast, declared or 0)
+    assert watch.budget().need("a").gpu_bytes == 0.0
+    # More is believed at once, less slowly.
+    again = watch.took_host_bytes("a", 2 * GIB, 2 * GIB + ballast + more)
+    assert again == max(ballast + more, round(0.9 * ballast), 0)
+
+
+def test_what_nobody_measured_of_the_host_is_taken_for_the_largest_or_is_loaded_alone():
+    watch, _ = on_host(10 * GIB, a=None, b=None, c=None)
+    # As long as nobody read what Triton holds, what is declared has to do.
+    assert watch.why_not("b", ["a"]) is None
+    assert watch.read_host() == 0
+    assert watch.is_host_guessed("a")
+    assert watch.why_not("a", []) is None
+    assert watch.why_not("b", ["a"]) is not None
+    watch.measured = {"a": {"host": 4 * GIB}}
+    assert not watch.is_host_guessed("a")
+    assert watch.why_not("b", ["a"]) is None
+    assert watch.why_not("c", ["a", "b"]) == (
+        "the memory budget is full: it needs 4.0 GiB, and of 10.0 GiB (memory.host_budget) 8.0 GiB "
+        "are held"
+    )
+    assert watch.why_not("a", ["a", "b"]) is not None, "a reload holds it twice"
+
+
+def test_what_was_loaded_before_us_is_taken_for_what_triton_holds_of_the_host():
+    watch, now = on_host(10 * GIB, a=None, b=None, c=1 * GIB)
+    now["triton"] = 7 * GIB
+    held = ["a", "b", "c"]
+    assert watch.is_host_to_be_read(held)
+    watch.share_host(held, watch.read_host())
+    assert not watch.is_host_to_be_read(held)
+    budget = watch.budget()
+    assert [budget.need(name).host_bytes for name in held] == [3 * GIB, 3 * GIB, 1 * GIB]
+
+
+def test_where_nobody_sees_tritons_processes_what_is_declared_counts():
+    watch, now = on_host(10 * GIB, a=4 * GIB, b=None)
+    now["triton"] = None
+    assert watch.read_host() is None
+    assert not watch.is_host_guessed("b")
+    assert watch.budget().need("b").host_bytes == 0.0
+    assert watch.why_not("b", ["a"]) is None
+    nobody = MemoryWatch(Policy(watch_policy().triton, watch_policy().models), lambda: None, tuple)
+    assert nobody.read_host() is None
+
+
+def watch_policy():
+    variants = (VariantPolicy("a", "a", 0.9),)
+    return Policy(
+        triton=TritonPolicy("127.0.0.1:1", None, None),
+        models=(ModelPolicy("chat", Objective(0.06, 99.0), variants),),
+    )
+
+
+def test_what_was_measured_of_the_host_must_be_free_but_is_not_waited_for_after_an_unload():
+    watch, _ = on_host(None, free=6 * GIB, a=None)
+    watch.measured = {"a": {"host": 8 * GIB}}
+    assert watch.why_not("a") == (
+        "memory is short: it needs 8GiB of the host, 0B must stay free (memory.reserve), and there "
+        "are 6.0 GiB"
+    )
+    assert watch.free_bytes("a") == {}
+
+
+def test_what_was_measured_of_the_host_is_none_of_a_gpus():
+    watch, _ = limited(10 * GIB, a=None)
+    watch.measured = {"a": {"host": 8 * GIB}}
+    assert watch.is_to_be_measured("a")
+    assert watch.budget().need("a").host_bytes == 8 * GIB
+    watch.measured = {"a": {"host": 8 * GIB, "0": 2 * GIB}}
+    assert not watch.is_to_be_measured("a")
+    assert watch.budget().need("a").gpu_bytes == 2 * GIB

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from controller.actuation.state import Memory, Override, Variant
+from controller.actuation.remembered import Memory, Override
+from controller.actuation.state import Variant
 from controller.actuation.warm import Warmer
 
 DISK = {"name": "a", "backend": "python", "max_batch_size": 8}

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from controller.actuation.memory import MemoryWatch, Used
-from controller.actuation.places import gpus_of, moved, needs_by_gpu, place_of
-from controller.actuation.placing import is_lost, next_place, place_view, placed_groups
+from controller.actuation.places import gpus_of, moved, needs_by_gpu, place_of, placed_groups
+from controller.actuation.placing import is_lost, next_place, place_view
 from controller.actuation.queueing import is_pending, look_at_folder, may_reload, set_up, take_back
-from controller.actuation.room import short_of, standings, weigh
+from controller.actuation.room import Before, short_of, standings, weigh
 from controller.actuation.state import Memory, Server, Variant
 from controller.actuation.timing import Timing
 from controller.policy.model import (
@@ -388,10 +388,10 @@ def test_after_a_move_what_it_holds_is_known_to_be_where_it_is():
     fast = server.variants["fast"]
     fast.config = {**DISK, "instance_group": [{"kind": "KIND_GPU", "gpus": [0]}]}
     server.memory.needs["fast"] = {"0": 7, "1": 0}
-    asyncio.run(weigh(server, fast, {}))
+    asyncio.run(weigh(server, fast, Before(), fresh=False))
     assert server.memory.needs["fast"] == {"0": 7, "1": 0}
     fast.config = {**DISK, "instance_group": [{"kind": "KIND_GPU", "gpus": [1]}]}
-    asyncio.run(weigh(server, fast, {}))
+    asyncio.run(weigh(server, fast, Before(), fresh=False))
     assert server.memory.needs["fast"] == {"0": 0, "1": 7}
 
 

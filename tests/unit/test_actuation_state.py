@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from controller.actuation.lease import Lease, canonical
-from controller.actuation.state import Memory, Override
+from controller.actuation.remembered import Memory, Override
 from controller.actuation.state_file import differ_as_allowed
 
 

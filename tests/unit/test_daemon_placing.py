@@ -16,12 +16,15 @@ from controller.policy.model import (
     TritonPolicy,
     VariantPolicy,
 )
+from controller.prediction.disturbance import Disturbances
 from controller.telemetry.observation import GpuReading, MemoryReading, ModelReading, Observation
 
 GIB = float(1 << 30)
 
 
 class Costs:
+    disturbances = Disturbances()
+
     def load_s(self, models):
         return dict.fromkeys(models, 2.0)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from controller.daemon.pooling import WarmPool
+from controller.daemon.pooling import WarmPool, budget_of
 from controller.planning.pool import PoolPlan, Wish
 from controller.policy.model import (
     MemoryPolicy,
@@ -16,6 +16,7 @@ from controller.policy.model import (
     TritonPolicy,
     VariantPolicy,
 )
+from controller.prediction.disturbance import Disturbances
 from controller.telemetry.observation import (
     GpuReading,
     MemoryReading,
@@ -28,6 +29,8 @@ GIB = float(1 << 30)
 
 
 class Costs:
+    disturbances = Disturbances()
+
     def load_s(self, models):
         return dict.fromkeys(models, 2.0)
 
@@ -168,6 +171,38 @@ async def test_where_not_everything_fits_the_room_is_filled_and_then_nothing_mov
     assert len(server.held) >= 7
     assert await live(server, 10) == []
     assert len(done) < 30
+
+
+async def test_what_loads_were_seen_to_disturb_decides_whether_they_are_worth_it():
+    """Room for one beside the fastest: `good` is there, and `best` is worth 0.1 more of 10."""
+
+    async def done(share: float) -> list[str]:
+        core = Core(policy_of(1), Costs())
+        core.costs.disturbances = Disturbances()
+        core.costs.disturbances.restore({"load": [[share, 1.0]] * 16})
+        core.costs.load_s = lambda models: dict.fromkeys(models, 120.0)
+        server = Server(core.policy, limit=4 * GIB, size=2 * GIB)
+        server.held = {"m0-fast", "m0-good"}
+        server.known = {"m0-fast", "m0-good", "m0-best"}
+        server.serving = {"m0": "m0-fast"}
+        pool = WarmPool(core, server, Journal())
+        pool.after_tick(server.observe(0.0), server.policy)
+        await pool._planning
+        return [pool.plan.unload] if pool.plan.unload else []
+
+    assert await done(0.05) == ["m0-good"]
+    assert await done(0.45) == []
+
+
+def test_what_nobody_measured_of_the_host_is_taken_for_twice_as_large_as_is_guessed():
+    one = VariantMemory(0.0, 3.0 * GIB, held=True)
+    new = VariantMemory(0.0, 3.0 * GIB, held=False, host_guessed=True)
+    for limit, counts in ((10.0, 6.0), (8.0, 5.0), (4.0, 3.0)):
+        memory = MemoryReading(float("inf"), limit * GIB, {"one": one, "new": new})
+        budget = budget_of(memory, ["one"])
+        needs = {name: budget.need(name) for name in ("one", "new")}
+        assert (needs["one"].host_bytes, needs["new"].host_bytes) == (3.0 * GIB, counts * GIB)
+        assert needs["new"].gpu_bytes == 0.0
 
 
 async def test_a_variant_that_never_loads_costs_no_other_its_place():

@@ -269,3 +269,7 @@ def test_what_actions_take_is_told_where_it_was_seen():
         f"Of late took a switch, with its checks and its proof, 21 ms, a load of {unloaded.variant}"
         " 7.9 s."
     )
+    costs.disturbances.restore({"load": [[0.05, 1.0]]})
+    assert explain_decision(missing, MODEL, costs).endswith(
+        " 7.9 s (5 % more requests late meanwhile)."
+    )

@@ -15,7 +15,8 @@ from controller.actuation.queueing import (
     set_up,
     take_back,
 )
-from controller.actuation.state import Memory, Override, Timing, Variant
+from controller.actuation.remembered import Memory, Override
+from controller.actuation.state import Timing, Variant
 from controller.daemon.alarms import Alarms
 from controller.interfaces.views import health_view
 from controller.planning.scorekeeper import Scorekeeper

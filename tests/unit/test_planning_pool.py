@@ -253,6 +253,34 @@ def test_a_load_must_earn_its_cost_within_the_horizon():
     assert plan(0.9, 120.0).unload == "old"
 
 
+@pytest.mark.parametrize(
+    ("disturbed", "loads"),
+    # 0.01 a second more, of 100 requests: within 300 s it earns 3 s at 1, 60 s at 0.05.
+    [(0.0, True), (0.04, True), (0.06, False), (0.5, False)],
+)
+def test_a_load_costs_what_it_disturbs(disturbed, loads):
+    wishes = [wish("fast old new", (100.0, (0.5, 0.8, 0.81)))]
+    budget = gpu_budget(2, fast=1, old=1, new=1)
+    pool = Pool(wishes, budget, {"new": 60.0}, disturbed)
+    plan = pool.plan(held=["fast", "old"], serving=["fast"], keep=["fast"])
+    assert (plan.unload == "old") == loads
+    assert pool.cost("new") == pytest.approx(60.0 * 100.0 * max(disturbed, 0.005))
+
+
+def test_room_that_is_left_goes_to_what_is_worth_the_most_for_its_memory():
+    # No load earns its cost, but room is there for one large variant or for two small ones.
+    wishes = [
+        wish("fast large", (10.0, (0.5, 0.6))),
+        wish("quick small", (10.0, (0.5, 0.59))),
+        wish("swift little", (10.0, (0.5, 0.58))),
+    ]
+    budget = gpu_budget(9, fast=1, quick=1, swift=1, large=6, small=3, little=3)
+    pool = Pool(wishes, budget, dict.fromkeys(("large", "small", "little"), 600.0), 0.5)
+    fastest = ["fast", "quick", "swift"]
+    plan = pool.plan(held=fastest, serving=fastest, keep=fastest)
+    assert set(plan.load) == {"small", "little"}
+
+
 def test_what_serves_is_kept_and_so_is_the_fastest():
     wishes = [wish("fast worst best", (100.0, (0.5, 0.1, 0.9)))]
     budget = gpu_budget(2, fast=1, worst=1, best=1)

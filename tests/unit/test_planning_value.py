@@ -33,6 +33,7 @@ def _value(leftover_s, *, miss=(0.0, 0.0, 0.0), busy=0.7):
         backlog_requests=0,
         backlog_s=0.0,
         drain_s=0.0,
+        situation=None,  # nothing here asks for what it is of
     )
     known = prediction.known
     return np.array(

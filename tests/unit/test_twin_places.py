@@ -7,6 +7,8 @@ import pytest
 
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Reason
+from controller.planning.sizing import Resize
+from controller.telemetry.observation import Instances
 from controller.twin.drive import looks, profile_of
 from controller.twin.ladder import TwinVariant
 from controller.twin.load import Load
@@ -72,6 +74,20 @@ def test_an_idle_variant_is_moved_in_the_time_of_a_load_and_what_serves_is_not()
     server.switch(1)
     server.advance(9.0)
     assert np.isfinite(server.latency_s()).all()
+
+
+def test_one_that_was_moved_takes_its_instances_along_and_gets_more_where_it_is():
+    models = [shared("a", (0,), 20, 6)]
+    server = server_of(*models, instances=2, most_instances=4)
+    port = TwinPort(server, *policy_of(models).models)
+    assert server.pool.move(1, 1)
+    assert not port.read().instances["a-good"].may_change, "it is under way"
+    server.advance(1.5)
+    assert port.read().instances["a-good"] == Instances(2, 2, may_change=True)
+    port.resize(Resize("a-good", 3, 2, 0.1))
+    server.advance(3.0)
+    assert [server.pool.instances(1, gpu) for gpu in (0, 1)] == [0, 3]
+    assert port.read().instances["a-good"].number == 3
 
 
 def test_a_move_needs_memory_on_both():

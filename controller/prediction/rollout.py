@@ -1,0 +1,108 @@
+"""The points at which a window is looked at, and what is read off them.
+
+Owns how likely each point is, and quantiles and shares over them. It must not know queues:
+`controller.prediction.latency` says what happens at each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+RATE_POINTS: Final = 6
+LEVELS: Final[Floats] = (np.arange(RATE_POINTS) + 0.5) / RATE_POINTS
+# Points of a standard normal (means of its slices), of its absolute value, and how often they are.
+SPREAD: Final[Singles] = np.array([-0.9658, 0.1288, 0.8610, 1.5885, 2.4209], dtype=np.float32)
+AWAY: Final[Singles] = np.array([0.2562, 0.7636, 1.3002, 1.9121, 2.6652], dtype=np.float32)
+_SPREAD_OFTEN: Final[Floats] = np.array([0.4, 0.3, 0.2, 0.08, 0.02])
+# Equally likely points of a window.
+MOMENTS: Final[Singles] = np.array([0.25, 0.75], dtype=np.float32)
+# Shares of the running batch that are left when a request arrives, equally likely.
+LEFT: Final[Singles] = np.array([0.2, 0.8], dtype=np.float32)
+# A request's own rows, in standard deviations from their mean, and how often: skewed, as sizes are.
+OWN_OFFSETS: Final[Floats] = np.array([-0.45, 0.5, 1.7, 3.3])
+_OWN_OFTEN: Final[Floats] = np.array([0.62, 0.24, 0.10, 0.04])
+POINTS: Final = RATE_POINTS * len(MOMENTS) * len(SPREAD)
+POINT_WEIGHTS: Final[Floats] = np.multiply.outer(
+    np.repeat(_OWN_OFTEN / len(LEFT), len(LEFT)),
+    np.tile(_SPREAD_OFTEN, RATE_POINTS * len(MOMENTS)) / (RATE_POINTS * len(MOMENTS)),
+).ravel()  # of the points of a rollout: own sizes x left x points, flat. Sum: 1
+
+_BLOCKS: Final = 24  # that the points are cut into
+_WEIGHT_BITS: Final = 31
+# Which of the different weights each point has, and what they are. [points], [weights].
+_WEIGHT_OF: Final = (
+    np.add.outer(
+        np.repeat(np.arange(len(_OWN_OFTEN)) * len(_SPREAD_OFTEN), len(LEFT)),
+        np.tile(np.arange(len(_SPREAD_OFTEN)), RATE_POINTS * len(MOMENTS)),
+    )
+    .ravel()
+    .astype(np.int32)
+)
+_WEIGHTS_BY_BITS: Final = (
+    np.multiply.outer(_OWN_OFTEN / len(LEFT), _SPREAD_OFTEN / (RATE_POINTS * len(MOMENTS)))
+    .ravel()
+    .astype(np.float32)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What the next window looks like on each candidate. First axis: candidates."""
+
+    latency_s: Singles  # [candidates, points]
+    utilization_ratio: Floats  # [candidates], at the mean rate
+    # [candidates], expected work left at the window's end, in seconds of the fastest one's time
+    leftover_s: Floats
+    throughput_rows_s: Floats  # [candidates]
+    single_s: Floats  # [candidates], a batch of one mean request
+
+    def quantiles_s(self, *probabilities: float | Floats) -> tuple[Floats, ...]:
+        """Return latency quantiles, each per candidate, in seconds.
+
+        A probability is one for all candidates, or an array. [candidates].
+        """
+        # Sorted together with what each point weighs, which takes the place of the last bits of
+        # its mantissa (2^-18 of a latency): sorting numbers is far faster than their order.
+        count = len(self.latency_s)
+        bits = np.asarray(self.latency_s, dtype=np.float32).view(np.int32)
+        packed = (bits & ~_WEIGHT_BITS) | _WEIGHT_OF
+        packed.sort(axis=1)
+        weights = _WEIGHTS_BY_BITS.take(packed & _WEIGHT_BITS)
+        # Sums by block first: to add up all of them takes as long as all the rest.
+        pieces = weights.reshape(count, _BLOCKS, -1)
+        below = (pieces @ np.ones(pieces.shape[2], dtype=np.float32)).cumsum(axis=1)
+        rows, found = np.arange(count), []
+        for probability in probabilities:
+            wanted = np.reshape(probability, (-1, 1))
+            block = np.minimum((below < wanted).sum(axis=1), _BLOCKS - 1)
+            before = np.where(block > 0, below[rows, block - 1], 0.0)[:, None]
+            inside = before + pieces[rows, block].cumsum(axis=1)
+            at = np.minimum((inside < wanted).sum(axis=1), pieces.shape[2] - 1)
+            bits = packed.reshape(pieces.shape)[rows, block, at] & ~_WEIGHT_BITS
+            found.append(bits.view(np.float32).astype(np.float64))
+        return tuple(found)
+
+    def miss_ratio(self, limit_s: Floats, noise: float) -> Floats:
+        """Return the predicted share of requests over a limit, per candidate.
+
+        Args:
+            limit_s: the latency a request must not exceed. [candidates].
+            noise: the spread of the logarithm of a latency about its point.
+        """
+        slope = np.float32(-1.702 / max(noise, 1e-3))
+        # The logistic curve is within 0.01 of the normal's (Bowling et al. 2009).
+        exponent = np.log(np.maximum(self.latency_s, np.float32(1e-9)))
+        exponent -= np.log(limit_s).astype(np.float32)[:, None]
+        exponent *= slope
+        np.clip(exponent, np.float32(-50.0), np.float32(50.0), out=exponent)
+        np.exp(exponent, out=exponent)
+        exponent += np.float32(1.0)
+        missed = np.reciprocal(exponent, out=exponent)
+        return np.asarray(missed @ POINT_WEIGHTS)

@@ -1,0 +1,69 @@
+"""Instances in the twin: the governor finds out what they bring, and where they bring nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controller.planning.core import GovernorCore
+from controller.planning.explain_instances import explain_instances
+from controller.twin.drive import looks, policy_for, profile_of
+from controller.twin.ladder import load_ladder
+from controller.twin.plan import Plan
+from controller.twin.port import TwinPort
+from controller.twin.server import SimulatedTriton
+from controller.twin.trace import load_trace
+
+DATA = Path(__file__).parents[2] / "benchmarks" / "data"
+
+
+def run(parallel: float, seconds: float = 40.0):
+    trace = load_trace(DATA / "azure-code.csv").window(0.0, seconds)
+    plan = Plan(trace, load_ladder(DATA / "gpunet-v100.yaml"), 0.2)
+    plan = replace(plan, parallel=parallel, max_instances=3)
+    load = plan.load()
+    server = SimulatedTriton(
+        plan.variants,
+        load.arrivals_s(1),
+        serving=0,
+        limit_s=0.2,
+        physics=plan.physics(load),
+        seed=1,
+    )
+    policy = policy_for(server, 0.2, 99.0, max_instances=3)
+    core = GovernorCore(policy)
+    core.restore(profile_of(server, policy))
+    port = TwinPort(server, *policy.models)
+    for look in looks(server, core, port, policy, duration_s=seconds, seed=1):
+        last = look.observation
+    return core, policy, last
+
+
+def test_where_a_batch_fills_the_device_no_instance_is_added():
+    core, _, last = run(1.0)
+    assert {own.number for own in last.instances.values()} == {1}
+    assert max(core.sizes()[model]["overlap"] for model in last.instances) > 0.5
+
+
+@pytest.mark.parametrize("parallel", [1.5, 2.0])
+def test_where_batches_run_beside_each_other_the_better_variants_get_more(parallel):
+    core, policy, last = run(parallel)
+    more = {model for model, own in last.instances.items() if own.number > 1}
+    assert more
+    truth = 2.0 / parallel - 1.0
+    assert core.sizes()[more.pop()]["overlap"] == pytest.approx(truth, abs=0.3)
+    text = explain_instances(policy.models[0], core.sizes(), last.instances)
+    assert "has 2 instances of at most 3 (beside another batch" in text
+    assert explain_instances(policy.models[0], core.sizes(), {}) == ""
+
+
+def test_what_was_learned_of_it_survives():
+    core, policy, _ = run(2.0, 20.0)
+    again = GovernorCore(policy)
+    assert again.restore(core.state()) == ()
+    assert {m: s["overlap"] for m, s in again.sizes().items()} == {
+        m: s["overlap"] for m, s in core.sizes().items()
+    }
+    broken = {**core.state(), "overlap": {"all": [1.0]}}
+    (problem,) = GovernorCore(policy).restore(broken)
+    assert "instances" in problem
