@@ -14,7 +14,9 @@ def device_problems(root: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
     """Yield where GPUs are named that cannot be meant, and why."""
     gpu = _mapping(root.get("gpu"))
     devices = gpu.get("devices")
-    watched = set(devices) if isinstance(devices, list) else None
+    watched = None
+    if isinstance(devices, list):  # whatever else is in it is told by its own check
+        watched = {one for one in devices if isinstance(one, int)}
     none = gpu.get("source") == "none"
     for path, named in _named(root):
         if none:

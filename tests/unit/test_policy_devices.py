@@ -63,6 +63,7 @@ def test_it_is_written_out_as_it_is_read():
         ("{1: 10GiB}", "{first: 10GiB}", "NVML's index"),
         ("{1: 10GiB}", "{}", "at least one entry"),
         ("devices: [0, 1, 2]", "source: none", "`source: none` watches none"),
+        ("[0, 1, 2]", "[0, 1, 2, {model: x}]", "list of NVML indices"),
         ("model: other_only", "model: chat_fast", "on other GPUs"),
     ],
 )
