@@ -89,6 +89,7 @@ async def test_a_gpu_that_triton_does_not_have_is_refused_and_the_variant_stays_
         async with Traffic(server.grpc, ALIAS, rate=50.0) as traffic:
             test.actuator.place({idle: (1,), serving: (0,)})
             await until(lambda: "does not load it on GPU 1" in told(test, idle))
+            await until(lambda: len(traffic.answers) >= 5)  # it may be refused before
         print(told(test, idle))  # noqa: T201 - the words of this Triton
         traffic.check(at_least=5)
         ((model, config),) = edge.sent[:1]
