@@ -304,6 +304,29 @@ async def test_what_it_holds_is_known_of_each_gpu_over_instances_and_moves():
     assert await measured(server, best, 9, 9) == {"0": 6, "1": 0, "host": 3}
     best.instances = 1
     assert await measured(server, best, 5, 3) == {"0": 2, "1": 0, "host": 3}
+    # Moved and given another number at once.
+    server.aims, best.instances = {"best": (1,)}, 2
+    assert await measured(server, best, 3, 7) == {"0": 0, "1": 4, "host": 3}
+
+
+async def test_of_one_of_which_no_gpu_is_known_nothing_is_told_by_what_it_grew():
+    server = a_server(policy())
+    best = server.variants["best"]
+    server.control.cards.held = [5 * GIB, 5 * GIB]
+    server.memory.need("best", {"host": 3 * GIB})
+    best.instances = 2
+    assert await measured(server, best, 7, 7) == {"host": 3}
+
+
+def test_what_it_holds_of_the_host_is_not_what_it_needs_of_a_gpu():
+    memory = MemoryPolicy(0, gpu_budget_bytes=10 * GIB, host_budget_bytes=80 * GIB)
+    server = a_server(replace(policy(), memory=memory))
+    server.variants["best"].config = {**DISK, "instance_group": [{**GROUP, "gpus": [0]}]}
+    server.memory.need("best", {"0": 2 * GIB, "host": 9 * GIB})
+    watch = server.free_memory
+    watch.aims = lambda _: (1,)
+    assert watch.budget().takes("best").on == (0.0, 2.0 * GIB)
+    assert watch.size("best") == 2.0 * GIB
 
 
 async def test_where_no_gpu_tells_it_is_as_large_as_it_was_where_it_is_now():
