@@ -33,6 +33,7 @@ class Drift:
         self._shares = np.ones((variants, 1))
         self._logs = [0.0]
         self._at_s: float | None = None
+        self._followed_s: list[float | None] = [None]  # when batches last told of each
         self._shift, self._support = [0.0], [0.0]
         self._on: list[list[tuple[int, float]]] = [[(0, 1.0)]] * variants
 
@@ -44,10 +45,13 @@ class Drift:
             shares: how much of its time each variant spends on each. [variants, devices].
         """
         known = dict(zip(self._devices, self._logs, strict=True))
+        told_s = dict(zip(self._devices, self._followed_s, strict=True))
         # Of one that was not told apart before, what was seen of all.
         together = known.get(0, 0.0) if len(known) == 1 else 0.0
+        together_s = told_s.get(0) if len(told_s) == 1 else None
         self._devices, self._shares = tuple(devices), shares
         self._logs = [known.get(device, together) for device in devices]
+        self._followed_s = [told_s.get(device, together_s) for device in devices]
         self._shift, self._support = [0.0] * len(devices), [0.0] * len(devices)
         self._on = [[(int(at), float(row[at])) for at in np.flatnonzero(row)] for row in shares]
 
@@ -75,14 +79,21 @@ class Drift:
             self._support[device] += share * weight
 
     def follow(self, now_s: float) -> None:
-        """Follow what was noted since the last call."""
+        """Follow what was noted since the last call.
+
+        By how much follows from the time since batches last told of a device: they come seldomer
+        than calls.
+        """
         elapsed_s = 0.0 if self._at_s is None else max(now_s - self._at_s, 0.0)
         for device, support in enumerate(self._support):
             drift = self._logs[device]
             if support > 0.0:
-                gain = 1.0 - math.exp(-max(elapsed_s, _SHORTEST_S) / _MEMORY_S)
+                before_s = self._followed_s[device]
+                since_s = 0.0 if before_s is None else now_s - before_s
+                gain = 1.0 - math.exp(-max(since_s, _SHORTEST_S) / _MEMORY_S)
                 gain *= support / (support + 0.5)
                 drift += gain * self._shift[device] / support
+                self._followed_s[device] = now_s
             else:
                 drift *= math.exp(-elapsed_s / _FORGET_S)
             self._logs[device] = max(-_LIMIT, min(_LIMIT, drift))
