@@ -17,24 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from controller.actuation import handback
-from controller.actuation.alias import gpus_of
 from controller.actuation.capability import Capability
 from controller.actuation.client import connect
 from controller.actuation.instances import instance_readings
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
+from controller.actuation.places import place_of
+from controller.actuation.placing import next_place
 from controller.actuation.remembered import Memory
-from controller.actuation.room import memory_reading
-from controller.actuation.state import (
-    Alias,
-    Counted,
-    Server,
-    Timing,
-    Variant,
-    unusable,
-)
-from controller.actuation.views import operations, variants_view
+from controller.actuation.room import memory_reading, standings
+from controller.actuation.state import Alias, Counted, Server, Variant
+from controller.actuation.timing import Timing
+from controller.actuation.views import alias_readings, operations, variants_view
 from controller.planning.decision import Decision
+from controller.planning.placing import Standing
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
 from controller.ports import ActionRecord, Outcome
@@ -77,7 +73,6 @@ class Actuator:
         self._free_memory = free_memory
         if free_memory is not None:
             free_memory.measured = self._memory.needs
-        self._placed: dict[str, tuple[int, ...]] = {}
         self._moved_s = clock()  # when an operation on a variant was last under way
         self._counted = counted
         self._on_step = on_step
@@ -107,7 +102,9 @@ class Actuator:
         )
         for model, order in self._orders.items():
             server.aliases[model].order = order
-        self._placed.clear()
+        if self._free_memory is not None:
+            self._free_memory.placed = lambda name: place_of(server.variants.get(name))
+            self._free_memory.aims = lambda name: next_place(server, name)
         self._stopping = False
         self._keeper = Keeper(server, blocked=problem)
         self._keeper.start()
@@ -225,22 +222,7 @@ class Actuator:
 
     def readings(self, now_s: float) -> dict[str, ModelReading]:
         """Return each alias as it is known at this moment, by its name."""
-        keeper = self._keeper
-        if keeper is None:
-            return {}
-        server, found = keeper.server, {}
-        for alias in server.aliases.values():
-            held = alias.held if now_s < alias.held_until_s else None
-            found[alias.name] = ModelReading(
-                name=alias.name,
-                serving=None if alias.ready is False else alias.target,
-                since_s=alias.since_s,
-                ready=alias.ready if server.reachable else None,
-                switching=alias.switching,
-                held=held,
-                unusable=unusable(server, alias),
-            )
-        return found
+        return {} if self._keeper is None else alias_readings(self._keeper.server, now_s)
 
     def describe(self) -> dict[str, Any]:
         """Return, JSON-ready, what people want to know of the server and its variants."""
@@ -364,11 +346,22 @@ class Actuator:
 
     def placement(self) -> dict[str, tuple[int, ...]]:
         """Return the GPUs of each variant that was ever loaded; -1 is the host's processors."""
+        variants = {} if self._keeper is None else self._keeper.server.variants
+        placed = {name: place_of(variant) for name, variant in variants.items()}
+        return {name: gpus for name, gpus in placed.items() if gpus}
+
+    def standings(self) -> dict[str, Standing]:
+        """Return how every variant stands, by Triton's name; {}: there is no server yet."""
+        return {} if self._keeper is None else standings(self._keeper.server)
+
+    def place(self, aims: Mapping[str, tuple[int, ...]]) -> None:
+        """Put the instances of some variants on other GPUs, each when that disturbs nobody.
+
+        Args:
+            aims: by Triton's name, of variants that the policy lets be placed.
+        """
         if self._keeper is not None:
-            for name, variant in self._keeper.server.variants.items():
-                if variant.config is not None:
-                    self._placed[name] = gpus_of(variant.config)
-        return dict(self._placed)
+            self._keeper.server.aims = dict(aims)
 
     def instances(self) -> dict[str, Instances]:
         """Return how many instances each loaded variant has, by Triton's name."""

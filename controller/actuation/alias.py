@@ -286,19 +286,3 @@ def instances_of(config: Mapping[str, Any]) -> int | None:
     if len(groups) != 1:
         return None
     return max(int(groups[0].get("count", 1)), 1)
-
-
-def gpus_of(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the GPUs that a loaded model has instances on; -1: the host's processors.
-
-    (): that cannot be told.
-    """
-    found = set()
-    for group in config.get("instance_group") or ():
-        if group.get("kind") == "KIND_CPU":
-            found.add(-1)
-        elif group.get("gpus"):
-            found |= {int(gpu) for gpu in group["gpus"]}
-        else:
-            return ()  # the model itself decides
-    return tuple(sorted(found))

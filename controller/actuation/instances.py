@@ -9,21 +9,20 @@ there are serve on, and another takes as long as a load.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from controller.actuation.alias import instances_of
+from controller.actuation.places import GROUPS, folder_number
 from controller.actuation.state import Server, Variant
 from controller.telemetry.observation import Instances
 
-GROUP: Final = "instance_group"
 
-
-def with_number(config: Mapping[str, Any], number: int) -> list[dict[str, Any]] | None:
-    """Return the group of a config with another number of instances; None: it has several."""
-    if instances_of(config) is None:
+def with_number(groups: Sequence[Mapping[str, Any]], number: int) -> list[dict[str, Any]] | None:
+    """Return a config's group with another number of instances; None: it has several, or none."""
+    if instances_of({GROUPS: groups}) is None:
         return None
-    return [{**config[GROUP][0], "count": number}]
+    return [{**groups[0], "count": number}]
 
 
 def is_alone(server: Server, model: str) -> bool:
@@ -44,7 +43,9 @@ def _reading(server: Server, variant: Variant) -> Instances | None:
     number = None if config is None else instances_of(config)
     if number is None or not variant.ready:
         return None
-    least = number if variant.override is None else instances_of(variant.override.disk) or number
+    override = variant.override
+    folder = None if override is None else folder_number(override.sent, override.disk)
+    least = folder or number
     serves = variant.model in server.serving() and not is_alone(server, variant.model)
     busy = variant.operation is not None or any(a.switching for a in server.users(variant.model))
     return Instances(number, least, not (serves or busy or not variant.proven))

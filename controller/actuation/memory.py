@@ -13,15 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from controller.actuation.host_memory import FADES, HostMemory
+from controller.actuation.places import is_known, needs_by_gpu
+from controller.actuation.remembered import of_gpus
 from controller.planning.budget import NO_LIMIT, Budget, Room
-from controller.policy.model import Policy, VariantPolicy
+from controller.policy.model import Policy
 from controller.policy.units import format_bytes
 from controller.telemetry.observation import GpuReading, HostReading
 
 _RETURNED: Final = 0.5  # of what is needed: other programs take and give meanwhile
 _STEPS: Final = 64  # of the budget, in which it is counted what Triton holds beside its variants
-HOST: Final = "host"  # beside the numbers of GPUs, in what was measured
-_FADES: Final = 0.9  # of what a variant took at its loads before, where it takes less now
 
 
 class Used(NamedTuple):
@@ -31,7 +32,7 @@ class Used(NamedTuple):
     triton: int | None  # None: no process of its is there, or the driver does not tell
 
 
-class MemoryWatch:
+class MemoryWatch(HostMemory):
     """Compares needs with free memory and with the budget.
 
     Args:
@@ -49,25 +50,15 @@ class MemoryWatch:
         gpus: Callable[[], Sequence[GpuReading]],
         processes: Callable[[], int | None] | None = None,
     ) -> None:
+        super().__init__(policy, processes)
         self._host = host
         self._gpus = gpus
-        self.measured: Mapping[str, Mapping[str, int]] = {}  # bytes, by Triton's name and place
-        self._beyond = 0  # bytes of a GPU that are no variant's
-        self._found: dict[str, int] = {}  # that variants seem to hold of which nothing is known
-        self._processes = processes
-        self._sees_host = False  # what Triton holds of the host was read last time
-        self._found_host: dict[str, int] = {}
-        self.look_s = float("-inf")  # not before: what of the host is to be shared out
-        self.set_policy(policy)
-
-    def set_policy(self, policy: Policy) -> None:
-        """Follow a new policy."""
-        self._memory = policy.memory
-        self._reserve_bytes = policy.memory.reserve_bytes
-        self._variants: dict[str, list[VariantPolicy]] = {}
-        for model in policy.models:
-            for variant in model.variants:
-                self._variants.setdefault(variant.model, []).append(variant)
+        self.placed: Callable[[str], tuple[int, ...]] = _nowhere  # where a variant is, or last was
+        self.aims: Callable[[str], tuple[int, ...]] = _nowhere  # where its next load puts it
+        self._beyond: dict[int, int] = {}  # bytes of each GPU that are no variant's
+        # By GPU: what variants seem to hold of which nothing is known.
+        self._found: dict[str, dict[int, int]] = {}
+        self._seen: frozenset[int] = frozenset()  # the GPUs that ever told anything
 
     # -- the budget ------------------------------------------------------------------------
 
@@ -87,53 +78,80 @@ class MemoryWatch:
         Args:
             held: what is loaded, for long enough that GPUs have been read since.
         """
-        seen = [gpu.triton_memory_bytes for gpu in self._gpus()]
-        told = [own for own in seen if own is not None]
-        if not told or len(told) < len(seen):
-            return
-        known = sum(self._known(model)[0] for model in held)
-        beyond = max([0, *(own - known for own in told)])
+        told = {
+            gpu.index: gpu.triton_memory_bytes
+            for gpu in self._gpus()
+            if gpu.triton_memory_bytes is not None
+        }
         unknown = [model for model in held if self.is_to_be_measured(model)]
-        if unknown:
-            self._found = dict.fromkeys(unknown, beyond // len(unknown))
-            return
-        self._found = {}
-        step = max((self._memory.gpu_budget_bytes or 0) // _STEPS, 1)
-        if not self._beyond - 2 * step < beyond <= self._beyond:
-            self._beyond = -(-beyond // step) * step
+        for gpu, own in told.items():
+            known = sum(self._on(model, (gpu,))[gpu] for model in held)
+            beyond = max(0, own - known)
+            for model in unknown:
+                self._found.setdefault(model, {})[gpu] = beyond // len(unknown)
+            before = self._beyond.get(gpu, 0)
+            step = max((self._memory.gpu_limit_bytes(gpu) or 0) // _STEPS, 1)
+            if not unknown and not before - 2 * step < beyond <= before:
+                self._beyond[gpu] = -(-beyond // step) * step
+        if told and not unknown:
+            self._found = {}
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """Return the GPUs that cannot be used, as far as it is known."""
+        return frozenset(gpu.index for gpu in self._gpus() if gpu.lost)
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """Return the GPUs that are told apart: those that ever told anything, and named ones."""
+        self._seen |= {gpu.index for gpu in self._gpus()}
+        return tuple(sorted(self._seen | {gpu for gpu, _ in self._memory.gpu_budgets_bytes}))
 
     def budget(self) -> Budget:
-        """Return what may be held in all."""
-        memory, limit = self._memory, NO_LIMIT
-        needs = {model: Room(*map(float, self._known(model))) for model in self._variants}
+        """Return what may be held in all, of each GPU in the order of `gpus`."""
+        memory, limit, gpus, hosts = self._memory, NO_LIMIT, self.gpus, self._needs_of_host()
         if memory.host_budget_bytes is not None:
             limit = limit._replace(host_bytes=float(memory.host_budget_bytes))
-            largest = max(need.host_bytes for need in needs.values()) or limit.host_bytes
-            for model in filter(self.is_host_guessed, self._variants):
-                guess = float(self._found_host.get(model, largest))
-                needs[model] = needs[model]._replace(host_bytes=guess)
-        if memory.gpu_budget_bytes is not None:
-            left = float(max(memory.gpu_budget_bytes - self._beyond, 0))
-            limit = limit._replace(gpu_bytes=left)
+        if not memory.limits_gpus or not gpus:
             # Where no GPU tells anything, nothing can be measured: what is declared has to do.
-            alone = left if self._gpus() else 0.0
-            largest = max(need.gpu_bytes for need in needs.values()) or alone
+            limit = limit._replace(gpu_bytes=self._left(None))
+            needs = {}
             for model in self._variants:
-                if self.is_to_be_measured(model):
-                    guess = float(self._found.get(model, 0)) or largest
-                    needs[model] = needs[model]._replace(gpu_bytes=guess)
-        return Budget(limit, needs)
+                needs[model] = Room(float(self._declared(model)[1]), hosts[model])
+            return Budget(limit, needs)
+        limit = limit._replace(on=tuple(map(self._left, gpus)))
+        known = {model: self._on(model, gpus) for model in self._variants}
+        largest = max(max(on.values()) for on in known.values())
+        alone = {gpu: self._left(gpu) if self._seen else 0.0 for gpu in gpus}
+        needs, loads = {}, {}
+        for model, on in known.items():
+            aim, guess, host = self.aims(model), dict[int, float](), hosts[model]
+            if self.is_to_be_measured(model):
+                found = self._found.get(model, {})
+                guess = {gpu: found.get(gpu) or largest or alone[gpu] for gpu in gpus}
+            needs[model] = _room(host, _within(guess, self.placed(model)) or on)
+            if aim:
+                aimed = _within(guess, aim) or self._on(model, gpus, aim)
+                loads[model] = _room(host, aimed)
+        if len(gpus) == 1:  # nothing is to be told apart
+            limit = limit._replace(gpu_bytes=limit.on[0], on=())
+        return Budget(limit, needs, loads)
 
-    def _known(self, model: str) -> tuple[int, int]:
-        """Return what a model is known to need (of each GPU, of the host); 0: nothing is."""
-        host, gpu = self._declared(model)
-        measured = self.measured.get(model, {})
-        return max([gpu, *_of_gpus(measured).values()]), max(host, measured.get(HOST, 0))
+    def _left(self, gpu: int | None) -> float:
+        """Return what of a GPU there is for variants; None: of one of which nothing is known."""
+        limit = self._memory.gpu_budget_bytes if gpu is None else self._memory.gpu_limit_bytes(gpu)
+        beyond = max([0, *self._beyond.values()]) if gpu is None else self._beyond.get(gpu, 0)
+        return NO_LIMIT.gpu_bytes if limit is None else float(max(limit - beyond, 0))
 
-    def _declared(self, model: str) -> tuple[int, int]:
-        listed = self._variants.get(model, [])  # by one model or by several: the most counts
-        host = max((v.host_memory_bytes or 0 for v in listed), default=0)
-        return host, max((v.gpu_memory_bytes or 0 for v in listed), default=0)
+    def _on(self, model: str, gpus: Collection[int], aim: tuple[int, ...] = ()) -> dict[int, int]:
+        """Return what is known of what a model needs of some GPUs; 0: nothing is."""
+        return needs_by_gpu(
+            gpus,
+            declared=self._declared(model)[1],
+            measured=of_gpus(self.measured.get(model, {})),
+            placed=self.placed(model),
+            aim=aim,
+        )
 
     # -- before a load, and after --------------------------------------------------------------
 
@@ -147,7 +165,11 @@ class MemoryWatch:
             model: Triton's name.
             held: what is loaded, or may be.
         """
-        for where, need, free in self._needs(model):
+        aim = self.aims(model)
+        for reading in self._gpus():
+            if reading.lost and reading.index in (aim or self.placed(model)):
+                return f"GPU {reading.index} is lost: {reading.error}"
+        for where, need, free in self._needs(model, aim):
             if free - need < self._reserve_bytes:
                 return (
                     f"memory is short: it needs {format_bytes(need)} of {where}, "
@@ -159,73 +181,35 @@ class MemoryWatch:
         budget = self.budget()
         if budget.admits(model, held):
             return None
-        wants, total, limit = budget.need(model), budget.total(held), budget.limit
+        wants, total, limit = budget.takes(model), budget.total(held), budget.limit
         again = " once more while it is reloaded" if model in held else ""
-        short_of_gpu = total.gpu_bytes + wants.gpu_bytes > limit.gpu_bytes
-        less = "gpu_budget, less what Triton holds besides" if short_of_gpu else "host_budget"
-        asked, taken, left = (room[0 if short_of_gpu else 1] for room in (wants, total, limit))
+        key, rooms = "memory.host_budget", [room.host_bytes for room in (wants, total, limit)]
+        place = ""
+        if total.gpu_bytes + wants.gpu_bytes > limit.gpu_bytes:
+            key, rooms = "memory.gpu_budget", [room.gpu_bytes for room in (wants, total, limit)]
+        for at, (gpu, left) in enumerate(zip(self.gpus, limit.on, strict=False)):
+            if total.of(at) + wants.of(at) > left:
+                named = gpu in dict(self._memory.gpu_budgets_bytes)
+                key = "memory.gpu_budgets" if named else "memory.gpu_budget"
+                rooms = [wants.of(at), total.of(at), left]
+                place = f" of GPU {gpu}" if len(limit.on) > 1 else ""
+                break
+        asked, taken, left = rooms
+        besides = "" if key == "memory.host_budget" else ", less what Triton holds besides"
         return (
             f"the memory budget is full: it needs {_rounded(asked)}{again}, and of {_rounded(left)}"
-            f" (memory.{less}) {_rounded(taken)} are held"
+            f"{place} ({key}{besides}) {_rounded(taken)} are held"
         )
 
     def is_to_be_measured(self, model: str) -> bool:
         """Return whether there is a budget of GPU memory, and nothing is known of a model."""
-        unknown = not self._declared(model)[1] and not _of_gpus(self.measured.get(model, {}))
-        return self._memory.gpu_budget_bytes is not None and unknown
+        unknown = not self._declared(model)[1] and not of_gpus(self.measured.get(model, {}))
+        return self._memory.limits_gpus and unknown
 
-    # -- of the host, by what Triton's processes hold ---------------------------------------------
-
-    def read_host(self) -> int | None:
-        """Return what Triton's processes hold of the host; None: nobody can tell. Blocking."""
-        held = None if self._processes is None else self._processes()
-        self._sees_host = held is not None
-        return held
-
-    def is_host_guessed(self, model: str) -> bool:
-        """Return whether there is a budget of the host's memory, and nothing is known of a model.
-
-        Where nobody can measure it, what is declared has to do: then it is not.
-        """
-        limited = self._memory.host_budget_bytes is not None and self._sees_host
-        return limited and bool(self._unknown_of_host((model,)))
-
-    def is_host_to_be_read(self, held: Collection[str]) -> bool:
-        """Return whether what is loaded has to be shared out, as nobody saw it being loaded."""
-        if self._memory.host_budget_bytes is None or self._processes is None:
-            return False
-        return any(model not in self._found_host for model in self._unknown_of_host(held))
-
-    def share_host(self, held: Collection[str], host_bytes: int) -> None:
-        """Take variants of which nothing is known for equal shares of what Triton holds.
-
-        Args:
-            held: what is loaded, while nothing moves.
-            host_bytes: what Triton's processes hold.
-        """
-        unknown = self._unknown_of_host(held)
-        left = host_bytes - sum(self._known(model)[1] for model in held)
-        self._found_host = dict.fromkeys(unknown, max(left, 0) // max(len(unknown), 1))
-
-    def _unknown_of_host(self, models: Collection[str]) -> list[str]:
-        return [
-            model
-            for model in models
-            if not self._declared(model)[0] and HOST not in self.measured.get(model, {})
-        ]
-
-    def took_host_bytes(self, model: str, before: int, after: int) -> int:
-        """Return what a model is now known to hold of the host.
-
-        Args:
-            model: Triton's name; it was just loaded, and has answered a request.
-            before: what Triton's processes held before that.
-            after: what they hold now.
-        """
-        known = self.measured.get(model, {}).get(HOST, 0)
-        return max(after - before, round(_FADES * known), 0)
-
-    # -- of the GPUs ------------------------------------------------------------------------------
+    def size(self, model: str) -> float:
+        """Return what a model is known to need of a GPU that it is on; 0: nothing is."""
+        measured = of_gpus(self.measured.get(model, {}))
+        return float(max([self._declared(model)[1], *measured.values()]))
 
     def used_bytes(self) -> dict[int, Used]:
         """Return what is used of each GPU."""
@@ -242,28 +226,32 @@ class MemoryWatch:
             model: Triton's name; it was just loaded, and has answered a request.
             before: what `used_bytes` said before that.
         """
-        now, found = self.used_bytes(), dict[str, int]()
+        now, found, placed = self.used_bytes(), dict[str, int](), self.placed(model)
         declared, measured = self._declared(model)[1], self.measured.get(model, {})
         for gpu, used in before.items():
             after = now.get(gpu)
             if after is None:
                 continue
+            elsewhere = is_known(placed) and gpu not in placed
             if after.triton is not None:
                 took = after.triton - (used.triton or 0)
+            elif elsewhere:
+                took = 0  # whoever takes more there, it is not this one
             elif declared or used.triton is not None or None in (after.everybody, used.everybody):
                 continue  # others take and give: the operator knows better
             else:
                 took = (after.everybody or 0) - (used.everybody or 0)
-                took = min(took, self._memory.gpu_budget_bytes or took)
-            found[str(gpu)] = max(took, round(_FADES * measured.get(str(gpu), 0)), 0)
+                took = min(took, self._memory.gpu_limit_bytes(gpu) or took)
+            before_bytes = 0 if elsewhere else measured.get(str(gpu), 0)
+            found[str(gpu)] = max(took, round(FADES * before_bytes), 0)
         return found or None
 
     def grown_bytes(self, model: str, before: Mapping[int, Used]) -> dict[str, int] | None:
-        """Return what a model is now known to hold that had another number of instances before.
+        """Return what a model is now known to hold that was loaded before, with other instances.
 
-        None: that cannot be told, as nothing was known of it, or of Triton's processes alone.
+        By GPU. None: that cannot be told, as nothing was known of it.
         """
-        now, known = self.used_bytes(), self.measured.get(model)
+        now, known = self.used_bytes(), of_gpus(self.measured.get(model, {}))
         if not known:
             return None
         found = dict(known)
@@ -290,27 +278,41 @@ class MemoryWatch:
             if where in before
         )
 
-    def _needs(self, model: str, *, of_host: bool = True) -> Iterator[tuple[str, int, int]]:
+    def _needs(
+        self, model: str, aim: tuple[int, ...] = (), *, of_host: bool = True
+    ) -> Iterator[tuple[str, int, int]]:
         """Yield (where, bytes needed, bytes free) for what can be compared.
 
-        `of_host`: also what was measured of the host. After an unload nobody waits for that: a
-        process may keep for later what it frees, and other programs take and give.
+        Args:
+            model: Triton's name.
+            aim: where a load puts it; (): where it is.
+            of_host: also what was measured of the host. After an unload nobody waits for that: a
+                process may keep for later what it frees, and other programs take and give.
         """
-        host, declared = self._declared(model)
-        measured = self.measured.get(model, {})
-        host = max(host, measured.get(HOST, 0)) if of_host else host
+        host = self._known_of_host(model) if of_host else self._declared(model)[0]
         if host:
             free = _free(self._host())
             if free is not None:
                 yield "the host", host, free
         for reading in self._gpus():
-            gpu, free = max(declared, measured.get(str(reading.index), 0)), _free(reading)
+            gpu, free = self._on(model, (reading.index,), aim)[reading.index], _free(reading)
             if gpu and free is not None:
                 yield f"GPU {reading.index}", gpu, free
 
 
-def _of_gpus(measured: Mapping[str, int]) -> dict[str, int]:
-    return {place: held for place, held in measured.items() if place != HOST}
+def _room(host_bytes: float, on: Mapping[int, float]) -> Room:
+    sizes = tuple(map(float, on.values()))
+    return Room(sizes[0], host_bytes) if len(sizes) == 1 else Room(0.0, host_bytes, sizes)
+
+
+def _within(sizes: Mapping[int, float], gpus: tuple[int, ...]) -> dict[int, float]:
+    """Return what is needed of each GPU of a variant that is on some; not known: on all."""
+    known = is_known(gpus)
+    return {gpu: size if gpu in gpus or not known else 0.0 for gpu, size in sizes.items()}
+
+
+def _nowhere(_model: str) -> tuple[int, ...]:
+    return ()
 
 
 def _free(reading: HostReading | GpuReading | None) -> int | None:

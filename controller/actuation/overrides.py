@@ -40,11 +40,11 @@ def confirm(server: Server, variant: Variant, seen: dict[str, Any]) -> None:
     if override.sent == override.disk:  # none is wanted any more
         drop(server, variant)
         return
-    variant.override = replace(override, expected=seen)
+    variant.override = variant.met = replace(override, expected=seen)
     server.memory.override(variant.model, variant.override)
 
 
 def drop(server: Server, variant: Variant) -> None:
     """Want a variant as it stands in its folder."""
-    variant.override, variant.reapply = None, False
+    variant.override, variant.met, variant.reapply = None, None, False
     server.memory.override(variant.model, None)

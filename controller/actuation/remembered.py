@@ -11,12 +11,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from controller.actuation.state_file import LONGEST_BYTES, check_override, write_private
 from controller.telemetry.small_file import read_small
 
 _LOG = logging.getLogger(__name__)
+
+HOST: Final = "host"  # beside the numbers of GPUs, in what variants were seen to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class Override:
     def is_met_by(self, seen: Mapping[str, Any]) -> bool:
         """Return whether a config is what was sent, with what Triton adds of its own."""
         return _holds(self.sent, seen)
+
+
+def of_gpus(needs: Mapping[str, int]) -> dict[str, int]:
+    """Return what of a variant's needs is a GPU's, by its number."""
+    return {place: held for place, held in needs.items() if place != HOST}
 
 
 def _holds(wanted: Any, found: Any) -> bool:
@@ -52,7 +59,7 @@ class Memory:
         self.path = path
         self.targets: dict[str, str] = {}
         self.overrides: dict[str, Override] = {}
-        self.needs: dict[str, dict[str, int]] = {}  # bytes that variants were seen to hold, by GPU
+        self.needs: dict[str, dict[str, int]] = {}  # bytes that were seen held, by place
         self.released: frozenset[str] = frozenset()
         self.unsaved = False
         self._writing = threading.Lock()  # two at once would take each other's unfinished file
@@ -86,10 +93,10 @@ class Memory:
         if self.released != models:
             self.released, self.unsaved = models, True
 
-    def need(self, model: str, gpu_bytes: Mapping[str, int]) -> None:
-        """Note what a variant holds of each GPU while it is loaded."""
-        if self.needs.get(model) != gpu_bytes:
-            self.needs[model] = dict(gpu_bytes)
+    def need(self, model: str, held_bytes: Mapping[str, int]) -> None:
+        """Note what a variant holds of each GPU, and of the host, while it is loaded."""
+        if self.needs.get(model) != held_bytes:
+            self.needs[model] = dict(held_bytes)
             self.unsaved = True
 
     def override(self, model: str, override: Override | None) -> None:

@@ -9,9 +9,12 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
-from controller.actuation.memory import HOST, MemoryWatch, Used
+from controller.actuation.memory import MemoryWatch, Used
+from controller.actuation.places import is_known, moved, place_of
+from controller.actuation.remembered import HOST, of_gpus
 from controller.actuation.state import Server, Variant
 from controller.planning.budget import Budget
+from controller.planning.placing import Standing
 from controller.telemetry.observation import MemoryReading, VariantMemory
 
 _AGAIN_S: Final = 30.0
@@ -25,10 +28,13 @@ class Before(NamedTuple):
     host_bytes: int | None = None  # by Triton's processes
 
 
-def short_of(server: Server, variant: Variant) -> str | None:
-    """Return why there is no memory to load a variant, or to reload one that is loaded."""
+def short_of(server: Server, variant: Variant, *, emptied: bool = False) -> str | None:
+    """Return why there is no memory to load a variant, or to reload one that is loaded.
+
+    `emptied`: it will have been unloaded by then.
+    """
     watch, held = server.free_memory, server.held()
-    if not variant.ready and variant.model in held:
+    if (emptied or not variant.ready) and variant.model in held:
         held.remove(variant.model)  # it is there for its operation alone
     return None if watch is None else watch.why_not(variant.model, held)
 
@@ -57,25 +63,29 @@ async def weigh(server: Server, variant: Variant, before: Before, *, fresh: bool
         before: what `used_bytes` returned.
         fresh: it was not there before; else what it took comes on top, as instances do.
     """
-    watch = server.free_memory
-    if watch is None:
-        return
-    known = watch.measured.get(variant.model, {})
-    took = dict(known)
-    after = None if before.host_bytes is None else await _host_bytes(watch)
-    if before.host_bytes is not None and after is not None:
+    watch, placed = server.free_memory, place_of(variant)
+    was, variant.weighed_on = variant.weighed_on, placed
+    known = server.memory.needs.get(variant.model, {})
+    took, by_gpu = dict(known), of_gpus(known)
+    after = None
+    if watch is not None and before.host_bytes is not None:
+        after = await _host_bytes(watch)
+    if watch is not None and before.host_bytes is not None and after is not None:
         if fresh:
             took[HOST] = watch.took_host_bytes(variant.model, before.host_bytes, after)
         elif HOST in known:
             took[HOST] = max(known[HOST] + after - before.host_bytes, 0)
-    if before.gpus:
+    if watch is not None and before.gpus:
         await asyncio.sleep(server.timing.reading_s)
         weighed = watch.took_bytes if fresh else watch.grown_bytes
-        of_gpus = weighed(variant.model, before.gpus)
-        if of_gpus is not None:
-            took = {**of_gpus, **({HOST: took[HOST]} if HOST in took else {})}
-    if took:
-        server.memory.need(variant.model, took)
+        by_gpu = weighed(variant.model, before.gpus) or by_gpu
+    has_moved = is_known(was) and is_known(placed) and placed != was
+    if has_moved and by_gpu and not (fresh and before.gpus):
+        # Loaded beside what it was: where that cannot be told apart it is as large as it was.
+        by_gpu = moved(of_gpus(known), placed, by_gpu)
+    if by_gpu or HOST in took:
+        of_host = {HOST: took[HOST]} if HOST in took else {}
+        server.memory.need(variant.model, {**by_gpu, **of_host})
 
 
 async def look_at_host(server: Server) -> None:
@@ -100,24 +110,45 @@ async def _host_bytes(watch: MemoryWatch) -> int | None:
         return None
 
 
+def standings(server: Server) -> dict[str, Standing]:
+    """Return how every variant stands, by Triton's name."""
+    watch, held = server.free_memory, set(server.held())
+    serving, ours = server.serving(), server.acted_on()
+    return {
+        name: Standing(
+            0.0 if watch is None else watch.size(name),
+            name in held,
+            place_of(variant) if name in held else server.aims.get(name) or place_of(variant),
+            may_move=name in ours and name not in serving,
+        )
+        for name, variant in server.variants.items()
+    }
+
+
 def memory_reading(
     server: Server, watch: MemoryWatch, budget: Budget, held: Collection[str], now_s: float
 ) -> MemoryReading:
     """Return the budget and what each variant is to it."""
     found, ours = {}, server.acted_on()
+    gpus = watch.gpus if budget.limit.on else ()
     for name, variant in server.variants.items():
-        need = budget.need(name)
+        # One that is not there yet counts where its load will put it.
+        need = budget.need(name) if name in held else budget.takes(name)
         resting = variant.failures > 0 and variant.retry_s > now_s
         found[name] = VariantMemory(
-            need.gpu_bytes,
+            need.gpu_bytes + max(need.on, default=0.0),
             need.host_bytes,
             held=name in held,
             guessed=watch.is_to_be_measured(name),
             blocked=resting
+            or not watch.lost.isdisjoint(watch.aims(name) or place_of(variant))
             or name not in ours
             or (variant.hold_until_s > now_s and not variant.ready),
             humble=variant.failures > 0 or variant.short,
             kept=variant.used_until_s > now_s,
+            on_bytes=need.on,
             host_guessed=watch.is_host_guessed(name),
         )
-    return MemoryReading(budget.limit.gpu_bytes, budget.limit.host_bytes, found)
+    limit = budget.limit
+    least = min(limit.on, default=limit.gpu_bytes)
+    return MemoryReading(least, limit.host_bytes, found, gpus, limit.on)

@@ -15,7 +15,9 @@ from typing import Any
 from controller.actuation import alias as shape
 from controller.actuation.client import TritonControl
 from controller.actuation.memory import MemoryWatch
+from controller.actuation.places import GROUPS, folder_number, gpus_of, is_placed
 from controller.actuation.remembered import Memory, Override
+from controller.actuation.timing import Timing
 from controller.policy.model import AliasKind, Mode, ModelPolicy, Policy, QueuePolicy
 from controller.ports import ActionRecord
 from controller.telemetry.triton_metrics import ModelCounters
@@ -24,35 +26,6 @@ _LOG = logging.getLogger(__name__)
 
 # When a model's requests were last counted, and the totals since it was loaded; None: not known.
 Counted = Callable[[str], tuple[float, ModelCounters] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Every waiting time of the actuator, in seconds."""
-
-    look_s: float = 0.5  # between looks at the aliases
-    calm_look_s: float = 1.0  # the same, while counts show that nothing happened to them
-    index_s: float = 3.0  # between looks at the variants
-    request_s: float = 0.6  # between looks at whether clients get answers
-    counts_age_s: float = 1.0  # older counts of others than this are not relied on
-    idle_request_s: float = 5.0  # between requests of our own where clients send none
-    answer_s: float = 1.0  # deadline of a call that only asks
-    probe_s: float = 2.0  # deadline of a request of our own
-    patience_s: float = 1.0  # an `apply` returns by then, whatever Triton does
-    urgent_check_s: float = 0.05  # an escape waits no longer for a fresh look at its target
-    fresh_s: float = 0.25  # knowledge older than this is looked at again before a switch
-    alias_load_s: float = 30.0
-    variant_load_s: float = 600.0
-    unload_s: float = 60.0
-    settle_s: float = 60.0  # an operation that outlasted its deadline is given up after this
-    lost_s: float = 2.0  # one whose connection broke, which Triton has or has not got
-    refresh_s: float = 15.0  # between checks that loading an idle variant reloads nothing
-    warm_load_s: float = 0.05  # a load that takes longer has reloaded something
-    reading_s: float = 0.5  # until GPUs have been read anew
-    backoff_s: float = 1.0  # after a failed load; doubles
-    backoff_max_s: float = 60.0
-    calm_s: float = 10.0  # since the last switch, before the way out of an overload is reloaded
-    stop_s: float = 3.0  # an action in flight is given this long when the daemon stops
 
 
 @dataclass(slots=True)
@@ -66,13 +39,18 @@ class Variant:
     config: dict[str, Any] | None = None  # as it was when last verified
     compared: tuple[dict[str, Any], dict[str, Any], str | None] | None = None  # with an alias
     override: Override | None = None
+    met: Override | None = None  # the last override that Triton took
     reapply: bool = False  # the override was lost and is to be put back
     queue: QueuePolicy | None = None  # that the policy wants
     instances: int | None = None  # that the planner wants; None: those of its folder
-    # With what Triton did not load it, beside all that it has of its folder.
+    # The queue and the number of instances with which Triton did not load it.
     refused: tuple[QueuePolicy | None, int | None] | None = None
     queue_error: str | None = None  # what it said then
     queue_retry_s: float = 0.0  # not before
+    placed: tuple[int, ...] = ()  # where it is, or last was; `place_of` knows what is newest
+    placed_by: dict[str, Any] | None = None  # the config that says so
+    weighed_on: tuple[int, ...] = ()  # where it was when it was last measured
+    refused_aim: tuple[int, ...] = ()  # GPUs on which Triton did not load it
     operation: str | None = None  # load, unload, refresh: ours, under way
     outlasted: ActionRecord | None = None  # that operation went out of sight
     error: str | None = None
@@ -87,7 +65,7 @@ class Variant:
 
     @property
     def wanted(self) -> tuple[QueuePolicy | None, int | None]:
-        """Return what it is to have beside what stands in its folder."""
+        """Return what it is to have, wherever it is, beside what stands in its folder."""
         return self.queue, self.instances
 
     def forget(self) -> None:
@@ -147,8 +125,10 @@ class Alias:
 def _within(variant: Variant, most: int | None) -> int | None:
     """Return how many instances a variant is to have: as many as it was to have, but not more."""
     wanted, override = variant.instances, variant.override
-    if wanted is None and override is not None and "instance_group" in override.of_policy:
-        wanted = shape.instances_of(override.sent)
+    if wanted is None and override is not None and GROUPS in override.of_policy:
+        number = shape.instances_of(override.sent)
+        if number != folder_number(override.sent, override.disk):  # else it was only placed
+            wanted = number
     return None if most is None or wanted is None else min(wanted, most)
 
 
@@ -174,8 +154,14 @@ class Server:
     reachable: bool | None = None
     refused: str | None = None  # what Triton said when it refused model control
     released: frozenset[str] = frozenset()  # models that an operator took back
+    aims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # GPUs that were chosen for some
 
     def __post_init__(self) -> None:
+        self.aims = {  # as was chosen before a restart of ours
+            name: gpus_of(override.sent)
+            for name, override in self.memory.overrides.items()
+            if is_placed(override)
+        }
         self.set_policy(self.policy)
 
     def set_policy(self, policy: Policy) -> None:
@@ -200,12 +186,15 @@ class Server:
         self.variants = {name: known.get(name) or Variant(name) for name in sorted(used)}
         for name, variant in self.variants.items():
             if name not in known:
-                variant.override = self.memory.overrides.get(name)
+                override = variant.override = self.memory.overrides.get(name)
+                variant.met = override if override is not None and override.expected else None
         for model in policy.models:
             for one in model.variants:  # where two models share it both say the same
                 variant = self.variants[one.model]
                 variant.queue = model.queue
                 variant.instances = _within(variant, one.max_instances)
+        ours = {v.model for model in policy.models for v in model.variants if v.gpus is not None}
+        self.aims = {name: gpus for name, gpus in self.aims.items() if name in ours}
 
     def acts_on(self, alias: Alias) -> bool:
         """Return whether an alias is ours to change, and its variants ours to look after."""

@@ -1,6 +1,7 @@
-"""How a server and its variants look from outside: JSON-ready dictionaries.
+"""How a server, its aliases and its variants look from outside.
 
-Owns what people and programs are told of the actuator's picture. It must not ask the server.
+Owns what people, programs and the daemon's loop are told of the actuator's picture. It must not
+ask the server.
 """
 
 from __future__ import annotations
@@ -8,14 +9,32 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from controller.actuation.placing import place_view
 from controller.actuation.queueing import queue_view
-from controller.actuation.state import Server, Variant
+from controller.actuation.state import Server, Variant, unusable
+from controller.telemetry.observation import ModelReading
 
 
 def variants_view(server: Server) -> dict[str, dict[str, Any]]:
-    """Return each variant by Triton's name."""
+    """Return each variant by Triton's name, JSON-ready."""
     now_s = server.clock()
     return {variant.model: _variant(server, variant, now_s) for variant in server.variants.values()}
+
+
+def alias_readings(server: Server, now_s: float) -> dict[str, ModelReading]:
+    """Return each alias as it is known at a moment, by its name."""
+    return {
+        alias.name: ModelReading(
+            name=alias.name,
+            serving=None if alias.ready is False else alias.target,
+            since_s=alias.since_s,
+            ready=alias.ready if server.reachable else None,
+            switching=alias.switching,
+            held=alias.held if now_s < alias.held_until_s else None,
+            unusable=unusable(server, alias),
+        )
+        for alias in server.aliases.values()
+    }
 
 
 def operations(server: Server) -> dict[str, str]:
@@ -40,5 +59,6 @@ def _variant(server: Server, variant: Variant, now_s: float) -> dict[str, Any]:
         "error": variant.error,
         "override": variant.override is not None,
         "queue": queue_view(server, variant),
+        "gpus": place_view(server, variant),
         "fresh_age_s": fresh_age_s if math.isfinite(fresh_age_s) else None,
     }

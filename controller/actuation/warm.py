@@ -17,6 +17,7 @@ from typing import Any
 from controller.actuation import alias as shape
 from controller.actuation import overrides
 from controller.actuation.client import Fault, TritonError
+from controller.actuation.placing import is_lost
 from controller.actuation.queueing import (
     is_pending,
     look_at_folder,
@@ -156,6 +157,9 @@ class Warmer:
             calm = 1 if alias.ready else 0
             for rank, name in enumerate(alias.order):
                 ranks[name] = min(ranks.get(name, (9, 0)), (calm, rank))
+        stranded = self._stranded(sorted(ranks, key=lambda name: ranks[name]))
+        if stranded is not None:
+            return stranded
         for name in sorted(ranks, key=lambda name: ranks[name]):
             variant = server.variants[name]
             # Where clients get no answer, a hold is no reason to let them wait.
@@ -174,6 +178,13 @@ class Warmer:
             if variant.operation is None and not rests and may_reload(server, variant):
                 return variant
         return None
+
+    def _stranded(self, names: list[str]) -> Variant | None:
+        """Return the first on a GPU that is lost that can go elsewhere; it need not be asked."""
+        server = self._server
+        variants = (server.variants[name] for name in names)
+        lost = (v for v in variants if v.operation is None and is_lost(server, v))
+        return next((variant for variant in lost if may_reload(server, variant)), None)
 
     def _needs_work(self, variant: Variant, now_s: float, *, serving: bool) -> bool:
         if not variant.ready or not variant.proven:
@@ -219,7 +230,7 @@ class Warmer:
         renewed = not fresh and may_reload(server, variant)
         if fresh:
             look_at_folder(server, variant)
-        elif renewed and set_up(server, variant):
+        elif renewed and set_up(server, variant, stays=serving):
             await asyncio.to_thread(server.memory.save)
         changed = fresh or (variant.reapply and (renewed or not serving))
         used = Before()
@@ -231,7 +242,9 @@ class Warmer:
                 used = await used_bytes(server, variant)
             await self._load(variant)
             # What it is in its folder is known now, and nobody waits for it yet.
-            if fresh and is_pending(server, variant) and await nobody_uses(server, variant):
+            pending = fresh and is_pending(server, variant)
+            pending = pending and short_of(server, variant, emptied=True) is None
+            if pending and await nobody_uses(server, variant):
                 set_up(server, variant)
                 await asyncio.to_thread(server.memory.save)
                 await self._empty(variant)

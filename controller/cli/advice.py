@@ -32,6 +32,7 @@ _WHY: Final = {
     "not_loaded": "not loaded, as the memory budget does not hold it",
     "min_quality": "under min_quality",
     "not_allowed": "not allowed by a schedule",
+    "gpu_lost": "on a GPU that is lost",
 }
 _WORTH_SAYING: Final = 0.01
 

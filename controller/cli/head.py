@@ -156,10 +156,12 @@ def _whole(value: float | None, unit: str) -> str | None:
 
 def _pool(pool: Json) -> str:
     """Return what of the memory budget is held, and what is being done about it."""
+    gpus = {f"gpu {clean(gpu)}": place for gpu, place in part_of(pool, "gpus").items()}
+    told = {**(gpus or {"gpu": pool.get("gpu")}), "host": pool.get("host")}
     places = [
         f"{name} {_of(number_of(place, 'held_bytes'), number_of(place, 'limit_bytes'))}"
-        for name in ("gpu", "host")
-        if (place := part_of(pool, name))
+        for name in told
+        if (place := part_of(told, name))
     ]
     held, loading = _names(pool, "held"), _names(pool, "loading")
     return _joined(

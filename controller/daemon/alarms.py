@@ -1,6 +1,6 @@
-"""Loudly: that requests are refused, and that a GPU is at a limit of the policy.
+"""Loudly: that requests are refused, that a GPU is at a limit of the policy, or lost.
 
-Owns when either is said to have begun and ended. It must not change anything: Triton refuses, by
+Owns when each is said to have begun and ended. It must not change anything: Triton refuses, by
 the limits of its queues, and the core makes models give way.
 """
 
@@ -24,6 +24,7 @@ class Alarms:
         self._journal = journal
         self._before: dict[str, int] = {}  # refused when it began, by model
         self._at_limit = False
+        self._lost: frozenset[int] = frozenset()
 
     def look(self, core: GovernorCore, policy: Policy) -> None:
         """Take note of how things are now; to be called about once a second."""
@@ -46,6 +47,13 @@ class Alarms:
             self._at_limit = bool(exceeded)
             text = "; ".join(exceeded) or "every GPU is within the policy's limits again"
             self._tell("limit" if exceeded else "limit ended", None, text)
+
+        for gpu in sorted(core.lost - self._lost):
+            text = f"GPU {gpu} is lost: what runs there is left, and nothing is loaded on it"
+            self._tell("gpu lost", None, text)
+        for gpu in sorted(self._lost - core.lost):
+            self._tell("gpu lost ended", None, f"GPU {gpu} is well again, and used")
+        self._lost = core.lost
 
     def _tell(self, kind: str, model: str | None, text: str) -> None:
         _LOG.warning("%s", text)

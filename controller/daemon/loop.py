@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import os
-import socket
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from controller.actuation.memory import MemoryWatch
 from controller.daemon.acting import Acting
 from controller.daemon.actions import ActionLog
 from controller.daemon.alarms import Alarms
+from controller.daemon.bus import bus_of
 from controller.daemon.calendar import Calendar
 from controller.daemon.control import DaemonControl
 from controller.daemon.learned import Learned
@@ -30,6 +30,7 @@ from controller.daemon.log import AUDIT
 from controller.daemon.meters import Durations, ProcessMeter
 from controller.daemon.minutes import Minutes
 from controller.daemon.operator import OperatorWishes
+from controller.daemon.placing import Placer
 from controller.daemon.policy_file import PolicyFile
 from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
@@ -123,6 +124,7 @@ class Daemon:
         self._prober = Prober(self.core)
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
+        self._placer = Placer(self.core, self.actuator, self.journal)
         self.sizing = Sizing(self.core, self.actuator, self.journal)
         self._alarms = Alarms(self.journal)
         self.minutes = Minutes(self.core, self.actions, self.journal, time.time)
@@ -206,6 +208,7 @@ class Daemon:
         self.policy = policy  # not before: what fails there is not in force
         self._rest.set_policy(policy)
         self.pool.renew()
+        self._placer.renew()
         self.telemetry.set_policy(policy)
         for following in (
             asyncio.create_task(self.actuator.set_policy(policy), name="new-policy"),
@@ -237,13 +240,8 @@ class Daemon:
         _LOG.info("schedules in force: %s", names)
 
     def _start_bus(self) -> None:
-        if self.policy.mqtt is not None:
-            node = self.policy.mqtt.node or socket.gethostname()
-            try:
-                self.bus = MqttBus(self.policy.mqtt, self.control, node=node)
-            except ValueError as error:
-                _LOG.error("no bus: %s; set mqtt.node in the policy", error)
-                return
+        self.bus = bus_of(self.policy, self.control)
+        if self.bus is not None:
             self._bus_task = asyncio.create_task(self.bus.run(), name="mqtt")
 
     async def _shut_down(self) -> None:
@@ -356,6 +354,7 @@ class Daemon:
 
     def _after_tick(self) -> None:
         now_s = time.monotonic()
+        self._placer.after_tick(self.observation, self.policy)
         self.pool.after_tick(self.observation, self.policy)
         self.sizing.after_tick(self.observation, self.policy)
         interval_s = self._manager.watchdog_interval_s

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from controller.planning.budget import Budget, Room
 from controller.planning.pool import Pool, PoolPlan, Wish
 from controller.policy.model import Policy
-from controller.telemetry.observation import MemoryReading, ModelReading, Observation
+from controller.telemetry.observation import MemoryReading, ModelReading, Observation, VariantMemory
 
 if TYPE_CHECKING:
     from controller.actuation.actuator import Actuator
@@ -72,7 +72,7 @@ class WarmPool:
         if self._began_s is None:
             self._began_s = observation.now_s
         waits = observation.now_s - self._began_s < _FIRST_S and not observation.gpus
-        if waits and policy.memory.gpu_budget_bytes is not None:
+        if waits and policy.memory.limits_gpus:
             return
         busy = self._planning is not None and not self._planning.done()
         if busy or observation.now_s < self._due_s:
@@ -98,6 +98,7 @@ class WarmPool:
         """Return what is pinned and each model's fastest, those of the busiest model first."""
         found: list[tuple[float, list[str]]] = []
         absent = {name: one for name, one in memory.variants.items() if not one.held}
+        stuck = self._stuck(observation, policy)
         for model, wish in zip(policy.models, wishes, strict=True):
             rate_rps = float(wish.rate_rps.sum())
             name_of = {variant.name: variant.model for variant in model.variants}.__getitem__
@@ -110,6 +111,7 @@ class WarmPool:
             ]
             # One that fails to load is no way out; but if there is no other, it is tried.
             able.sort(key=lambda name: name_of(name) in absent and absent[name_of(name)].humble)
+            able.sort(key=lambda name: name_of(name) in stuck)
             reading = observation.models.get(model.name)
             pinned = None if reading is None else reading.pinned
             names = [v.name for v in model.variants]
@@ -117,6 +119,13 @@ class WarmPool:
             found.append((rate_rps, [name_of(name) for name in [*first, *able[:1]]]))
         busiest = sorted(found, key=lambda one: -one[0])
         return [name for _, names in busiest for name in names]
+
+    def _stuck(self, observation: Observation, policy: Policy) -> frozenset[str]:
+        """Return the variants on a GPU that is lost which the policy lets go nowhere else."""
+        lost = self._core.lost
+        fixed = {v.model for model in policy.models for v in model.variants if v.gpus is None}
+        places = observation.placement.items()
+        return frozenset(k for k, gpus in places if k in fixed and not lost.isdisjoint(gpus))
 
     async def _plan(self, work: Callable[[], PoolPlan], now_s: float) -> None:
         renewals = self._renewals
@@ -162,9 +171,8 @@ class WarmPool:
         memory = self.memory
         if memory is None:
             return False
-        held = [one for one in memory.variants.values() if one.held]
-        full = sum(one.gpu_bytes for one in held) > memory.gpu_limit_bytes
-        full = full or sum(one.host_bytes for one in held) > memory.host_limit_bytes
+        held = [name for name, one in memory.variants.items() if one.held]
+        full = not budget_of(memory).fits(held)
         return full or any(not memory.variants[name].held for name in self._keep & plan.wanted)
 
     def view(self) -> dict[str, Any] | None:
@@ -172,10 +180,20 @@ class WarmPool:
         memory, plan = self.memory, self.plan
         if memory is None:
             return None
-        held = {name: one for name, one in memory.variants.items() if one.held}
+        held = [name for name, one in memory.variants.items() if one.held]
+        total = budget_of(memory).total(held)
+        gpus = {
+            str(gpu): _place(limit, total.of(at))
+            for at, (gpu, limit) in enumerate(
+                zip(memory.gpus, memory.gpu_limits_bytes, strict=True)
+            )
+        }
+        limited = [one for one in gpus.values() if one is not None]
+        fullest = min(limited, key=lambda one: one["limit_bytes"] - one["held_bytes"], default=None)
         return {
-            "gpu": _place(memory.gpu_limit_bytes, sum(one.gpu_bytes for one in held.values())),
-            "host": _place(memory.host_limit_bytes, sum(one.host_bytes for one in held.values())),
+            "gpu": fullest if gpus else _place(memory.gpu_limit_bytes, total.gpu_bytes),
+            "gpus": gpus,
+            "host": _place(memory.host_limit_bytes, total.host_bytes),
             "held": sorted(held),
             "wanted": [] if plan is None else sorted(plan.wanted),
             "loading": [] if plan is None else list(plan.load),
@@ -217,26 +235,45 @@ def _held(observation: Observation) -> frozenset[str]:
     return frozenset(name for name, one in memory.variants.items() if one.held)
 
 
-def _needs(memory: MemoryReading, keep: list[str]) -> dict[str, Room]:
-    """Return what each variant needs.
+def budget_of(memory: MemoryReading, cautious_beside: list[str] | None = None) -> Budget:
+    """Return the budget, with what each variant holds or would.
 
-    One that was never measured is taken for twice as large as the largest that was, or, if that is
-    less, for all that is left beside the fastest of each model.
+    Args:
+        memory: as the actuator tells it.
+        cautious_beside: the fastest of each model. One that was never measured is then taken for
+            twice as large as the largest that was, or, if that is less, for all that is left
+            beside these; of a GPU as of the host. None: for as large as it is told.
     """
-    kept = [memory.variants[name] for name in set(keep)]
-    left = Room(memory.gpu_limit_bytes, memory.host_limit_bytes)
-    for one in kept:
-        left = left.plus(Room(one.gpu_bytes, one.host_bytes), -1.0)
-    needs = {}
-    for name, one in memory.variants.items():
-        gpu_bytes, host_bytes = one.gpu_bytes, one.host_bytes
-        if not one.held and name not in keep:
-            if one.guessed:
-                gpu_bytes = max(gpu_bytes, min(_CAUTION * gpu_bytes, left.gpu_bytes))
-            if one.host_guessed:
-                host_bytes = max(host_bytes, min(_CAUTION * host_bytes, left.host_bytes))
-        needs[name] = Room(gpu_bytes, host_bytes)
-    return needs
+    needs = {
+        name: Room(0.0, one.host_bytes, one.on_bytes)
+        if one.on_bytes
+        else Room(one.gpu_bytes, one.host_bytes)
+        for name, one in memory.variants.items()
+    }
+    limit = Room(memory.gpu_limit_bytes, memory.host_limit_bytes, memory.gpu_limits_bytes)
+    if cautious_beside is not None:
+        left = limit.plus(Budget(limit, needs).total(set(cautious_beside)), -1.0)
+        for name, one in memory.variants.items():
+            if not one.held and name not in cautious_beside:
+                needs[name] = _cautious(one, needs[name], left)
+    return Budget(limit, needs)
+
+
+def _cautious(one: VariantMemory, need: Room, left: Room) -> Room:
+    """Return what a variant needs, with guesses that are surer not to be too little.
+
+    They stay within what is left.
+    """
+
+    def more(size: float, of: float) -> float:
+        return max(size, min(_CAUTION * size, of))
+
+    if one.guessed:
+        on = tuple(more(size, left.on[at]) for at, size in enumerate(need.on))
+        need = need._replace(gpu_bytes=more(need.gpu_bytes, left.gpu_bytes), on=on)
+    if one.host_guessed:
+        need = need._replace(host_bytes=more(need.host_bytes, left.host_bytes))
+    return need
 
 
 def _search(
@@ -250,8 +287,7 @@ def _search(
     """Return the search, to be run anywhere."""
 
     def search() -> PoolPlan:
-        budget = Budget(Room(memory.gpu_limit_bytes, memory.host_limit_bytes), _needs(memory, keep))
-        return Pool(wishes, budget, load_s, disturbed).plan(
+        return Pool(wishes, budget_of(memory, keep), load_s, disturbed).plan(
             held=[name for name, one in memory.variants.items() if one.held],
             serving=serving,
             keep=keep,

@@ -319,8 +319,9 @@ def _sized(sized: Json) -> Iterator[Metric]:
 def _pool(pool: Json) -> Iterator[Metric]:
     limit = _Gauges("memory_budget_bytes", "What variants may hold together.", ["place"])
     held = _Gauges("memory_held_bytes", "What loaded variants hold together.", ["place"])
-    for name in ("gpu", "host"):
-        place = _part(pool, name)
+    gpus = _part(pool, "gpus")
+    single = {f"gpu{gpu}": _part(gpus, gpu) for gpu in gpus}
+    for name, place in {"gpu": _part(pool, "gpu"), **single, "host": _part(pool, "host")}.items():
         limit.add(place.get("limit_bytes"), name)
         held.add(place.get("held_bytes"), name)
     need = _Gauges(

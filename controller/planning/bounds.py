@@ -5,9 +5,54 @@ Owns what the policy and the server forbid. It must not rank what is left.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from controller.planning.decision import Excluded
 from controller.policy.model import ModelPolicy, VariantPolicy
-from controller.telemetry.observation import MemoryReading, ModelReading, VariantReading
+from controller.telemetry.observation import (
+    MemoryReading,
+    ModelReading,
+    Observation,
+    VariantReading,
+)
+
+
+def exclusions(
+    policy: ModelPolicy, observation: Observation, lost: Collection[int], serving: int | None
+) -> list[Excluded | None]:
+    """Return why each variant must not be chosen now, or None.
+
+    Args:
+        policy: of the model.
+        observation: what there is now.
+        lost: the GPUs on which nothing should run. A variant with an instance there is out; where
+            no other is left, only those are that have none elsewhere.
+        serving: the index of the variant that serves.
+    """
+    found = [
+        exclusion(
+            policy,
+            variant,
+            observation.variants.get(variant.model),
+            observation.models.get(policy.name),
+            observation.memory,
+            serves=i == serving,
+        )
+        for i, variant in enumerate(policy.variants)
+    ]
+    if not lost:
+        return found  # as nearly always
+    places = [observation.placement.get(variant.model, ()) for variant in policy.variants]
+    for enough in (any, all):
+        excluded = [
+            Excluded.GPU_LOST
+            if reason is None and gpus and enough(gpu in lost for gpu in gpus)
+            else reason
+            for reason, gpus in zip(found, places, strict=True)
+        ]
+        if None in excluded:
+            break
+    return excluded
 
 
 def exclusion(
@@ -35,3 +80,11 @@ def exclusion(
     if reading is not None and reading.ready is False:
         return Excluded.NOT_READY
     return None
+
+
+def may_serve(policy: ModelPolicy, excluded: list[Excluded | None]) -> list[bool]:
+    """Return which variants would be worth their memory: none that is bound to a lost GPU."""
+    return [
+        policy.lets(variant) and (reason is not Excluded.GPU_LOST or variant.gpus is not None)
+        for variant, reason in zip(policy.variants, excluded, strict=True)
+    ]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.planning.bounds import exclusion
+from controller.planning.bounds import exclusions, may_serve
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.profiles import Profiles
@@ -127,25 +127,17 @@ class ModelMind:
         *,
         horizon_s: float,
         price_per_s: Floats | None = None,
+        lost: frozenset[int] = frozenset(),
     ) -> Decision:
         """Return what to do about this model now, of which that is predicted.
 
         `price_per_s`: of a second of each variant's device that others need, in weighted quality.
-        None: nobody does. [variants].
+        None: nobody does. [variants]. `lost`: the GPUs on which nothing should run.
         """
         reading = observation.models.get(self._policy.name)
         serving = self._serving(reading)
-        excluded = [
-            exclusion(
-                self._policy,
-                variant,
-                observation.variants.get(variant.model),
-                reading,
-                observation.memory,
-                serves=i == serving,
-            )
-            for i, variant in enumerate(self._policy.variants)
-        ]
+        excluded = exclusions(self._policy, observation, lost, serving)
+        leaves = serving is not None and excluded[serving] is Excluded.GPU_LOST
         allowed = [reason is None for reason in excluded]
         known = [a and k for a, k in zip(allowed, prediction.known, strict=True)]
         value = value_per_request(
@@ -166,7 +158,7 @@ class ModelMind:
                 quality=self.quality,
                 value=value,
                 in_time=in_time,
-                may_serve=[self._policy.lets(v) for v in self._policy.variants],
+                may_serve=may_serve(self._policy, excluded),
                 probes=self._probes,
             )
             self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
@@ -183,9 +175,12 @@ class ModelMind:
         if price_per_s is not None and reason in {Reason.BEST_FEASIBLE, Reason.STEADY}:
             unpriced, _ = self._desire(prediction, alone, *choices)
             reason = Reason.YIELDS if _is_worse(alone, desired, unpriced) else reason
+        if leaves and reason is Reason.BEST_FEASIBLE:
+            reason = Reason.ESCAPE
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.throughput_rows_s
-        target, reason = self._damp(serving, target, reason, speed)
+        if not leaves:
+            target, reason = self._damp(serving, target, reason, speed)
         advised = reading is not None and reading.advised
         if target is not None and target != serving and not advised:
             self._damper.moved(self._now_s, upgrade=not self._faster(speed, target, serving))
@@ -214,7 +209,7 @@ class ModelMind:
             drift_ratio=prediction.drift_ratio,
             urgent=reason in _URGENT
             and target is not None
-            and self._faster(speed, target, serving),
+            and (leaves or self._faster(speed, target, serving)),
             advised=advised,
             objective_s=self._policy.objective.latency_s,
         )

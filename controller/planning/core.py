@@ -7,7 +7,7 @@ The same object runs live, in replay and in a simulation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision, Reason
+from controller.planning.devices import DeviceWatch, host_contention
+from controller.planning.expected import Work, expected_work
 from controller.planning.limits import GpuLimits, most_per_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
-from controller.planning.sizing import Resize, worth_with
+from controller.planning.sizing import Resize
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
 from controller.prediction.overlap import Overlap
@@ -40,8 +42,6 @@ MAX_ROWS: Final = 64  # of a batch that is modelled, where no more is declared
 MOST_ROWS: Final = 512  # of a batch that is modelled, whatever is declared
 _REACTION_S: Final = 0.010  # from an observation to the first request on the new variant
 STATE_FORMAT: Final = 1
-_HOST_IDLE: Final = 0.5  # share of the host's processors in use
-_HOST_FULL: Final = 0.9
 
 
 class GovernorCore:
@@ -66,6 +66,8 @@ class GovernorCore:
         self._traffic = TrafficCount()
         self._prices = DevicePrices([model.weight for model in policy.models])
         self.limits = GpuLimits(policy.gpu)
+        self._devices = DeviceWatch()
+        self.lost: frozenset[int] = frozenset()  # GPUs on which nothing should run, now
         self._placement: Placement | None = None
         self._work_s = 0.0  # that waited at the last step
 
@@ -113,8 +115,9 @@ class GovernorCore:
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""
-        contention = 1.0 if observation.gpus else self._host_contention(observation)
+        contention = 1.0 if observation.gpus else host_contention(observation.host)
         placement = self._place(observation)
+        self.lost = self._devices.look(observation.gpus, observation.now_s)
         self._sharing.observe(observation)
         self.costs.observe(observation.actions)
         samples: Iterable[BatchSample] = observation.batch_samples
@@ -158,7 +161,9 @@ class GovernorCore:
         )
         prices = self.limits.add_to(self._prices.of(placement, counts=shares), placement)
         decisions = tuple(
-            mind.decide(observation, prediction, horizon_s=horizon_s, price_per_s=price)
+            mind.decide(
+                observation, prediction, horizon_s=horizon_s, price_per_s=price, lost=self.lost
+            )
             for mind, prediction, price in zip(minds, predictions, prices, strict=True)
         )
         if self._policy.gpu.is_limited and not stalled:
@@ -184,23 +189,16 @@ class GovernorCore:
         for policy, mind, prediction, decision, price in zip(
             self._policy.models, self._minds.values(), predictions, decisions, prices, strict=True
         ):
-            if not mind.sizer.is_due(observation.now_s):
-                continue
-            worth, more, fewer = (
-                worth_with(
+            if mind.sizer.is_due(observation.now_s):
+                mind.sizer.weigh(
                     mind.predictor,
                     observation,
                     prediction,
                     decision,
-                    change=change,
                     price_per_s=None if price is None else price / policy.weight,
                     horizon_s=horizon_s,
                     contention=contention,
                 )
-                for change in (0, 1, -1)
-            )
-            rate_rps = prediction.forecast.mean_rps
-            mind.sizer.observe(observation.now_s, rate_rps, worth, more, fewer)
 
     def resizes(self, observation: Observation) -> tuple[Resize, ...]:
         """Return which variants are to have other numbers of instances, until they have them."""
@@ -264,7 +262,9 @@ class GovernorCore:
         """Return where the variants run, made anew when that changed."""
         if self._placement is None or self._placement.given != observation.placement:
             models = [mind.predictor.models for mind in self._minds.values()]
-            self._placement = Placement(models, observation.placement)
+            self._placement = placement = Placement(models, observation.placement)
+            shares = placement.shares_of(self._service.models)
+            self._service.place(placement.device_ids, shares, known=placement.known)
         return self._placement
 
     def is_pressing(self, models: Mapping[str, ModelReading], pending: Mapping[str, int]) -> bool:
@@ -283,6 +283,21 @@ class GovernorCore:
             rate_rps, worth = mind.demand.expected(now_s, lead_s=HORIZON_S)
             wishes.append(Wish(mind.predictor.models, rate_rps, worth))
         return wishes
+
+    def work(self, now_s: float, there: Collection[str]) -> list[Work]:
+        """Return what is expected of each variant, with those loaded that are `there`."""
+        row_s = dict(zip(self._service.models, self._service.learned_row_s(), strict=True))
+        takes_s = []
+        for mind in self._minds.values():
+            rows = mind.predictor.arrivals.rows_per_request
+            takes_s.append([float(row_s[name]) * rows for name in mind.predictor.models])
+        weights = [model.weight for model in self._policy.models]
+        return list(expected_work(self.wishes(now_s), weights, takes_s, there))
+
+    @property
+    def device_ratios(self) -> dict[int, float]:
+        """Return how much slower each device runs than learned, by its number."""
+        return self._service.device_ratios
 
     def probes(self, observation: Observation) -> tuple[Probe, ...]:
         """Return synthetic requests that would teach something, if there is time for them."""
@@ -321,15 +336,6 @@ class GovernorCore:
     def speed_order(self, model: str) -> tuple[str, ...]:
         """Return a model's variants, fastest first; by quality where nothing is known."""
         return self._minds[model].speed_order()
-
-    @staticmethod
-    def _host_contention(observation: Observation) -> float:
-        """Return how much work elsewhere slows a variant on a machine without a GPU."""
-        cores = max(observation.host.cpu_count or 1, 1)
-        busy = observation.host.cpu_ratio or 0.0
-        # Idle cores take the work that sits elsewhere; on a full machine everything shares.
-        full = min(max((busy - _HOST_IDLE) / (_HOST_FULL - _HOST_IDLE), 0.0), 1.0)
-        return 1.0 / cores + (1.0 - 1.0 / cores) * full
 
     def state(self) -> dict[str, Any]:
         """Return everything that was learned. JSON-ready; never pickle."""

@@ -39,6 +39,7 @@ class Excluded(enum.StrEnum):
     UNUSABLE = "unusable"
     NOT_LOADED = "not_loaded"  # the memory budget does not hold every variant
     NOT_ALLOWED = "not_allowed"  # a schedule names others
+    GPU_LOST = "gpu_lost"  # it has instances on a GPU that is lost, or was until just now
 
 
 class Candidate(NamedTuple):

@@ -168,6 +168,8 @@ def _best_feasible(d: Decision) -> str:
 def _escape(d: Decision) -> str:
     serving = candidate_of(d, d.serving)
     late, soon = "", ""
+    if serving is not None and serving.excluded is not None:
+        return f"{_go(d)} at once: {d.serving} {EXCLUDED[serving.excluded]}."
     if serving is not None and serving.known:
         late = f" ({spell_percent(serving.miss_ratio)} of requests late)"
         soon = "soon " if serving.miss_ratio < _HARDLY_ANY else ""

@@ -29,8 +29,8 @@ from controller.prediction.disturbance import PRIOR
 Floats = NDArray[np.float64]
 
 HORIZON_S: Final = 300.0  # within which a load must earn its cost
-_LEAST_DISTURBED: Final = 0.005  # where loads are not felt: none is for nothing
-_LEAST_LOAD_S: Final = 1.0
+LEAST_DISTURBED: Final = 0.005  # where loads are not felt: none is for nothing
+LEAST_LOAD_S: Final = 1.0
 _MOVES: Final = 64  # of a search
 _TRIED: Final = 12  # variants for each move
 _NOTHING: Final = 1e-12
@@ -75,7 +75,7 @@ class Pool:
         self.wishes = wishes
         self.budget = budget
         self._load_s = load_s
-        self._disturbed = max(disturbed, _LEAST_DISTURBED)
+        self._disturbed = max(disturbed, LEAST_DISTURBED)
         self.uses: dict[str, list[tuple[int, int]]] = {}
         for at, wish in enumerate(wishes):
             for column, name in enumerate(wish.models):
@@ -163,7 +163,7 @@ class Pool:
 
     def cost(self, name: str) -> float:
         """Return what a load costs: requests that miss by it."""
-        takes_s = max(self._load_s.get(name, 0.0), _LEAST_LOAD_S)
+        takes_s = max(self._load_s.get(name, 0.0), LEAST_LOAD_S)
         return takes_s * self._total_rps * self._disturbed
 
     # -- what sets are worth: of each model a set is a mask, seen once and then known -----------

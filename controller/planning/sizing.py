@@ -91,6 +91,21 @@ class Sizer:
         """Return whether it is time to be told again what instances are worth."""
         return self.is_used and now_s >= self._due_s
 
+    def weigh(
+        self,
+        predictor: ModelPredictor,
+        observation: Observation,
+        prediction: Prediction,
+        decision: Decision,
+        **others: Any,
+    ) -> None:
+        """Take in what other numbers would be worth now; the arguments are `worth_with`'s."""
+        worth, more, fewer = (
+            worth_with(predictor, observation, prediction, decision, change=change, **others)
+            for change in (0, 1, -1)
+        )
+        self.observe(observation.now_s, prediction.forecast.mean_rps, worth, more, fewer)
+
     def observe(
         self,
         now_s: float,

@@ -17,6 +17,7 @@ EXCLUDED: Mapping[Excluded, str] = {
     Excluded.NOT_READY: "is not ready on Triton",
     Excluded.UNUSABLE: "cannot be switched to at the moment",
     Excluded.NOT_ALLOWED: "may not serve at this time, as a schedule of the policy says",
+    Excluded.GPU_LOST: "has instances on a GPU that is lost",
     Excluded.NOT_LOADED: "is not loaded, as the memory budget does not hold every variant",
 }
 

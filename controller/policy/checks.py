@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Final
 
 from controller.policy import units
 from controller.policy.credentials import CredentialError, is_credential, secret_file
+from controller.policy.devices import device_problems, names_gpus
 from controller.policy.model import profile_name
 from controller.policy.problems import Path, quoted
 
@@ -40,6 +42,7 @@ def cross_check(data: object) -> Iterator[Finding]:
     for name, section in models.items():
         yield from _check_model(name, _mapping(section), models)
     yield from _check_shared(models)
+    yield from starmap(Finding, device_problems(root))
     yield from _check_stale_after(root)
     yield from _check_mqtt(_mapping(root.get("mqtt")))
     yield from _check_tls(_mapping(root.get("triton")))
@@ -285,6 +288,8 @@ def _check_budget(root: Mapping[str, object], place: str) -> Iterator[Finding]:
     try:
         budget = units.parse_bytes(memory[key])
     except ValueError:  # said elsewhere
+        return
+    if place == "gpu" and names_gpus(root):
         return
     smallest: dict[object, int] = {}  # by Triton's name: two models may share one
     for section in _mapping(root.get("models")).values():

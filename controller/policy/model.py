@@ -63,9 +63,10 @@ class VariantPolicy:
     model: str  # Triton's model name
     quality: float  # 0 to 1, as measured
     host_memory_bytes: int | None = None  # what a load of it takes; None: not declared
-    gpu_memory_bytes: int | None = None  # the same, on every GPU that is watched
+    gpu_memory_bytes: int | None = None  # the same, on every GPU that it has instances on
     max_batch: int | None = None  # rows of the largest batch it forms; None: not declared
     profile_of: str | None = None  # the variant whose weights it serves under another limit
+    gpus: tuple[int, ...] | None = None  # we choose one of these, (): of all; None: as configured
     max_instances: int | None = None  # that it may be given; None: those of its own config
 
 
@@ -187,11 +188,21 @@ class MemoryPolicy:
     max_loads_per_hour: int | None = None  # under a budget; None: no limit
     gpu_budget_bytes: int | None = None  # for all variants, on each GPU; None: no limit
     host_budget_bytes: int | None = None
+    gpu_budgets_bytes: tuple[tuple[int, int], ...] = ()  # (GPU, the same of it alone)
+
+    @property
+    def limits_gpus(self) -> bool:
+        """Return whether a GPU may not be filled."""
+        return self.gpu_budget_bytes is not None or bool(self.gpu_budgets_bytes)
 
     @property
     def is_limited(self) -> bool:
         """Return whether not every variant may stay loaded."""
-        return self.gpu_budget_bytes is not None or self.host_budget_bytes is not None
+        return self.limits_gpus or self.host_budget_bytes is not None
+
+    def gpu_limit_bytes(self, gpu: int) -> int | None:
+        """Return what all variants may hold of a GPU; None: no limit."""
+        return dict(self.gpu_budgets_bytes).get(gpu, self.gpu_budget_bytes)
 
 
 @dataclass(frozen=True, slots=True)

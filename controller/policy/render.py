@@ -124,6 +124,9 @@ def _limits_to_dict(gpu: GpuPolicy) -> dict[str, Any]:
 def _memory_to_dict(memory: MemoryPolicy) -> dict[str, Any]:
     budgets = {"gpu_budget": memory.gpu_budget_bytes, "host_budget": memory.host_budget_bytes}
     said: dict[str, Any] = {k: format_bytes(size) for k, size in budgets.items() if size}
+    if memory.gpu_budgets_bytes:
+        budgeted = memory.gpu_budgets_bytes
+        said["gpu_budgets"] = {str(gpu): format_bytes(size) for gpu, size in budgeted}
     if memory.max_loads_per_hour is not None:
         said["max_loads_per_hour"] = memory.max_loads_per_hour
     return {"reserve": format_bytes(memory.reserve_bytes), **said}
@@ -201,6 +204,7 @@ def _variant_to_dict(variant: VariantPolicy, of: ModelPolicy) -> dict[str, Any]:
         "quality": variant.quality,
         **({"memory": memory} if memory else {}),
         **({"max_batch": variant.max_batch} if variant.max_batch is not None else {}),
+        **({} if variant.gpus is None else {"gpus": list(variant.gpus) or "auto"}),
         **({"max_instances": variant.max_instances} if variant.max_instances is not None else {}),
         **({"profiles": profiles} if profiles else {}),
     }

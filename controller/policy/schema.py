@@ -124,7 +124,11 @@ def to_policy(schema: PolicySchema, *, sha256: str) -> policy.Policy:
             policy.GpuSource(gpu.source), gpu.devices, gpu.max_temperature, gpu.max_power
         ),
         memory=policy.MemoryPolicy(
-            memory.reserve, memory.max_loads_per_hour, memory.gpu_budget, memory.host_budget
+            memory.reserve,
+            memory.max_loads_per_hour,
+            memory.gpu_budget,
+            memory.host_budget,
+            tuple(sorted((int(gpu), most) for gpu, most in (memory.gpu_budgets or {}).items())),
         ),
         interval_s=schema.interval,
         stability=policy.StabilityPolicy(
@@ -177,7 +181,7 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
         variants=tuple(
             one
             for variant_name, variant in section.variants.items()
-            for one in _to_variants(variant_name, variant)
+            for one in _to_variants(variant_name, variant, section.gpus)
         ),
         alias=policy.AliasKind(section.alias),
         client_max_batch=section.client_max_batch,
@@ -200,8 +204,10 @@ def _to_queue(section: QueueSection | None) -> policy.QueuePolicy | None:
     )
 
 
-def _to_variants(name: str, section: VariantSection) -> Iterator[policy.VariantPolicy]:
-    """Yield a variant and then its profiles."""
+def _to_variants(
+    name: str, section: VariantSection, gpus: tuple[int, ...] | None
+) -> Iterator[policy.VariantPolicy]:
+    """Yield a variant and then its profiles; `gpus`: where its model says nothing else."""
     memory = section.memory or VariantMemorySection()
     variant = policy.VariantPolicy(
         name,
@@ -211,6 +217,7 @@ def _to_variants(name: str, section: VariantSection) -> Iterator[policy.VariantP
         memory.gpu,
         section.max_batch,
         max_instances=section.max_instances,
+        gpus=gpus if section.gpus is None else section.gpus,
     )
     yield variant
     for profile, one in (section.profiles or {}).items():

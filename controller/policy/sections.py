@@ -103,7 +103,9 @@ class VariantMemorySection(Section):
         default=None, description="Of the host's memory. Omitted: not known."
     )
     gpu: Annotated[int | None, values.size("1MiB", "64TiB")] = Field(
-        default=None, description="Of each watched GPU's memory (see gpu.devices)."
+        default=None,
+        description="Of the memory of each GPU that it has instances on; where that is not known, "
+        "of each watched one (see gpu.devices).",
     )
 
 
@@ -126,6 +128,10 @@ class VariantSection(Section):
     memory: VariantMemorySection | None = Field(
         default=None,
         description="What loading it takes. It is not loaded where so much is not free.",
+    )
+    gpus: Annotated[tuple[int, ...], values.GPUS] | None = Field(
+        default=None,
+        description="Where its instances go, if not as the model says.",
     )
     max_batch: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
         default=None, description="Its max_batch_size; required beside profiles."
@@ -175,6 +181,12 @@ class ModelSection(Section):
         description="Limits of Triton's queue of each variant: what becomes of requests when even "
         "the fastest variant is too slow. Omitted: as in each variant's config.pbtxt.",
     )
+    gpus: Annotated[tuple[int, ...], values.GPUS] | None = Field(
+        default=None,
+        description="auto: the governor chooses the GPU that each variant's instances go on, when "
+        "it loads it and later while it is idle. A list: the same, of these alone. Omitted: as in "
+        "each variant's config.pbtxt.",
+    )
     mode: Literal["act", "advise"] | None = Field(
         default=None,
         description="act or advise for this model alone, whatever the policy's `mode`: one first, "
@@ -199,6 +211,14 @@ class MemorySection(Section):
         default=None,
         description="Most that all variants together may hold of each watched GPU; those that are "
         "worth the most stay loaded. Omitted: no limit, every variant stays loaded.",
+    )
+    gpu_budgets: (
+        dict[Annotated[str, values.GPU_INDEX], Annotated[int, values.size("1MiB", "64TiB")]] | None
+    ) = Field(
+        default=None,
+        min_length=1,
+        description="The same of single GPUs, by NVML's index, where they differ: it counts "
+        "instead of gpu_budget there.",
     )
     max_loads_per_hour: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None,

@@ -139,6 +139,16 @@ def _devices(value: object) -> tuple[int, ...] | None:
     return indices
 
 
+def _gpus(value: object) -> tuple[int, ...]:
+    if value == "auto":
+        return ()
+    what = "`auto` or a list of the GPUs that are allowed, such as [0, 1]"
+    indices = _integers(value, what, low=0, high=1023)
+    if not indices:
+        raise ValueError(f"must be {what}")
+    return indices
+
+
 def _batches(value: object) -> tuple[int, ...]:
     return _integers(value, "a list of batch sizes such as [1, 4, 8]", low=1, high=65_536)
 
@@ -262,4 +272,6 @@ INTERVAL: Final = Rule(
 DEVICES: Final = Rule(
     _devices, {"anyOf": [{"const": "all"}, _integers_schema(0, 1023, minItems=1)]}
 )
+GPUS: Final = Rule(_gpus, {"anyOf": [{"const": "auto"}, _integers_schema(0, 1023, minItems=1)]})
+GPU_INDEX: Final = _matches(r"(0|[1-9][0-9]{0,2})", "NVML's index of a GPU, such as 0")
 BATCHES: Final = Rule(_batches, _integers_schema(1, 65_536))

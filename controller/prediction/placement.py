@@ -29,7 +29,7 @@ class Placement:
     ) -> None:
         self.given = gpus
         names = dict.fromkeys(name for own in models for name in own)
-        known = all(gpus.get(name) for name in names)
+        self.known = known = all(gpus.get(name) for name in names)
         devices = sorted({gpu for name in names for gpu in gpus[name]}) if known else [0]
         self.device_ids = tuple(devices)
         column = {gpu: at for at, gpu in enumerate(devices)}
@@ -56,6 +56,10 @@ class Placement:
     def devices(self) -> int:
         """Return how many devices there are."""
         return int(self._flat.shape[1])
+
+    def shares_of(self, models: Sequence[str]) -> Floats:
+        """Return how much of its time each of some variants spends on each device."""
+        return np.array([self._by_name[name] for name in models])
 
     def busy_beside(self, busy_ratio: Mapping[str, float]) -> list[Floats]:
         """Return how many batches of other models run beside each variant. [variants] each.

@@ -311,8 +311,8 @@ class ModelPredictor:
 
     @property
     def drift_ratio(self) -> float:
-        """Return the present service time over what was learned of it."""
-        return self._service.drift_ratio
+        """Return the present service time over what was learned, where the model is served."""
+        return self._service.drift_ratio_of(self._served)
 
     def known(self) -> list[bool]:
         """Return, per variant, whether it was ever measured."""

@@ -8,8 +8,8 @@ a curve in log n shared by all and a deviation of each variant from it (deviatio
 so a variant with ten samples borrows its shape from its siblings), then made monotone in n by
 isotonic regression. The regression is about log(n + 4), the shape of a batch with a fixed part:
 what was never measured grows in proportion in the end, where a plain one would make it flat.
-`drift` is one fast factor for the machine (clocks, throttling, co-tenants), seen in every
-variant's residuals within about a second.
+`drift` is one fast factor for each device (clocks, throttling, co-tenants), seen in the residuals
+of every variant on it within about a second (`controller.prediction.drift`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
+from controller.prediction.drift import Drift
 from controller.prediction.pooling import pooled
 from controller.telemetry.observation import BatchSample
 
@@ -33,9 +34,7 @@ _SHORTEST_S: Final = 1e-7  # what is told of a batch outside of these is no meas
 _LONGEST_S: Final = 1e4
 _SHRINK: Final = 3.0  # batches that the pooled curve counts for in a cell
 _MEMORY: Final = 400.0  # batches after which an old one counts 1/e
-_DRIFT_MEMORY_S: Final = 0.6
-_DRIFT_FORGET_S: Final = 600.0  # without data, drift returns to none
-_DRIFT_LIMIT: Final = math.log(8.0)
+_MOVED_TRUST: Final = 2.0  # batches that all counts for that was seen on another device
 _OUTLIER: Final = math.log(2.5)  # a known cell's residual is clipped here
 _FIRST_RUNS: Final = 5.0  # batches of a size
 _SHARED: Final = 0.15  # of a batch's time beside others: from here on it is no clean measurement
@@ -77,8 +76,8 @@ class ServiceTimes:
         self._known: NDArray[np.bool_] | None = None
         self._alone = np.zeros(shape, dtype=np.bool_)  # once seen with the device to itself
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
-        self._drift = 0.0
-        self._drift_at_s: float | None = None
+        self._drift = Drift(len(self.models))
+        self._where: list[frozenset[int]] | None = None  # the devices of each; None: not known
         self._noise = 0.15  # spread of log times
         self._fitted_s: float | None = None
         self._dirty = False
@@ -86,7 +85,7 @@ class ServiceTimes:
         self._early = False  # what waits for a refit is of a variant of which little is known
         self._table: Floats | None = None
         self._row: Floats | None = None
-        self._tabled = 0.0  # the level that the table was made at
+        self._tabled = np.zeros(len(self.models))  # the levels that the table was made at
         self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
         self._isotonic = IsotonicRegression()
@@ -99,8 +98,32 @@ class ServiceTimes:
 
     @property
     def drift_ratio(self) -> float:
-        """Return the present service time over what was learned of it."""
-        return math.exp(self._drift)
+        """Return the present service time over what was learned, of the device that moved most."""
+        return math.exp(self._drift.most)
+
+    def drift_ratio_of(self, model: str | None) -> float:
+        """Return the same of the devices that a variant runs on; of an unknown one, as above."""
+        row = None if model is None else self._index.get(model)
+        return self.drift_ratio if row is None else math.exp(self._drift.of(row))
+
+    def place(self, devices: Sequence[int], shares: Floats, *, known: bool) -> None:
+        """Tell apart the devices that variants run on.
+
+        Args:
+            devices: their numbers.
+            shares: how much of its time each variant spends on each. [variants, devices].
+            known: whether that is where they are, and not one device for want of knowledge.
+        """
+        self._drift.place(devices, shares)
+        before = self._where
+        if known:
+            self._where = [
+                frozenset(devices[at] for at in np.flatnonzero(row).tolist()) for row in shares
+            ]
+            for row, here in enumerate(self._where):
+                if before is not None and here != before[row]:
+                    # Another GPU may be faster or slower for it: that is no drift of the GPU.
+                    self._weight[row] = np.minimum(self._weight[row], _MOVED_TRUST)
 
     @property
     def noise(self) -> float:
@@ -115,9 +138,9 @@ class ServiceTimes:
 
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
-        level = self._drift + 0.5 * self._noise**2
-        if self._table is None or abs(level - self._tabled) > _SAME:
-            self._table = np.exp(self._base + level)
+        level = self._drift.of_all() + 0.5 * self._noise**2
+        if self._table is None or np.abs(level - self._tabled).max() > _SAME:
+            self._table = np.exp(self._base + level[:, None])
             self._row, self._tabled = None, level
         return self._table
 
@@ -127,6 +150,15 @@ class ServiceTimes:
         if self._row is None:
             self._row = (table_s / self._counts).min(axis=1)
         return self._row
+
+    def learned_row_s(self) -> Floats:
+        """Return the same at the speed at which it was learned, whatever devices do now."""
+        return np.asarray(self.row_s() * np.exp(-self._drift.of_all()))
+
+    @property
+    def device_ratios(self) -> dict[int, float]:
+        """Return the present service time over what was learned, of each device by its number."""
+        return self._drift.ratios()
 
     def usual_s(self, model: str, rows: int) -> float | None:
         """Return what a batch alone usually takes, whatever the present drift; None: not known."""
@@ -158,7 +190,6 @@ class ServiceTimes:
         if self._frozen:
             return
         self._waiting.extend(samples)
-        shift, support = 0.0, 0.0
         for _ in range(min(len(self._waiting), max(_AT_ONCE, len(self._waiting) // _SPREAD_OVER))):
             sample = self._waiting.popleft()
             row = self._index.get(sample.model)
@@ -167,10 +198,10 @@ class ServiceTimes:
             cell = (row, sample.rows - 1)
             if sample.after_action and self._total[row].sum() >= 2.0:
                 continue
-            seen = math.log(sample.mean_service_s)
+            seen, drift = math.log(sample.mean_service_s), self._drift.of(row)
             beside = sample.siblings_ratio > _SHARED  # what remains of that is drift's to follow
             if sample.shared_ratio > _SHARED or (beside and not self._alone[cell]):
-                self._learn_shared(cell, seen - self._drift)
+                self._learn_shared(cell, seen - drift)
                 continue
             if not self._alone[cell]:
                 self._alone[cell] = True
@@ -178,22 +209,21 @@ class ServiceTimes:
             # First runs are better than nothing, but no reason to stop measuring.
             count = 1.0 if sample.after_action else float(min(sample.executions, 50))
             trust = self._weight[cell] / (self._weight[cell] + _SHRINK)
-            residual = seen - self._base[cell] - self._drift
+            residual = seen - self._base[cell] - drift
             if trust > 0.5:
                 clipped = max(-_OUTLIER, min(_OUTLIER, residual))
                 self._noise += 0.02 * (abs(clipped) * math.sqrt(count) * 1.2 - self._noise)
                 self._noise = min(max(self._noise, 0.03), 0.5)
-                shift += trust * count * clipped
-                support += trust * count
-                seen = self._base[cell] + self._drift + clipped
+                self._drift.note(row, clipped, trust * count)
+                seen = self._base[cell] + drift + clipped
             if beside:
                 continue
             unsure = 0.0 < self._weight[cell] < _FIRST_RUNS
-            if unsure and seen - self._drift < self._mean[cell] - _WARMER:
+            if unsure and seen - drift < self._mean[cell] - _WARMER:
                 self._weight[cell] = 0.0  # what came before were first runs that nobody marked
-            self._learn(cell, seen - self._drift, count)
+            self._learn(cell, seen - drift, count)
             self._early = self._early or bool(self._total[row].sum() < _EARLY)
-        self._follow_drift(shift, support, now_s)
+        self._drift.follow(now_s)
         self._refit_if_due(now_s)
 
     def _refit_if_due(self, now_s: float) -> None:
@@ -233,17 +263,6 @@ class ServiceTimes:
             self._weight[cell] *= _FORGET_SHARED  # the least disturbed is nearest to the truth
         self._learn(cell, value, 1.0)
         self._early = self._early or bool(self._total[cell[0]].sum() < _EARLY)
-
-    def _follow_drift(self, shift: float, support: float, now_s: float) -> None:
-        elapsed_s = 0.0 if self._drift_at_s is None else max(now_s - self._drift_at_s, 0.0)
-        if support > 0.0:
-            gain = 1.0 - math.exp(-max(elapsed_s, 0.02) / _DRIFT_MEMORY_S)
-            gain *= support / (support + 0.5)
-            self._drift += gain * shift / support
-        else:
-            self._drift *= math.exp(-elapsed_s / _DRIFT_FORGET_S)
-        self._drift = max(-_DRIFT_LIMIT, min(_DRIFT_LIMIT, self._drift))
-        self._drift_at_s = now_s
 
     def _refit(self) -> None:
         """Refit the pooled curve and blend it with what each cell saw itself."""

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from controller.policy.model import GpuPolicy, GpuSource
+from controller.telemetry.cards import Cards
 from controller.telemetry.observation import GpuReading, SourceHealth
 from controller.telemetry.source import Backoff, Clock, Ledger, ThreadSource, silence_s
 
@@ -94,6 +95,7 @@ class NvmlSampler:
         self._is_tritons = is_tritons or TritonProcesses()
         self._nvml: ModuleType | None = None
         self._ready = False
+        self._cards = Cards()
 
     def sample(self) -> tuple[GpuReading, ...]:
         """Return one reading per watched GPU; a sick one has its `error`.
@@ -108,7 +110,8 @@ class NvmlSampler:
             if count == 0:
                 raise GpuAbsentError("the driver sees no GPU")
             wanted = range(count) if self._policy.devices is None else self._policy.devices
-            readings = tuple(self._read_device(nvml, index, count) for index in wanted)
+            found = [self._read_device(nvml, index, count) for index in wanted]
+            readings = self._cards.told(found)
         except nvml.NVMLError as error:
             self.close()
             raise GpuError(_explain(nvml, error)) from error
@@ -154,11 +157,13 @@ class NvmlSampler:
 
     def _read_device(self, nvml: ModuleType, index: int, count: int) -> GpuReading:
         if index >= count:
-            return GpuReading(index, None, None, error=f"the policy wants GPU {index} of {count}")
+            error = f"the policy wants GPU {index} of {count}"
+            return GpuReading(index, None, None, error=error, lost=True)
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
         except nvml.NVMLError as error:
-            return GpuReading(index, None, None, error=_explain(nvml, error))
+            lost = error.value in _lost(nvml)
+            return GpuReading(index, None, None, error=_explain(nvml, error), lost=lost)
         ask = _Questions(nvml, handle)
         utilization = ask("nvmlDeviceGetUtilizationRates")
         memory = ask("nvmlDeviceGetMemoryInfo")
@@ -183,6 +188,7 @@ class NvmlSampler:
             triton_memory_bytes=self._triton_memory(ask("nvmlDeviceGetComputeRunningProcesses")),
             mig=None if mig is None else mig[0] == nvml.NVML_DEVICE_MIG_ENABLE,
             error=ask.error,
+            lost=ask.lost,
         )
 
     def _triton_memory(self, processes: list[Any] | None) -> int | None:
@@ -203,7 +209,8 @@ class _Questions:
         self.error: str | None = None
         self._nvml = nvml
         self._handle = handle
-        self._lost = False
+        self.lost = False  # nothing runs on it any more
+        self._ended = False
         self._absent = {
             nvml.NVML_ERROR_NOT_SUPPORTED,
             nvml.NVML_ERROR_FUNCTION_NOT_FOUND,  # an older driver
@@ -214,7 +221,7 @@ class _Questions:
 
     def __call__(self, function: str, *arguments: Any) -> Any:
         """Return the answer, or None."""
-        if self._lost:
+        if self._ended:
             return None
         nvml = self._nvml
         try:
@@ -223,14 +230,17 @@ class _Questions:
             if error.value not in self._absent:
                 self.error = self.error or _explain(nvml, error)
                 # After any of these no question has an answer; some would hang.
-                self._lost = error.value in {
-                    nvml.NVML_ERROR_GPU_IS_LOST,
-                    nvml.NVML_ERROR_RESET_REQUIRED,
-                    nvml.NVML_ERROR_UNINITIALIZED,
-                }
+                uninitialised = error.value == nvml.NVML_ERROR_UNINITIALIZED
+                self.lost = error.value in _lost(nvml)
+                self._ended = self.lost or uninitialised
         except (AttributeError, UnicodeDecodeError) as error:
             self.error = self.error or f"{function}: {error}"
         return None
+
+
+def _lost(nvml: ModuleType) -> frozenset[int]:
+    """Return the errors of a GPU on which nothing runs any more."""
+    return frozenset({nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED})
 
 
 def _explain(nvml: ModuleType, error: Any) -> str:

@@ -31,6 +31,7 @@ class GpuReading:
     triton_memory_bytes: int | None = None
     mig: bool | None = None
     error: str | None = None  # this device is degraded, and why
+    lost: bool = False  # it fell off the bus, needs a reset, or is not there any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +130,14 @@ class ModelReading:
 class VariantMemory:
     """What a variant holds while it is loaded, under a memory budget."""
 
-    gpu_bytes: float  # of each GPU; declared or measured
+    gpu_bytes: float  # of each GPU that it is on, at most; declared or measured
     host_bytes: float
     held: bool  # it is loaded, or may be: an operation on it is under way
     guessed: bool = False  # of a GPU, neither: it is to be measured
     blocked: bool = False  # it cannot be loaded now
     humble: bool = False  # its last load failed or was refused: it must not take others' room
     kept: bool = False  # somebody uses it whom we do not know
+    on_bytes: tuple[float, ...] = ()  # of each of the GPUs that are told apart
     host_guessed: bool = False  # of the host nothing is known: it is to be measured
 
 
@@ -154,6 +156,8 @@ class MemoryReading:
     gpu_limit_bytes: float  # infinite: no limit; less what Triton holds beside its variants
     host_limit_bytes: float
     variants: Mapping[str, VariantMemory]  # by Triton's name
+    gpus: tuple[int, ...] = ()  # that are told apart; (): what holds of one holds of all
+    gpu_limits_bytes: tuple[float, ...] = ()  # of each of these
 
 
 @dataclass(frozen=True, slots=True)

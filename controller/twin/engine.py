@@ -42,8 +42,8 @@ BEGAN, LEFT = range(2)
 # Columns of `State.log`.
 LOG_VARIANT, LOG_ROWS, LOG_TOOK, LOG_ENDED, LOG_PROBE = range(5)
 LOG_COLUMNS: Final = 5
-# Columns of `State.changes`.
-CHANGE_AT, SLOWDOWN, COTENANTS = range(3)
+# Columns of `State.changes`; a GPU of -1: of all.
+CHANGE_AT, SLOWDOWN, COTENANTS, CHANGED_GPU = range(4)
 
 _DONE_S: Final = 1e-9  # work as little as this is none: the clock's own steps after days are finer
 _SHORT_S: Final = 1e-12
@@ -58,7 +58,7 @@ class State(NamedTuple):
     tables_s: Floats  # [variants, rows 1..largest]
     quality: Floats  # [variants]
     alias_of: Ints  # [variants], whose requests each answers
-    changes: Floats  # [changes, 3], ascending in time
+    changes: Floats  # [changes, 4], ascending in time
     given: Floats  # [5]
     # What changes, copied by forks.
     clock: Floats  # [3]
@@ -166,16 +166,19 @@ def _uniform(seed: int, ordinal: int, stream: int) -> float:
 
 
 @njit(cache=True)
-def _slowed(s: State, column: int, usual: float) -> float:
-    """Return what the last change says of the present."""
-    last = s.tally[CHANGES]
-    return float(s.changes[last - 1, column]) if last > 0 else usual
+def _slowed(s: State, gpu: int, column: int, usual: float) -> float:
+    """Return what the last change says of the present of a GPU."""
+    for back in range(s.tally[CHANGES]):
+        change = s.changes[s.tally[CHANGES] - 1 - back]
+        if change[CHANGED_GPU] < 0.0 or change[CHANGED_GPU] == gpu:
+            return float(change[column])
+    return usual
 
 
 @njit(cache=True)
 def _sharing(s: State, gpu: int) -> float:
     """Return how much slower each batch on a GPU is for those beside it."""
-    beside = s.busy[gpu] + _slowed(s, COTENANTS, 0.0)
+    beside = s.busy[gpu] + _slowed(s, gpu, COTENANTS, 0.0)
     return float(max(beside / s.given[PARALLEL], 1.0))
 
 
@@ -328,7 +331,7 @@ def _begin(s: State, variant: int, gpu: int) -> bool:
             s.probes[variant, place] = s.probes[variant, place + 1]
     ordinal = s.tally[BATCHES]
     s.tally[BATCHES] += 1
-    factor = noise_factor(s.given, s.tally[SEED], ordinal) * _slowed(s, SLOWDOWN, 1.0)
+    factor = noise_factor(s.given, s.tally[SEED], ordinal) * _slowed(s, gpu, SLOWDOWN, 1.0)
     s.batch[slot, VARIANT], s.batch[slot, GPU] = variant, gpu
     s.batch[slot, BATCH_ROWS], s.batch[slot, BATCH_REQUESTS] = rows, requests
     s.batch_s[slot, BEGAN] = s.clock[NOW]

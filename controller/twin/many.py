@@ -20,6 +20,7 @@ from controller.planning.core import GovernorCore
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
 from controller.twin.drive import looks, phase_s, profile_of
 from controller.twin.load import Load
+from controller.twin.places import Mover
 from controller.twin.port import TwinPort
 from controller.twin.server import Physics, SimulatedTriton
 
@@ -47,10 +48,11 @@ class Result:
     together: float  # effective quality of all requests, each by its model's weight
     switches: int
     decision_s: Floats  # seconds of real time of each tick
+    moves: int = 0  # of variants from one GPU to another
 
 
-def policy_of(models: Sequence[Shared]) -> Policy:
-    """Return the policy that an operator would write."""
+def policy_of(models: Sequence[Shared], gpus: tuple[int, ...] | None = None) -> Policy:
+    """Return the policy that an operator would write; `gpus`: as `VariantPolicy.gpus`."""
     return Policy(
         triton=TritonPolicy("127.0.0.1:8001", None, None),
         models=tuple(
@@ -58,7 +60,7 @@ def policy_of(models: Sequence[Shared]) -> Policy:
                 model.name,
                 Objective(model.load.limit_s, 99.0),
                 tuple(
-                    VariantPolicy(v.name, v.name, v.quality, max_batch=v.max_batch)
+                    VariantPolicy(v.name, v.name, v.quality, max_batch=v.max_batch, gpus=gpus)
                     for v in model.load.variants
                 ),
                 client_max_batch=min(v.max_batch for v in model.load.variants),
@@ -77,8 +79,10 @@ def govern(
     core = GovernorCore(policy)
     core.restore(profile_of(server, policy))
     port = TwinPort(server, *policy.models)
-    run = looks(server, core, port, policy, duration_s=duration_s, seed=seed)
-    took_s = [look.took_s for look in run]
+    mover, took_s = Mover(server, core, policy), []
+    for look in looks(server, core, port, policy, duration_s=duration_s, seed=seed):
+        took_s.append(look.took_s)
+        mover.after_tick()
     return _result(server, models, duration_s, took_s)
 
 
@@ -195,5 +199,10 @@ def _result(
         earned += model.weight * float(worth.sum())
         counted += model.weight * len(worth)
     return Result(
-        np.array(own), np.array(timely), earned / counted, server.switches, np.array(took_s)
+        np.array(own),
+        np.array(timely),
+        earned / counted,
+        server.switches,
+        np.array(took_s),
+        server.pool.moves,
     )

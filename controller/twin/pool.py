@@ -33,6 +33,7 @@ class _Pending:
     held_bytes: float  # beside the variant's own copy, until it is done
     instances: int  # then
     max_batch: int | None = None  # then; None: as it is
+    leaves: int | None = None  # the GPU whose copy goes then
 
 
 class Pool:
@@ -44,6 +45,7 @@ class Pool:
         self._physics = physics
         self._instances: list[list[int]] = state.free.tolist()
         self._pending: list[_Pending] = []
+        self.moves = 0  # from one GPU to another, so far
         self._leaving: list[tuple[int, int]] = []
         self.peak_bytes = max(self.used_bytes(gpu) for gpu in range(physics.gpus))
 
@@ -125,6 +127,25 @@ class Pool:
             return False
         return self._begin(*copies)
 
+    def move(self, variant: int, gpu: int) -> bool:
+        """Load the copy of a variant on another GPU, in place of the one where it is.
+
+        False: an operation is under way anywhere, it serves, it has not one copy somewhere else, or
+        there is too little memory.
+        """
+        copies = self.places(variant)
+        if self._pending or len(copies) != 1 or copies[0] == gpu:
+            return False
+        here = copies[0]
+        if self._alone_serves(variant, here):
+            return False
+        instances, done_s = self._instances[variant][here], self._done_s(variant)
+        return self._begin(_Pending(done_s, variant, gpu, 0.0, instances, leaves=here))
+
+    def places(self, variant: int) -> tuple[int, ...]:
+        """Return the GPUs that a variant has instances on."""
+        return tuple(gpu for gpu, count in enumerate(self._instances[variant]) if count > 0)
+
     def is_busy(self, variant: int) -> bool:
         """Return whether an operation on a variant is under way on any GPU."""
         return any(self._is_busy(variant, gpu) for gpu in range(self._physics.gpus))
@@ -138,6 +159,9 @@ class Pool:
         for pending in [p for p in self._pending if p.at_s <= now_s]:
             self._pending.remove(pending)
             self._set(pending.variant, pending.gpu, pending.instances)
+            if pending.leaves is not None:
+                self._set(pending.variant, pending.leaves, 0)
+                self.moves += 1
             if pending.max_batch is not None:
                 self.state.limits[pending.variant] = pending.max_batch
 

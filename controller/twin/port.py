@@ -7,6 +7,7 @@ knowledge that the real adapters do not have.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Final
@@ -47,6 +48,7 @@ class TwinPort:
         self._placement = {
             name: gpus for name, gpus in zip(self._names, server.placed, strict=True) if gpus
         }
+        self._moves = 0
         self._seen = [Counters() for _ in self._names]
         self._observed_s: float | None = None
         self._polled_s = 0.0
@@ -83,12 +85,12 @@ class TwinPort:
             variants=variants,
             window_s=window_s,
             readings_age_s=0.0,
-            gpus=(self._gpu(window_s),),
+            gpus=self._gpus(window_s),
             host=HostReading(),
             batch_samples=self._batch_samples(now_s),
             request_samples=self._request_samples(now_s),
             probes=probes,
-            placement=self._placement,
+            placement=self._places(),
             instances=self._instances(),
         )
         self._observed_s = now_s
@@ -127,7 +129,8 @@ class TwinPort:
     def resize(self, resize: Resize) -> None:
         """Change a variant's instances, if nothing else is under way on it."""
         if self._may_change(index := self._names.index(resize.model)):
-            self._server.pool.resize(index, resize.number)
+            for gpu in self._server.pool.places(index):
+                self._server.pool.resize(index, resize.number, gpu)
 
     def _may_change(self, index: int) -> bool:
         """Return whether a variant's instances may be changed: it does not serve, or alone can."""
@@ -138,15 +141,19 @@ class TwinPort:
     def _instances(self) -> dict[str, Instances]:
         server = self._server
         least = server.physics.instances
-        return {
-            variant.model: Instances(
-                server.pool.instances(index := self._names.index(variant.model)),
-                least,
-                self._may_change(index),
-            )
+        sized = [
+            self._names.index(variant.model)
             for _, model in self._models.values()
             for variant in model.variants
             if variant.max_instances is not None or least > 1
+        ]
+        return {
+            self._names[index]: Instances(
+                max(server.pool.instances(index, gpu) for gpu in server.pool.places(index) or (0,)),
+                least,
+                self._may_change(index),
+            )
+            for index in sized
         }
 
     def send_probe(self, probe: Probe) -> None:
@@ -183,11 +190,30 @@ class TwinPort:
         self._seen[index] = now
         return reading
 
-    def _gpu(self, window_s: float) -> GpuReading:
+    def _places(self) -> dict[str, tuple[int, ...]]:
+        """Return where variants are; the same mapping while nothing moved."""
+        pool = self._server.pool
+        if pool.moves != self._moves:
+            self._moves = pool.moves
+            self._placement = {
+                name: pool.places(at)
+                for at, name in enumerate(self._names)
+                if name in self._placement
+            }
+        return self._placement
+
+    def _gpus(self, window_s: float) -> tuple[GpuReading, ...]:
         busy_s = self._server.busy_s - self._busy_s
         self._busy_s = self._server.busy_s
         used = min(busy_s / window_s, 1.0) if window_s > 0.0 else None
-        return GpuReading(0, None, "simulated", utilization_ratio=used)
+        physics, now_s = self._server.physics, self._server.now_s
+        if physics.gpus == 1:
+            return (GpuReading(0, None, "simulated", utilization_ratio=used),)
+        lost = [math.isinf(physics.slowdown_at(now_s, gpu)) for gpu in range(physics.gpus)]
+        return tuple(
+            GpuReading(gpu, None, "simulated", lost=gone, error="it is lost" if gone else None)
+            for gpu, gone in enumerate(lost)
+        )
 
     def _take_executed(self) -> None:
         """Take what ended since the last look."""

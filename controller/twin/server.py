@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.twin import engine
+from controller.twin.copies import forked, grown
 from controller.twin.engine import State
 from controller.twin.ladder import TwinVariant
 from controller.twin.load import Load
@@ -42,8 +43,9 @@ class Change:
     """What is different from a moment on."""
 
     from_s: float
-    slowdown: float = 1.0  # of batches that begin: a throttling GPU
+    slowdown: float = 1.0  # of batches that begin: a throttling GPU; infinite: it is lost
     cotenants: float = 0.0  # batches of others that share each GPU
+    gpu: int | None = None  # of which that is true; None: of all
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +67,20 @@ class Physics:
     changes: tuple[Change, ...] = ()
 
     def changes_table(self) -> Floats:
-        """Return the changes for the event loop, in their order. [changes, 3]."""
-        rows = sorted((c.from_s, c.slowdown, c.cotenants) for c in self.changes)
-        return np.array(rows, dtype=np.float64).reshape(-1, 3)
+        """Return the changes for the event loop, in their order. [changes, 4]."""
+        gpus = (-1.0 if change.gpu is None else change.gpu for change in self.changes)
+        told = zip(self.changes, gpus, strict=True)
+        rows = sorted((c.from_s, c.slowdown, c.cotenants, gpu) for c, gpu in told)
+        return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
     def given(self) -> Floats:
         """Return the settings for the event loop."""
         straggling = (self.straggler_ratio, self.straggler_factor)
         return np.array([self.queue_delay_s, self.parallel, self.noise, *straggling])
 
-    def slowdown_at(self, now_s: float) -> float:
-        """Return how much slower batches are that begin at a moment."""
-        begun = [change for change in self.changes if change.from_s <= now_s]
+    def slowdown_at(self, now_s: float, gpu: int | None = None) -> float:
+        """Return how much slower batches are that begin at a moment, on a GPU or on all."""
+        begun = [c for c in self.changes if c.from_s <= now_s and c.gpu in (None, gpu)]
         return max(begun, key=lambda change: change.from_s).slowdown if begun else 1.0
 
 
@@ -140,7 +144,7 @@ class SimulatedTriton:
         self._executed: list[Executed] = []
         self._state = _new_state(self.variants, loads, physics)
         self._state.tally[engine.SEED] = seed
-        self.placed = [load.gpus for load in loads for _ in load.variants]
+        self.placed = [load.gpus for load in loads for _ in load.variants]  # at first
         self.pool = Pool(self._state, self.variants, physics)
 
     def fork(self) -> SimulatedTriton:
@@ -151,7 +155,7 @@ class SimulatedTriton:
         other = object.__new__(SimulatedTriton)
         other.variants, other.limit_s, other.physics = self.variants, self.limit_s, self.physics
         other._executed = []
-        other._state = _forked(self._state)
+        other._state = forked(self._state)
         other.pool = self.pool.fork(other._state)
         return other
 
@@ -302,7 +306,7 @@ class SimulatedTriton:
             if stopped == engine.LOG_FULL:
                 self._empty_log()
             else:
-                self._state = self._state._replace(queue=_grown(self._state))
+                self._state = self._state._replace(queue=grown(self._state))
                 self.pool.state = self._state
 
     def _empty_log(self) -> None:
@@ -364,36 +368,3 @@ def _instances(load: Load, own: Physics) -> Ints:
     if load.gpus is not None:
         there[[gpu for gpu in range(own.gpus) if gpu not in load.gpus]] = 0
     return np.tile(there, (len(load.variants), 1))
-
-
-def _forked(state: State) -> State:
-    return state._replace(
-        clock=state.clock.copy(),
-        tally=state.tally.copy(),
-        alias=state.alias.copy(),
-        alias_s=state.alias_s.copy(),
-        limits=state.limits.copy(),
-        free=state.free.copy(),
-        busy=state.busy.copy(),
-        queue=state.queue.copy(),
-        queued=state.queued.copy(),
-        probes=state.probes.copy(),
-        totals=state.totals.copy(),
-        batch=state.batch.copy(),
-        batch_s=state.batch_s.copy(),
-        batch_requests=state.batch_requests.copy(),
-        done_s=state.done_s[:0],
-        served_by=state.served_by[:0],
-        log=state.log[:0],
-    )
-
-
-def _grown(state: State) -> Ints:
-    """Return the queues with twice the room, each from its first range on."""
-    variants, size, _ = state.queue.shape
-    grown = np.zeros((variants, 2 * size, 2), dtype=np.int64)
-    for variant in range(variants):
-        head = state.queued[variant, engine.HEAD]
-        grown[variant, :size] = np.roll(state.queue[variant], -head, axis=0)
-        state.queued[variant, engine.HEAD] = 0
-    return grown

@@ -101,6 +101,7 @@ def test_a_healthy_gpu_is_read_in_base_units(gpu):
         "triton_memory_bytes": None,
         "mig": False,
         "error": None,
+        "lost": False,
     }
 
 
@@ -153,6 +154,35 @@ def test_one_lost_gpu_leaves_the_others_readable(gpu):
     assert first["utilization_ratio"] == 0.73
     assert "lost" in second["error"]
     assert "reset it or reboot" in second["error"]
+
+
+def test_of_four_gpus_one_is_lost_and_the_others_are_as_they_were(gpu):
+    probe = gpu()
+    probe.behave("devices 4", "used 1073741824 3")
+    before = probe.ask("sample")["readings"]
+    assert [(r["index"], r["lost"]) for r in before] == [(at, False) for at in range(4)]
+    assert [r["memory_used_bytes"] >> 30 for r in before] == [20, 20, 20, 1]
+    probe.behave("devices 4", f"nvmlDeviceGetHandleByIndex {GPU_IS_LOST} 2")
+    during = probe.ask("sample")["readings"]
+    assert [r["lost"] for r in during] == [False, False, True, False]
+    assert "fell off the bus" in during[2]["error"]
+    # Initialised anew, the driver counts three, and what was GPU 3 is its third.
+    probe.behave("devices 3", "gone 2")
+    after = probe.ask("sample")["readings"]
+    assert [r["uuid"] for r in after] == [f"GPU-fake-{at}" for at in range(4)]
+    assert [r["index"] for r in after] == [0, 1, 2, 3]
+    assert [r["lost"] for r in after] == [False, False, True, False]
+    probe.behave("devices 4")
+    assert probe.ask("sample")["readings"][2]["lost"] is False
+
+
+@pytest.mark.parametrize("function", ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo"])
+def test_an_error_that_is_no_loss_is_told_as_none(gpu, function):
+    probe = gpu()
+    probe.behave("devices 2", f"{function} {UNKNOWN} 1")
+    first, second = probe.ask("sample")["readings"]
+    assert (first["lost"], second["lost"]) == (False, False)
+    assert second["error"] is not None
 
 
 def test_a_lost_gpu_that_comes_back_is_read_again(gpu):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from controller.actuation import alias as shape
 from controller.actuation.alias import Marker, Misfit
+from controller.actuation.places import gpus_of
 
 
 def tensor(name="IN", data_type="TYPE_FP32", dims=(4,), **more):
@@ -188,4 +189,4 @@ def test_an_alias_always_fits_its_target_and_never_promises_more_than_asked(vari
     ],
 )
 def test_where_a_model_runs_is_read_from_its_config(groups, gpus):
-    assert shape.gpus_of({"instance_group": groups}) == gpus
+    assert gpus_of({"instance_group": groups}) == gpus

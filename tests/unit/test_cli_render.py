@@ -185,6 +185,9 @@ def test_the_warm_pool_is_shown_where_there_is_a_budget() -> None:
     text = render_status({**STATUS, "memory": pool}, Paper(width=100))
     told = "gpu 12.0 of 20.0 GiB   2 of 3 variants loaded   loads best"
     assert [line for line in text.splitlines() if line.startswith("pool")] == [f"pool      {told}"]
+    several = {"0": pool["gpu"], "3": {"limit_bytes": 10 * 2**30, "held_bytes": 1 * 2**30}}
+    text = render_status({**STATUS, "memory": {**pool, "gpus": several}}, Paper(width=140))
+    assert "pool      gpu 0 12.0 of 20.0 GiB   gpu 3 1.0 of 10.0 GiB   2 of 3 variants" in text
 
 
 def test_colours_only_where_wanted_and_they_change_no_letter() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from controller.daemon.pooling import WarmPool, _needs
+from controller.daemon.pooling import WarmPool, budget_of
 from controller.planning.pool import PoolPlan, Wish
 from controller.policy.model import (
     MemoryPolicy,
@@ -41,6 +41,7 @@ class Core:
 
     policy: Policy
     costs: Costs = field(default_factory=Costs)
+    lost: frozenset[int] = frozenset()
 
     def wishes(self, now_s):
         return [
@@ -198,7 +199,8 @@ def test_what_nobody_measured_of_the_host_is_taken_for_twice_as_large_as_is_gues
     new = VariantMemory(0.0, 3.0 * GIB, held=False, host_guessed=True)
     for limit, counts in ((10.0, 6.0), (8.0, 5.0), (4.0, 3.0)):
         memory = MemoryReading(float("inf"), limit * GIB, {"one": one, "new": new})
-        needs = _needs(memory, ["one"])
+        budget = budget_of(memory, ["one"])
+        needs = {name: budget.need(name) for name in ("one", "new")}
         assert (needs["one"].host_bytes, needs["new"].host_bytes) == (3.0 * GIB, counts * GIB)
         assert needs["new"].gpu_bytes == 0.0
 

@@ -95,6 +95,8 @@ def server(*, alias_ready: bool = True, acts: bool = True) -> SimpleNamespace:
         users=lambda _: iter([SimpleNamespace(ready=alias_ready)]),
         clock=lambda: 100.0,
         acted_on=lambda: {"best"} if acts else set(),
+        aims={},
+        free_memory=None,
     )
 
 
@@ -209,6 +211,7 @@ def a_server(**alias) -> SimpleNamespace:
         timing=Timing(),
         free_memory=None,
         held=list,
+        aims={},
     )
 
 
@@ -238,7 +241,7 @@ def test_an_idle_variant_is_reloaded_for_its_queue_in_calm_only():
 
 def test_where_there_is_no_memory_for_two_a_variant_stays_a_way_out_as_it_is():
     there = a_server()
-    there.free_memory = SimpleNamespace(why_not=lambda *_: "memory is short")
+    there.free_memory = SimpleNamespace(why_not=lambda *_: "memory is short", lost=frozenset())
     assert not may_reload(there, there.variants["fast"])
     assert there.variants["fast"].error is None
     assert not there.variants["fast"].reapply
@@ -319,6 +322,7 @@ def test_that_requests_are_refused_is_said_when_it_begins_and_when_it_ends(caplo
     limits = SimpleNamespace(exceeded=())
     core = SimpleNamespace(
         limits=limits,
+        lost=frozenset(),
         score=lambda name: SimpleNamespace(rejected_rps=rates[name], rejected_total=totals[name]),
     )
     alarms = Alarms(journal)
@@ -337,14 +341,22 @@ def test_that_requests_are_refused_is_said_when_it_begins_and_when_it_ends(caplo
             alarms.look(core, policy)
         limits.exceeded = ()
         alarms.look(core, policy)
+        core.lost = frozenset({1})
+        for _ in range(3):
+            alarms.look(core, policy)
+        core.lost = frozenset()
+        alarms.look(core, policy)
     assert [told[:2] for told in journal.told] == [
         ("shedding", "chat"),
         ("shedding ended", "chat"),
         ("limit", None),
         ("limit ended", None),
+        ("gpu lost", None),
+        ("gpu lost ended", None),
     ]
+    assert "GPU 1 is lost" in journal.told[4][2]
     assert "100 more were" in journal.told[1][2]
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 6
     problems = health_view(
         {"triton": {"up": True}, "models": [{"name": "chat", "serving": "best", "rejected_rps": 3}]}
     )["problems"]

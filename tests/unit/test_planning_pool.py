@@ -43,6 +43,24 @@ def test_the_host_and_the_gpus_have_budgets_of_their_own():
     assert budget.share("a") == 0.8
 
 
+def test_gpus_that_are_told_apart_have_budgets_of_their_own():
+    needs = {"a": Room(0.0, 0.0, (6.0, 0.0)), "b": Room(0.0, 0.0, (0.0, 3.0)), "c": Room(3.0, 0.0)}
+    budget = Budget(Room(INF, INF, (10.0, 5.0)), needs)
+    assert budget.fits(["a", "b"])
+    assert not budget.fits(["a", "b", "c"])  # of which nobody knows where it goes: on each
+    assert budget.fits(["a", "c"])
+    assert budget.share("b") == 0.6
+    assert not budget.admits("a", ["a"])  # a reload
+
+
+def test_a_move_needs_room_where_it_goes_and_gives_none_back_before():
+    needs = {"a": Room(0.0, 0.0, (6.0, 0.0)), "b": Room(0.0, 0.0, (0.0, 3.0))}
+    there = Budget(Room(INF, INF, (10.0, 10.0)), needs, {"a": Room(0.0, 0.0, (0.0, 6.0))})
+    assert there.admits("a", ["a", "b"])
+    here = Budget(Room(INF, INF, (6.0, 8.0)), needs, {"a": Room(0.0, 0.0, (0.0, 6.0))})
+    assert not here.admits("a", ["a", "b"])
+
+
 # -- never over the budget: what holds after every step of any history -------------------------
 
 
@@ -51,6 +69,74 @@ class Forgetful(Budget):
 
     def admits(self, model: str, held: Collection[str]) -> bool:
         return self.fits({*held, model})
+
+
+class OneForAll(Budget):
+    """Another: what GPUs may hold is counted together."""
+
+    def within(self, room: Room) -> bool:
+        return sum(map(room.of, range(len(room.on)))) <= sum(self.limit.on)
+
+
+def gpu_history(seed: int, kind: type[Budget]) -> float:
+    """As `history`, of two to four GPUs, with variants that are moved from one to another."""
+    chance = random.Random(seed)
+    gpus, models, variants = chance.randint(2, 4), chance.randint(1, 4), chance.randint(1, 4)
+    names = [[f"m{m}v{v}" for v in range(variants)] for m in range(models)]
+    every = [name for row in names for name in row]
+    sizes = {name: float(chance.randint(1, 40)) for name in every}
+    places = {name: chance.sample(range(gpus), chance.randint(1, 2)) for name in every}
+
+    def room(name: str) -> Room:
+        return Room(0.0, 0.0, tuple(sizes[name] * (g in places[name]) for g in range(gpus)))
+
+    least = [min(row, key=sizes.__getitem__) for row in names]
+    limits = [
+        sum(sizes[name] for name in least if g in places[name]) + chance.randint(0, 60)
+        for g in range(gpus)
+    ]
+    held: set[str] = set()
+    serving: dict[int, str] = {}
+    most = -INF
+    for _ in range(10):
+        now = {name: room(name) for name in every}
+        aims = {name: chance.sample(range(gpus), 1) for name in every if chance.random() < 0.3}
+        loads = {
+            name: Room(0.0, 0.0, tuple(sizes[name] * (g in aim) for g in range(gpus)))
+            for name, aim in aims.items()
+        }
+        budget = kind(Room(INF, INF, tuple(map(float, limits))), now, loads)
+        wishes = [
+            Wish(
+                tuple(row),
+                np.array([chance.random() * 50 for _ in range(3)]),
+                np.array([[chance.random() for _ in row] for _ in range(3)]),
+            )
+            for row in names
+        ]
+        # An absent one counts where it would be loaded.
+        planned = kind(budget.limit, {k: now[k] if k in held else budget.takes(k) for k in every})
+        plan = Pool(wishes, planned, {}).plan(held=held, serving=set(serving.values()), keep=least)
+        if plan.unload is not None and chance.random() < 0.9:
+            held.discard(plan.unload)
+        idle = [name for name in held if name not in serving.values()]
+        for name in [*plan.load, *([chance.choice(idle)] if idle else [])]:
+            if not budget.admits(name, held):
+                continue
+            where = aims.get(name, places[name])
+            for gpu in range(gpus):
+                during = [one for one in held if gpu in places[one]]
+                taken = sum(sizes[one] for one in during) + sizes[name] * (gpu in where)
+                most = max(most, taken - limits[gpu])
+            if chance.random() < 0.9:
+                held.add(name)
+                places[name] = where
+                budget = kind(budget.limit, {one: room(one) for one in every}, loads)
+        for m, row in enumerate(names):
+            usable = [name for name in row if name in held]
+            if usable:
+                serving[m] = chance.choice(usable)
+    return most
 
 
 def history(seed: int, kind: type[Budget]) -> float:
@@ -122,6 +208,15 @@ def test_memory_is_never_over_the_budget_whatever_happens():
 
 def test_a_planted_mistake_about_reloads_is_found():
     assert max(history(seed, Forgetful) for seed in range(200)) > 0
+
+
+def test_no_gpu_is_ever_over_its_budget_whatever_happens_and_whatever_moves():
+    assert max(gpu_history(seed, Budget) for seed in range(CASES // 2)) <= 0
+
+
+@pytest.mark.parametrize("mistaken", [Forgetful, OneForAll])
+def test_a_planted_mistake_about_gpus_is_found(mistaken):
+    assert max(gpu_history(seed, mistaken) for seed in range(200)) > 0
 
 
 # -- which -----------------------------------------------------------------------------------

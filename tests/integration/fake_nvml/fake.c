@@ -4,7 +4,8 @@
  * "process PID BYTES" (bytes "na": not available), and "FUNCTION CODE" or "FUNCTION hang",
  * optionally "FUNCTION CODE DEVICE" for one device alone. With "held FOLDER" what is used is the
  * sum of the numbers in that folder's files, of the device as of every process that says
- * "process PID held": test models put there what they hold.
+ * "process PID held": test models put there what they hold. With "gone N" the device N is not
+ * there any more, and those after it have moved up; "used BYTES N" is what is used of device N.
  */
 #include <dirent.h>
 #include <stdio.h>
@@ -87,6 +88,7 @@ EXPORT int nvmlDeviceGetCount_v2(unsigned *count) {
 EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **handle) {
   TRY("nvmlDeviceGetHandleByIndex", (long)index);
   if (index >= number("devices", 1) || index >= 16) return 2;
+  if (index >= number("gone", 16)) index++;
   devices[index].index = (int)index;
   *handle = &devices[index];
   return 0;
@@ -113,9 +115,11 @@ EXPORT int nvmlDeviceGetUtilizationRates(struct device *d, unsigned *rates) {
 }
 
 EXPORT int nvmlDeviceGetMemoryInfo(struct device *d, unsigned long long *memory) {
+  char value[64];
   TRY("nvmlDeviceGetMemoryInfo", d->index);
   memory[0] = 80ull << 30;
   memory[2] = held(20ull << 30);
+  if (setting("used", d->index, value, sizeof value)) memory[2] = strtoull(value, NULL, 0);
   memory[1] = memory[0] - memory[2];
   return 0;
 }
