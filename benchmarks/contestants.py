@@ -85,11 +85,11 @@ class Ours:
 
     def mean(self) -> Floats:
         """Return log seconds. [variants, rows]."""
-        return np.log(self._service.table_s()) - 0.5 * self._service.noise**2
+        return np.log(self._service.table_s()) - 0.5 * self._service.noise[:, None] ** 2
 
     @property
-    def noise(self) -> float:
-        """Return the spread of log seconds."""
+    def noise(self) -> Floats:
+        """Return the spread of log seconds. [variants]."""
         return self._service.noise
 
 
@@ -109,7 +109,9 @@ class OwnSpread:
 
     def table(self) -> Floats:
         """Return log seconds. [variants, rows, quantiles]."""
-        return self._point.mean()[:, :, None] + self._point.noise * norm.ppf(QUANTILES)
+        return self._point.mean()[:, :, None] + (
+            self._point.noise[:, None, None] * norm.ppf(QUANTILES)
+        )
 
 
 @dataclass

@@ -35,6 +35,7 @@ _SMOOTH_S: Final = 8.0  # over which it is seen whether a reading falls
 _FIRST: Final = 0.02  # of the most it may become
 _NOTHING: Final = 1e-3  # of the most: forgotten
 _LEAST: Final = 1e-9  # the same, where there is no most
+_CLEARLY: Final = 1.05  # at the very price a better one is worth as much as the fastest
 _ABOUT: Final = 1.05  # of the fastest variant's time: as fast
 
 
@@ -140,7 +141,7 @@ class GpuLimits:
         gpu.of_limit, gpu.smooth = of_limit, smooth
         if of_limit > 1.0 and of_limit >= smooth and most_per_s > 0.0:
             grown = gpu.price_per_s * math.exp(elapsed_s / _RISES_S)
-            gpu.price_per_s = min(max(grown, _FIRST * most_per_s), most_per_s)
+            gpu.price_per_s = min(max(grown, _FIRST * most_per_s), _CLEARLY * most_per_s)
         elif of_limit < 1.0 - _SLACK:
             _fall(gpu, most_per_s, elapsed_s)
         gives_way = gpu.price_per_s > 0.0

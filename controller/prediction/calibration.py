@@ -136,6 +136,8 @@ class ConformalCalibration:
                 self._support += 1.0
                 self._used_s = now_s
                 self._log_factor = None
+            if outcome.requests > 1 and outcome.teaches:
+                self._recover(outcome)
             if outcome.requests == 1:
                 missed = outcome.latency_s > outcome.stated_s
                 self._covered.append(not missed)
@@ -148,10 +150,40 @@ class ConformalCalibration:
                 # It may leave (0, 1): then the set is everything or nothing; keep it recoverable.
                 self._alpha = min(max(alpha, -0.02), 0.5)
 
+    def _recover(self, outcome: Outcome) -> None:
+        """Let many requests that were clearly in time make up for single ones that were not.
+
+        Single ones are some eight a second, however many there are: alone, they took a minute to
+        undo what two seconds of a machine that slows down did.
+        """
+        in_time = self._score(outcome) <= math.log(
+            (outcome.stated_s + self._offset_s) / (outcome.raw_s + self._offset_s)
+        )
+        if in_time and self._alpha < self._target:
+            recovered = self._alpha + _GAMMA * self._target * outcome.requests
+            self._alpha = min(recovered, self._target)
+
     def _score(self, outcome: Outcome) -> float:
         offset_s = self._offset_s
         score = math.log((outcome.latency_s + offset_s) / (outcome.raw_s + offset_s))
         return score if outcome.requests == 1 else score + _WITHIN
+
+    def excuse(self, log_ratio: float) -> None:
+        """Forget lateness that has been explained: the machine turned out to be so much slower.
+
+        What is predicted from here on holds that already, and must not be stretched for it again.
+        """
+        bins = round(log_ratio / _STEP)
+        if bins <= 0:
+            return
+        late = self._weights[_ZERO + 1 :]
+        moved = np.zeros_like(late)
+        if bins < len(late):
+            moved[:-bins] = late[bins:]
+        self._weights[_ZERO] += late[:bins].sum()
+        self._weights[_ZERO + 1 :] = moved
+        self._alpha = max(self._alpha, self._target)
+        self._log_factor = None
 
     def relax(self, now_s: float) -> None:
         """Forget what is old; to be called at every tick, whether or not there were outcomes."""

@@ -26,6 +26,7 @@ _STALLS: Final = 8
 PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
+_EXCUSED_FROM: Final = 0.4  # of a rise of the drift, log: less of it comes and goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class _Look:
 
     from_s: float
     of: Mapping[str, Statement]  # by Triton's name
+    log_drift: float = 0.0  # that it was stated by
 
 
 class Outcomes:
@@ -79,6 +81,8 @@ class Outcomes:
         self._acquaint()
         self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
         self._statements: list[_Look] = []
+        self._excused = 0.0  # the drift that what was learned holds for, log
+        self._log_drift = 0.0
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)
 
     def take_over(self, old: Outcomes) -> None:
@@ -107,6 +111,21 @@ class Outcomes:
         for calibration in self._shared.values():
             calibration.borrow_from(self._shared.values())
         self._calibrations = {model: self._shared[of] for model, of in self._weights.items()}
+
+    def excuse(self, log_drift: float) -> None:
+        """Forget lateness that a slower machine explains, once it is known how slow it is.
+
+        Nor does anything teach, from there on, that was stated before.
+
+        `log_drift`: of the present service times over what was learned of them.
+        """
+        self._log_drift = log_drift
+        self._excused = min(self._excused, log_drift)
+        rise = log_drift - self._excused
+        if rise > _EXCUSED_FROM:
+            self._excused = log_drift
+            for calibration in self._shared.values():
+                calibration.excuse(rise)
 
     @property
     def calibrations(self) -> Mapping[str, ConformalCalibration]:
@@ -137,7 +156,7 @@ class Outcomes:
             now_s: when.
             of: of the variants that may get them, by Triton's name.
         """
-        self._statements.append(_Look(now_s, of))
+        self._statements.append(_Look(now_s, of, self._log_drift))
         if len(self._statements) >= 2 * _STATEMENTS:
             del self._statements[:_STATEMENTS]
 
@@ -184,8 +203,9 @@ class Outcomes:
             said = self._said(sample.start_s, sample.model)
             if said is not None:
                 caught = self._caught(sample.start_s, sample.start_s + sample.latency_s)
+                teaches = not caught and not self._is_outdated(sample.start_s)
                 found.setdefault(sample.model, []).append(
-                    _outcome(sample.latency_s, said, teaches=not caught)
+                    _outcome(sample.latency_s, said, teaches=teaches)
                 )
         return found
 
@@ -207,7 +227,13 @@ class Outcomes:
             start_s = read_s - observation.window_s / 2.0 - mean_s
             said = self._said(start_s, reading.model)
             if said is not None and not self._caught(start_s, read_s):
-                yield reading.model, _outcome(mean_s, said, requests=count)
+                teaches = not self._is_outdated(start_s)
+                yield reading.model, _outcome(mean_s, said, requests=count, teaches=teaches)
+
+    def _is_outdated(self, arrived_s: float) -> bool:
+        """Return whether what was stated of a request was so by a machine that was far faster."""
+        at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
+        return at >= 0 and self._log_drift - self._statements[at].log_drift > _EXCUSED_FROM
 
     def _said(self, arrived_s: float, model: str) -> Statement | None:
         """Return what was stated of a request; None: nothing was."""

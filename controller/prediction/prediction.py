@@ -163,7 +163,8 @@ def _conclude(
         raw_limits += limits_of
     # In its body the model is trusted unless it proved too careful; in the tail the calibrated
     # quantile is what was seen.
-    noise = min(predictors[0].noise, _MAX_LATENCY_NOISE)
+    noise = np.concatenate([predictor.noise for predictor in predictors])
+    noise = np.minimum(noise, _MAX_LATENCY_NOISE)
     body = rollout.miss_ratio(np.maximum(raw_limits, latency_s), noise)
     tail = budget * (np.array(stated) / latency_s) ** _TAIL
     miss = np.minimum(np.maximum(body, tail), 1.0).tolist()

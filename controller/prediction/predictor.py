@@ -142,6 +142,7 @@ class ModelPredictor:
                 seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
         self._outcomes.learn(observation, readings, self._probes.last_s, stalled=stalled)
+        self._outcomes.excuse(math.log(self.drift_ratio))
 
     def _arrived(
         self,
@@ -305,9 +306,9 @@ class ModelPredictor:
         return self._policy.objective
 
     @property
-    def noise(self) -> float:
-        """Return the spread (standard deviation) of the logarithm of a batch's time."""
-        return self._service.noise
+    def noise(self) -> Floats:
+        """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
+        return np.asarray(self._service.noise[self._lookup])
 
     @property
     def drift_ratio(self) -> float:

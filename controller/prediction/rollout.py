@@ -89,14 +89,14 @@ class Rollout:
             found.append(bits.view(np.float32).astype(np.float64))
         return tuple(found)
 
-    def miss_ratio(self, limit_s: Floats, noise: float) -> Floats:
+    def miss_ratio(self, limit_s: Floats, noise: Floats) -> Floats:
         """Return the predicted share of requests over a limit, per candidate.
 
         Args:
             limit_s: the latency a request must not exceed. [candidates].
-            noise: the spread of the logarithm of a latency about its point.
+            noise: the spread of the logarithm of a latency about its point. [candidates].
         """
-        slope = np.float32(-1.702 / max(noise, 1e-3))
+        slope = (-1.702 / np.maximum(noise, 1e-3)).astype(np.float32)[:, None]
         # The logistic curve is within 0.01 of the normal's (Bowling et al. 2009).
         exponent = np.log(np.maximum(self.latency_s, np.float32(1e-9)))
         exponent -= np.log(limit_s).astype(np.float32)[:, None]

@@ -40,6 +40,10 @@ _FIRST_RUNS: Final = 5.0  # batches of a size
 _SHARED: Final = 0.15  # of a batch's time beside others: from here on it is no clean measurement
 _FORGET_SHARED: Final = 0.2  # what is kept of the weight of such ones
 _WARMER: Final = math.log(1.8)
+_OF_LEAST: Final = 1.7  # a deviation, in the mean of the less of two such distances
+_NOISE_GAIN: Final = 0.02  # of a batch's spread in what was seen of it
+_NOISE_SHRINK: Final = 25.0  # batches that all variants' spread counts for in one's own
+_LEAST_NOISE, _MOST_NOISE = 0.03, 0.5
 _REFIT_S: Final = 2.0  # what changes faster is drift's to follow
 _MOVED: Final = 0.02  # log seconds of a mean, since the last fit, that are worth another
 _TRUSTED: Final = 0.05  # the same, of what a cell counts beside the pooled curve
@@ -78,7 +82,11 @@ class ServiceTimes:
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
         self._drift = Drift(len(self.models))
         self._where: list[frozenset[int]] | None = None  # the devices of each; None: not known
-        self._noise = 0.15  # spread of log times
+        self._noise = 0.15  # spread of log times, of all variants
+        # A batch of 0.3 ms varies by what else the host does, one of 40 ms does not.
+        self._own_noise = np.zeros(len(self.models))
+        self._noise_weight = np.zeros(len(self.models))
+        self._level = np.full(len(self.models), np.nan)  # of the last batch, over what is learned
         self._fitted_s: float | None = None
         self._dirty = False
         self._fitted = (self._mean.copy(), self._trust())  # what the last fit saw
@@ -126,9 +134,10 @@ class ServiceTimes:
                     self._weight[row] = np.minimum(self._weight[row], _MOVED_TRUST)
 
     @property
-    def noise(self) -> float:
-        """Return the spread (standard deviation) of the logarithm of a batch's time."""
-        return self._noise
+    def noise(self) -> Floats:
+        """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
+        own = self._noise_weight * self._own_noise + _NOISE_SHRINK * self._noise
+        return np.asarray(own / (self._noise_weight + _NOISE_SHRINK))
 
     def known(self) -> NDArray[np.bool_]:
         """Return, per variant, whether it was ever measured. [variants]. Do not change."""
@@ -138,7 +147,7 @@ class ServiceTimes:
 
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
-        level = self._drift.of_all() + 0.5 * self._noise**2
+        level = self._drift.of_all() + 0.5 * self.noise**2
         if self._table is None or np.abs(level - self._tabled).max() > _SAME:
             self._table = np.exp(self._base + level[:, None])
             self._row, self._tabled = None, level
@@ -212,8 +221,7 @@ class ServiceTimes:
             residual = seen - self._base[cell] - drift
             if trust > 0.5:
                 clipped = max(-_OUTLIER, min(_OUTLIER, residual))
-                self._noise += 0.02 * (abs(clipped) * math.sqrt(count) * 1.2 - self._noise)
-                self._noise = min(max(self._noise, 0.03), 0.5)
+                self._learn_noise(row, seen - float(self._base[cell]), clipped, count)
                 self._drift.note(row, clipped, trust * count)
                 seen = self._base[cell] + drift + clipped
             if beside:
@@ -225,6 +233,25 @@ class ServiceTimes:
             self._early = self._early or bool(self._total[row].sum() < _EARLY)
         self._drift.follow(now_s)
         self._refit_if_due(now_s)
+
+    def _learn_noise(self, row: int, level: float, residual: float, count: float) -> None:
+        """Learn the spread from how far a batch is from what was expected, or from the one before.
+
+        From what is less, so that a machine that slows down does not look like one that is
+        unsteady (von Neumann 1941): not at once, nor at a variant that is measured seldom.
+        """
+        before, self._level[row] = self._level[row], level
+        if not math.isfinite(before):
+            return
+        least = min(abs(level - before) / math.sqrt(2.0), abs(residual))
+        spread = least * math.sqrt(count) * _OF_LEAST
+        self._noise += _NOISE_GAIN * (spread - self._noise)
+        self._noise = min(max(self._noise, _LEAST_NOISE), _MOST_NOISE)
+        seen = self._noise_weight[row]
+        gain = max(_NOISE_GAIN, 1.0 / (seen + 1.0))
+        own = self._own_noise[row] + gain * (spread - self._own_noise[row])
+        self._own_noise[row] = min(max(own, _LEAST_NOISE), _MOST_NOISE)
+        self._noise_weight[row] = min(seen + 1.0, _MEMORY)
 
     def _refit_if_due(self, now_s: float) -> None:
         due_s = _EARLY_REFIT_S if self._early else _REFIT_S
@@ -331,6 +358,7 @@ class ServiceTimes:
         # Old knowledge is worth less than fresh: the machine may have changed meanwhile.
         self._weight = np.minimum(self._weight, 20.0)
         self._alone = self._weight > 0.0
-        self._noise = min(max(noise, 0.03), 0.5)
+        self._noise = min(max(noise, _LEAST_NOISE), _MOST_NOISE)
+        self._noise_weight[:] = 0.0
         if (self._weight > 0.0).any():
             self._refit()

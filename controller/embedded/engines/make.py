@@ -60,7 +60,7 @@ class Recipe:
 
 RECIPES = (
     Recipe("large", 6, 4096, 0.1, ROWS),
-    Recipe("small", 1, 512, 0.003, (LARGEST,)),
+    Recipe("small", 1, 4096, 0.1, (LARGEST,)),
 )
 
 _CONFIG = """\

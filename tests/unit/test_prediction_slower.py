@@ -1,0 +1,110 @@
+"""A machine that becomes slower is no unsteady one, and what it explains is not counted twice."""
+
+import math
+
+import numpy as np
+import pytest
+
+from controller.policy.model import Objective
+from controller.prediction.calibration import ConformalCalibration, Outcome
+from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.service import ServiceTimes
+from controller.telemetry.observation import BatchSample, Observation, VariantReading
+
+TIMES_S = {"large": 0.04, "small": 0.0005}
+
+
+def measured(service: ServiceTimes, spreads: dict[str, float], *, slow=1.0, start_s=0.0, polls=120):
+    random = np.random.default_rng(1)
+    for poll in range(polls):
+        now_s = start_s + 0.5 * poll
+        service.observe(
+            [
+                BatchSample(model, 4, 4, TIMES_S[model] * slow * random.lognormal(0.0, s / 2), 0.1)
+                for model, s in spreads.items()
+            ],
+            now_s,
+        )
+    return now_s
+
+
+def test_each_variant_has_its_own_spread():
+    service = ServiceTimes(tuple(TIMES_S), 8)
+    measured(service, {"large": 0.05, "small": 0.4})
+    large, small = service.noise
+    assert large == pytest.approx(0.05, abs=0.04)
+    assert small == pytest.approx(0.4, abs=0.12)
+
+
+def test_a_machine_three_times_as_slow_is_no_unsteady_one():
+    service = ServiceTimes(tuple(TIMES_S), 8)
+    spreads = {"large": 0.05, "small": 0.05}
+    now_s = measured(service, spreads)
+    measured(service, spreads, slow=3.0, start_s=now_s + 0.5, polls=6)
+    assert service.noise.max() < 0.15
+    assert service.drift_ratio == pytest.approx(3.0, rel=0.15)
+
+
+def test_a_variant_measured_seldom_does_not_look_unsteady_for_what_happened_between():
+    service = ServiceTimes(tuple(TIMES_S), 8)
+    now_s = measured(service, {"large": 0.05, "small": 0.05})
+    for slow in (3.0, 1.0) * 4:
+        now_s = measured(service, {"large": 0.05}, slow=slow, start_s=now_s + 0.5, polls=10)
+        now_s = measured(service, {"small": 0.05}, slow=slow, start_s=now_s + 0.5, polls=1)
+    assert service.noise[1] < 0.2
+
+
+def fed(calibration: ConformalCalibration, ratio: float, count: int, start_s: float = 0.0) -> None:
+    for i in range(count):
+        stated_s = calibration.stated_s(0.1)
+        calibration.observe([Outcome(0.1 * ratio, 0.1, stated_s)], start_s + i * 0.1)
+
+
+def test_lateness_that_is_explained_is_forgotten_and_what_is_beyond_it_is_not():
+    calibration = ConformalCalibration(0.01)
+    fed(calibration, 1.0, 400)
+    fed(calibration, 3.0, 20, start_s=40.0)
+    assert calibration.factor > 2.0
+    calibration.excuse(math.log(3.0))
+    assert calibration.factor < 1.2
+    fed(calibration, 3.0, 20, start_s=42.0)
+    calibration.excuse(math.log(2.0))
+    assert 1.3 < calibration.factor < 1.8
+    calibration.excuse(-1.0)
+    assert calibration.factor > 1.3
+
+
+def test_many_in_time_make_up_for_single_ones_that_were_late():
+    slow, soon = ConformalCalibration(0.01), ConformalCalibration(0.01)
+    for one in (slow, soon):
+        fed(one, 1.0, 400)
+        fed(one, 2.5, 10, start_s=40.0)
+    fed(slow, 1.0, 200, start_s=41.0)
+    for i in range(200):
+        stated_s = soon.stated_s(0.1)
+        soon.observe([Outcome(0.1, 0.1, stated_s, requests=10)], 41.0 + i * 0.1)
+    assert soon.factor < slow.factor
+    late = ConformalCalibration(0.01)
+    fed(late, 2.5, 20)
+    before = late.factor
+    for i in range(200):
+        late.observe([Outcome(0.4, 0.1, 0.12, requests=10)], 2.0 + i * 0.1)
+    assert late.factor >= before
+
+
+def test_what_was_stated_by_a_faster_machine_teaches_nothing():
+    outcomes = Outcomes("m", Objective(0.1, 99.0), ["one"], weights=["one"])
+    outcomes.state_for(0.0, {"one": Statement(0.05, 0.05, 0.05)})
+    outcomes.excuse(math.log(3.0))
+
+    def ended(now_s: float) -> None:
+        reading = VariantReading("one", True, 0, 10, 10, 2, 0, 0.0, 10 * 0.15)
+        observation = Observation(now_s, 1, {}, {}, 0.1)
+        outcomes.learn(observation, [reading], {}, stalled=False)
+
+    before = outcomes.calibrations["one"].support
+    ended(0.2)
+    assert outcomes.calibrations["one"].support == before
+    outcomes.state_for(1.0, {"one": Statement(0.15, 0.15, 0.15)})
+    ended(1.4)
+    assert outcomes.calibrations["one"].support > before
