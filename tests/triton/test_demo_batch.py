@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_engines_of_one_variant_share_their_weights_and_quality(engines):
     assert len({v.max_batch for v in large}) == len(large) >= 3
     # What was read when quality was measured says which is better, by more than chance.
     best, small = large[0], engines.variants[-1]
-    assert best.quality - small.quality > 3 * (best.quality_error + small.quality_error)
+    assert best.quality - small.quality > 4 * math.hypot(best.quality_error, small.quality_error)
     samples = sample_requests(engines)
     assert samples.correct.mean(axis=1) == pytest.approx(
         [v.quality for v in engines.variants], abs=1e-4
