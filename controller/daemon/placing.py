@@ -66,8 +66,10 @@ class Placer:
         standing = self._actuator.standings()
         if not standing:
             return
-        self._due_s = observation.now_s + _EVERY_S
         gpus = [gpu for gpu in observation.gpus if gpu.index not in self._core.lost]
+        if not gpus:
+            return  # what was chosen stays so, for when one comes back
+        self._due_s = observation.now_s + _EVERY_S
         ratios = self._core.device_ratios
         places = Places(
             [gpu.index for gpu in gpus],

@@ -137,6 +137,18 @@ async def test_a_lost_gpu_is_left_at_the_next_tick_and_what_cannot_move_is_told_
     assert len(server.told) == count + 1
 
 
+async def test_while_no_gpu_can_be_relied_on_what_was_chosen_stays():
+    core, server = Core(), Server()
+    placer = Placer(core, server, Journal())
+    await after(placer, see(0.0), a_policy())
+    core.lost = frozenset({0, 1})  # as for the half a minute after both came back
+    await after(placer, see(10.0), a_policy())
+    assert len(server.told) == 1
+    core.lost = frozenset()
+    await after(placer, see(10.1), a_policy())
+    assert len(server.told) == 2
+
+
 async def test_only_gpus_that_are_allowed_are_chosen():
     server = Server()
     placer = Placer(Core(), server, Journal())

@@ -94,6 +94,17 @@ def test_nobody_goes_where_he_may_not():
     assert set(aims.values()) == {(1,)}
 
 
+@pytest.mark.parametrize(
+    ("at", "held", "aim"),
+    [((1,), True, (1,)), ((), False, (1,)), ((0,), True, (0,)), ((0,), False, (1,))],
+    ids=["where it is", "nowhere yet", "where its folder put it", "not where it was once"],
+)
+def test_nobody_goes_where_he_may_not_while_the_gpu_that_he_may_is_lost(at, held, aim):
+    item = a("v", 0, 10, 0.3, at=at, allowed=(1,), held=held)
+    plan = Places((0,), (INF,), (1.0,)).plan([item])
+    assert plan.aims == {"v": aim}
+
+
 def loaded(name: str, model: int, gpu: int, busy: float = 0.4, **more) -> Placeable:
     return a(name, model, 100.0, busy, at=(gpu,), held=True, **more)
 
