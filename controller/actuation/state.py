@@ -123,13 +123,17 @@ class Alias:
 
 
 def _within(variant: Variant, most: int | None) -> int | None:
-    """Return how many instances a variant is to have: as many as it was to have, but not more."""
+    """Return how many instances a variant is to have: as many as it was to have, but not more.
+
+    And not fewer than in its folder.
+    """
     wanted, override = variant.instances, variant.override
+    least = None if override is None else folder_number(override.sent, override.disk)
     if wanted is None and override is not None and GROUPS in override.of_policy:
         number = shape.instances_of(override.sent)
-        if number != folder_number(override.sent, override.disk):  # else it was only placed
+        if number != least:  # else it was only placed
             wanted = number
-    return None if most is None or wanted is None else min(wanted, most)
+    return None if most is None or wanted is None else max(min(wanted, most), least or 1)
 
 
 @dataclass(slots=True)
