@@ -151,6 +151,28 @@ def look_at_folder(server: Server, variant: Variant) -> None:
         server.memory.override(variant.model, None)
 
 
+def prepare(server: Server, variant: Variant, *, fresh: bool) -> bool:
+    """Want of a variant what its load is to give it; return whether that is to be saved first.
+
+    Args:
+        server: where.
+        variant: that is to be loaded.
+        fresh: it is not there yet. It goes as its folder says where nothing is known of that, and
+            else at once where it is to be: where it was there may be no room, or no GPU.
+    """
+    if not fresh:
+        return set_up(server, variant, stays=variant.model in server.serving())
+    look_at_folder(server, variant)
+    return variant.override is not None and set_up(server, variant)
+
+
+def want_again(server: Server, variant: Variant, before: Override | None, reapply: bool) -> bool:
+    """Want of a loaded variant what was wanted before, as nothing was sent: no change."""
+    variant.override, variant.reapply = before, reapply
+    server.memory.override(variant.model, before)
+    return False
+
+
 def take_back(server: Server, variant: Variant, override: Override, error: str) -> None:
     """Want of a variant what it had, as Triton does not load it with this.
 
