@@ -351,7 +351,7 @@ class Actuator:
         return {name: gpus for name, gpus in placed.items() if gpus}
 
     def standings(self) -> dict[str, Standing]:
-        """Return how every variant stands, by Triton's name; {}: there is no server yet."""
+        """Return how every variant stands, by Triton's name; {}: no server was looked at yet."""
         return {} if self._keeper is None else standings(self._keeper.server)
 
     def place(self, aims: Mapping[str, tuple[int, ...]]) -> None:

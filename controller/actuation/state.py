@@ -159,6 +159,7 @@ class Server:
     refused: str | None = None  # what Triton said when it refused model control
     released: frozenset[str] = frozenset()  # models that an operator took back
     aims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # GPUs that were chosen for some
+    placed: frozenset[str] = frozenset()  # the variants whose GPUs the policy leaves to us
 
     def __post_init__(self) -> None:
         self.aims = {  # as was chosen before a restart of ours
@@ -197,8 +198,10 @@ class Server:
                 variant = self.variants[one.model]
                 variant.queue = model.queue
                 variant.instances = _within(variant, one.max_instances)
-        ours = {v.model for model in policy.models for v in model.variants if v.gpus is not None}
-        self.aims = {name: gpus for name, gpus in self.aims.items() if name in ours}
+        self.placed = frozenset(
+            v.model for model in policy.models for v in model.variants if v.gpus is not None
+        )
+        self.aims = {name: gpus for name, gpus in self.aims.items() if name in self.placed}
 
     def acts_on(self, alias: Alias) -> bool:
         """Return whether an alias is ours to change, and its variants ours to look after."""

@@ -61,6 +61,7 @@ class Standing(NamedTuple):
     held: bool  # it is loaded, or may be
     at: tuple[int, ...]  # where it is, or will be loaded; (): not known
     may_move: bool  # it serves nobody and is ours
+    fixed: bool = False  # its config lets nobody choose its GPUs
 
 
 def placeables(
@@ -87,7 +88,9 @@ def placeables(
             one.busy,
             standing[one.name].need_bytes,
             at=standing[one.name].at,
-            allowed=() if one.name not in allowed else allowed[one.name] or gpus,
+            allowed=()
+            if one.name not in allowed or standing[one.name].fixed
+            else allowed[one.name] or gpus,
             held=standing[one.name].held,
             may_move=standing[one.name].may_move,
             load_s=load_s.get(one.name, 0.0),

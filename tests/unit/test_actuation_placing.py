@@ -325,6 +325,11 @@ def test_what_an_operator_set_himself_is_not_moved():
         fast.override, sent={**fast.override.disk, "instance_group": own}, of_policy=()
     )
     assert not is_pending(server, fast)
+    # So its next load needs room where he put it, and no plan waits for it to move.
+    assert next_place(server, "fast") == ()
+    server.reachable = True
+    assert standings(server)["fast"].fixed
+    assert place_view(server, fast) == "its instances were set over the API: it is left where it is"
 
 
 def test_where_there_is_no_room_it_is_not_moved():
@@ -398,9 +403,26 @@ def test_after_a_move_what_it_holds_is_known_to_be_where_it_is():
 def test_the_placer_is_told_how_each_stands():
     server = a_server()
     server.aims = {"fast": (1,)}
+    assert standings(server) == {}  # nobody knows what is loaded, as after a restart of ours
+    server.reachable = True
     found = standings(server)
-    assert found["best"] == (float(GIB), True, (0, 1), False)  # it serves
+    assert found["best"] == (float(GIB), True, (0, 1), False, False)  # it serves
     assert found["fast"].at == (0, 1)
     assert found["fast"].may_move
     server.variants["fast"].ready = False
     assert standings(server)["fast"].at == (1,)
+
+
+def test_of_one_that_is_on_the_host_too_it_counts_where_its_gpus_are():
+    server = a_server()
+    server.reachable, fast = True, server.variants["fast"]
+    on_host = {"kind": "KIND_CPU", "count": 1}
+    fast.config = {**DISK, "instance_group": [*DISK["instance_group"], on_host]}
+    server.aims = {"fast": (1,)}
+    set_up(server, fast)
+    loaded(fast)
+    assert standings(server)["fast"].at == (1,)
+    assert place_view(server, fast) == "on GPU 1"
+    fast.override, fast.config = None, {**DISK, "instance_group": [on_host]}
+    assert standings(server)["fast"].fixed
+    assert "no instances on GPUs" in place_view(server, fast)
