@@ -123,6 +123,8 @@ class MemoryWatch(HostMemory):
         known = {model: self._on(model, gpus) for model in self._variants}
         largest = max(max(on.values()) for on in known.values())
         alone = {gpu: self._left(gpu) if self._seen else 0.0 for gpu in gpus}
+        # What nobody limits is no size: it would be infinite.
+        alone = {gpu: left if left < NO_LIMIT.gpu_bytes else 0.0 for gpu, left in alone.items()}
         needs, loads = {}, {}
         for model, on in known.items():
             aim, guess, host = self.aims(model), dict[int, float](), hosts[model]
@@ -186,11 +188,10 @@ class MemoryWatch(HostMemory):
         key, rooms = "memory.host_budget", [room.host_bytes for room in (wants, total, limit)]
         place = ""
         if total.gpu_bytes + wants.gpu_bytes > limit.gpu_bytes:
-            key, rooms = "memory.gpu_budget", [room.gpu_bytes for room in (wants, total, limit)]
+            key, rooms = self._key(*self.gpus), [room.gpu_bytes for room in (wants, total, limit)]
         for at, (gpu, left) in enumerate(zip(self.gpus, limit.on, strict=False)):
             if total.of(at) + wants.of(at) > left:
-                named = gpu in dict(self._memory.gpu_budgets_bytes)
-                key = "memory.gpu_budgets" if named else "memory.gpu_budget"
+                key = self._key(gpu)
                 rooms = [wants.of(at), total.of(at), left]
                 place = f" of GPU {gpu}" if len(limit.on) > 1 else ""
                 break
@@ -200,6 +201,11 @@ class MemoryWatch(HostMemory):
             f"the memory budget is full: it needs {_rounded(asked)}{again}, and of {_rounded(left)}"
             f"{place} ({key}{besides}) {_rounded(taken)} are held"
         )
+
+    def _key(self, *gpus: int) -> str:
+        """Return which key of the policy limits some GPUs."""
+        named = dict(self._memory.gpu_budgets_bytes).keys()
+        return "memory.gpu_budgets" if not named.isdisjoint(gpus) else "memory.gpu_budget"
 
     def is_to_be_measured(self, model: str) -> bool:
         """Return whether there is a budget of GPU memory, and nothing is known of a model."""

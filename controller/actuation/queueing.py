@@ -106,8 +106,10 @@ def may_reload(server: Server, variant: Variant) -> bool:
 def _is_resized(server: Server, variant: Variant) -> bool:
     """Return whether a model's only variant is to have another number of instances, where it is.
 
-    Nothing else may be another: that would be a reload.
+    Nothing else may be another: that would be a reload. Nor may it have lost what it was to have.
     """
+    if variant.reapply:
+        return False
     override, config = _override(server, variant, stays=True), variant.config
     if override is None or config is None or not is_alone(server, variant.model):
         return False

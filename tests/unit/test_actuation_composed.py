@@ -203,6 +203,17 @@ def test_what_serves_alone_gets_instances_where_it_is_and_is_not_moved():
     assert best.override.sent == DISK
 
 
+def test_what_serves_alone_and_lost_its_queue_is_not_reloaded_for_a_number():
+    server = a_server(policy(names=("best",), queue=QUEUE), target="other")
+    best = server.variants["best"]
+    load(server, best)
+    server.aliases["chat"].target = "best"
+    best.instances = 2
+    assert may_reload(server, best)
+    best.config, best.reapply = {**DISK, "name": "best"}, True  # somebody loaded it from its folder
+    assert not may_reload(server, best)
+
+
 @pytest.mark.parametrize(("queue", "told"), [(None, None), (QUEUE, "set")])
 def test_one_more_that_triton_refuses_costs_neither_its_gpu_nor_its_queue(queue, told):
     server = a_server(policy(queue=queue))

@@ -134,6 +134,21 @@ def test_a_budget_of_one_gpu_alone_leaves_the_others_without():
     assert watch.is_limited
 
 
+def test_one_of_which_nothing_is_known_is_not_infinite_where_nothing_is_limited():
+    watch, _ = a_watch(map(card, range(2)), budgets=((1, 4 * GIB),), a=None, b=None)
+    budget = watch.budget()
+    assert budget.need("a").on == (0.0, 4.0 * GIB)
+    assert watch.why_not("a", []) is None
+    assert watch.why_not("b", ["a"]) is not None
+
+
+def test_on_a_single_gpu_it_is_told_which_key_limits_it():
+    watch, _ = a_watch([card(0)], budgets=((0, 4 * GIB),), a=5 * GIB)
+    assert "(memory.gpu_budgets, less" in watch.why_not("a", [])
+    watch, _ = a_watch([card(0)], budget=4 * GIB, a=5 * GIB)
+    assert "(memory.gpu_budget, less" in watch.why_not("a", [])
+
+
 def test_one_that_nobody_knows_the_place_of_needs_room_everywhere():
     watch, _ = a_watch(
         map(card, range(2)), budget=10 * GIB, placed={"a": (1,)}, a=8 * GIB, b=4 * GIB
