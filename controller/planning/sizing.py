@@ -14,7 +14,7 @@ One at a time of each model; what does not come about is not asked for again for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -219,6 +219,13 @@ class Sizer:
                 found.append(Resize(model, own.number - 1, own.number, 0.0))
         return max(found, key=lambda resize: resize.gain, default=None)
 
+    def needs(self, model: str, now_s: float) -> bool:
+        """Return whether a variant's instances were all needed not long ago."""
+        return any(
+            name == model and most > 1 and now_s - needed_s <= LATE_S
+            for name, most, needed_s in zip(self.models, self.most, self._needed_s, strict=True)
+        )
+
     def view(self) -> dict[str, Any]:
         """Return what is wanted, JSON-ready, by Triton's name of a variant."""
         rate = max(self._rate, _IDLE_RPS)
@@ -232,6 +239,21 @@ class Sizer:
             for v, model in enumerate(self.models)
             if self.most[v] > 1
         }
+
+
+def agreed(
+    found: Iterable[tuple[Sizer, Resize | None]], sizers: Sequence[Sizer], now_s: float
+) -> tuple[Resize, ...]:
+    """Return what models want of their variants, but for what others need of the same."""
+    return tuple(
+        resize
+        for own, resize in found
+        if resize is not None
+        and not (
+            resize.number < resize.before
+            and any(one is not own and one.needs(resize.model, now_s) for one in sizers)
+        )
+    )
 
 
 def worth_with(

@@ -166,6 +166,17 @@ async def test_nothing_moves_while_everything_is_paused_or_no_gpu_is_told():
     assert server.told == []
 
 
+@pytest.mark.parametrize("why", [{"paused": True}, {"held": "foreign change"}])
+async def test_what_is_loaded_of_a_model_that_is_left_alone_stays_where_it_is(why):
+    server = Server()
+    placer = Placer(Core(), server, Journal())
+    left = {"m0": ModelReading("m0", None, **why), "m1": ModelReading("m1", None)}
+    for step in range(5):
+        await after(placer, see(10.0 * step, **left), a_policy())
+    assert server.standing["m0-fast"].at == (0,)
+    assert server.standing["m1-fast"].at == (1,)
+
+
 async def test_a_policy_that_is_edited_is_planned_for_anew():
     server = Server()
     placer = Placer(Core(), server, Journal())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.planning.sizing import LATE_S, Sizer
+from controller.planning.sizing import LATE_S, Sizer, agreed
 from controller.policy.model import ModelPolicy, Objective, VariantPolicy
 from controller.telemetry.observation import Instances
 
@@ -202,3 +202,16 @@ def test_it_has_no_fewer_than_its_folder_says_whatever_the_policy_allows():
     assert one.decide(now_s, four, COSTS) is None
     now_s = fed(one, 2 * LATE_S, now_s=now_s, **PLENTY)
     assert one.decide(now_s, four, COSTS) is None
+
+
+def test_of_a_variant_of_two_models_neither_takes_what_the_other_needs():
+    one, other = sizer(), sizer()
+    for _ in range(round(LATE_S) + 30):
+        now_s = fed(one, 1, now_s=one._at_s or 0.0, **ENOUGH)
+        fed(other, 1, now_s=now_s - 1.0, **PLENTY)
+        both = [(each, each.decide(now_s, TWO, COSTS)) for each in (one, other)]
+        assert agreed(both, (one, other), now_s) == ()
+    assert both[1][1].number == 1, "alone it would"
+    now_s = fed(one, LATE_S + 2, now_s=now_s, **PLENTY)
+    found = agreed([(other, both[1][1])], (one, other), now_s)
+    assert [resize.number for resize in found] == [1]
