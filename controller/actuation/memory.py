@@ -84,9 +84,9 @@ class MemoryWatch(HostMemory):
             if gpu.triton_memory_bytes is not None
         }
         unknown = [model for model in held if self.is_to_be_measured(model)]
+        known = [self._on(model, told) for model in held]
         for gpu, own in told.items():
-            known = sum(self._on(model, (gpu,))[gpu] for model in held)
-            beyond = max(0, own - known)
+            beyond = max(0, own - sum(on[gpu] for on in known))
             for model in unknown:
                 self._found.setdefault(model, {})[gpu] = beyond // len(unknown)
             before = self._beyond.get(gpu, 0)
