@@ -354,6 +354,11 @@ class Actuator:
         """Return how every variant stands, by Triton's name; {}: no server was looked at yet."""
         return {} if self._keeper is None else standings(self._keeper.server)
 
+    def avoid(self, gpus: frozenset[int]) -> None:
+        """Load nothing on some GPUs: they are lost, or were until a moment ago."""
+        if self._free_memory is not None:
+            self._free_memory.avoided = gpus
+
     def place(self, aims: Mapping[str, tuple[int, ...]]) -> None:
         """Put the instances of some variants on other GPUs, each when that disturbs nobody.
 

@@ -55,6 +55,7 @@ class MemoryWatch(HostMemory):
         self._gpus = gpus
         self.placed: Callable[[str], tuple[int, ...]] = _nowhere  # where a variant is, or last was
         self.aims: Callable[[str], tuple[int, ...]] = _nowhere  # where its next load puts it
+        self.avoided: frozenset[int] = frozenset()  # GPUs that were lost until a moment ago
         self._beyond: dict[int, int] = {}  # bytes of each GPU that are no variant's
         # By GPU: what variants seem to hold of which nothing is known.
         self._found: dict[str, dict[int, int]] = {}
@@ -98,8 +99,8 @@ class MemoryWatch(HostMemory):
 
     @property
     def lost(self) -> frozenset[int]:
-        """Return the GPUs that cannot be used, as far as it is known."""
-        return frozenset(gpu.index for gpu in self._gpus() if gpu.lost)
+        """Return the GPUs that cannot be used, as far as it is known, or are not to be yet."""
+        return self.avoided.union(gpu.index for gpu in self._gpus() if gpu.lost)
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -168,9 +169,12 @@ class MemoryWatch(HostMemory):
             held: what is loaded, or may be.
         """
         aim = self.aims(model)
+        goes_to = aim or self.placed(model)
         for reading in self._gpus():
-            if reading.lost and reading.index in (aim or self.placed(model)):
+            if reading.lost and reading.index in goes_to:
                 return f"GPU {reading.index} is lost: {reading.error}"
+        if left := self.avoided.intersection(goes_to):
+            return f"GPU {min(left)} was lost, and is left alone for a while"
         for where, need, free in self._needs(model, aim):
             if free - need < self._reserve_bytes:
                 return (

@@ -112,6 +112,7 @@ class GovernorCore:
         self._prices = DevicePrices([model.weight for model in policy.models])
         self._probes.set_policy(policy.probing)
         self.limits.set_policy(policy.gpu)
+        self._devices.keep(policy.gpu.watched)
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""

@@ -189,6 +189,14 @@ def test_nothing_is_loaded_on_a_gpu_that_is_lost():
     assert watch.lost == {0}
 
 
+def test_nor_on_one_that_was_lost_until_a_moment_ago():
+    watch, _ = a_watch([card(0), card(1)], placed={"a": (0,), "b": (1,)}, a=GIB, b=GIB)
+    watch.avoided = frozenset({0})
+    assert watch.why_not("a") == "GPU 0 was lost, and is left alone for a while"
+    assert watch.why_not("b") is None
+    assert watch.lost == {0}
+
+
 def test_what_triton_holds_besides_is_counted_of_each_gpu_by_itself():
     watch, now = a_watch(
         map(card, range(2)), budget=16 * GIB, placed={"a": (0,), "b": (1,)}, a=4 * GIB, b=4 * GIB

@@ -10,7 +10,15 @@ from taught_core import SERVERS, observation, taught
 from controller.planning.decision import Excluded, Reason
 from controller.planning.devices import DeviceWatch
 from controller.planning.explain import explain_decision
-from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
+from controller.policy.model import (
+    GpuPolicy,
+    GpuSource,
+    ModelPolicy,
+    Objective,
+    Policy,
+    TritonPolicy,
+    VariantPolicy,
+)
 from controller.prediction.placement import Placement
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.cards import Cards
@@ -61,6 +69,17 @@ def test_a_driver_that_tells_nothing_changes_nothing():
     healthy = DeviceWatch()
     healthy.look([WELL], 0.0)
     assert healthy.look([replace(WELL, error="NVML: Unknown Error")], 1.0) == frozenset()
+
+
+def test_a_gpu_that_nobody_watches_any_more_is_not_lost_for_ever():
+    watch = DeviceWatch()
+    watch.look([GONE], 0.0)
+    watch.keep(None)
+    assert watch.look([], 1.0) == {0}
+    watch.keep(replace(GpuPolicy(), devices=(0, 1)).watched)
+    assert watch.look([], 1.0) == {0}
+    watch.keep(replace(GpuPolicy(), source=GpuSource.NONE).watched)
+    assert watch.look([], 1.0) == frozenset()
 
 
 # -- which is which ------------------------------------------------------------------------------
