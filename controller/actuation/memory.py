@@ -169,12 +169,9 @@ class MemoryWatch(HostMemory):
             held: what is loaded, or may be.
         """
         aim = self.aims(model)
-        goes_to = aim or self.placed(model)
-        for reading in self._gpus():
-            if reading.lost and reading.index in goes_to:
-                return f"GPU {reading.index} is lost: {reading.error}"
-        if left := self.avoided.intersection(goes_to):
-            return f"GPU {min(left)} was lost, and is left alone for a while"
+        lost = self._why_lost(aim or self.placed(model))
+        if lost is not None:
+            return lost
         for where, need, free in self._needs(model, aim):
             if free - need < self._reserve_bytes:
                 return (
@@ -205,6 +202,14 @@ class MemoryWatch(HostMemory):
             f"the memory budget is full: it needs {_rounded(asked)}{again}, and of {_rounded(left)}"
             f"{place} ({key}{besides}) {_rounded(taken)} are held"
         )
+
+    def _why_lost(self, goes_to: tuple[int, ...]) -> str | None:
+        """Return which of some GPUs cannot be used, and why; None: all can."""
+        for reading in self._gpus():
+            if reading.lost and reading.index in goes_to:
+                return f"GPU {reading.index} is lost: {reading.error}"
+        left = self.avoided.intersection(goes_to)
+        return f"GPU {min(left)} was lost, and is left alone for a while" if left else None
 
     def _key(self, *gpus: int) -> str:
         """Return which key of the policy limits some GPUs."""
