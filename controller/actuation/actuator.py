@@ -351,8 +351,13 @@ class Actuator:
         return {name: gpus for name, gpus in placed.items() if gpus}
 
     def standings(self) -> dict[str, Standing]:
-        """Return how every variant stands, by Triton's name; {}: there is no server yet."""
+        """Return how every variant stands, by Triton's name; {}: no server was looked at yet."""
         return {} if self._keeper is None else standings(self._keeper.server)
+
+    def avoid(self, gpus: frozenset[int]) -> None:
+        """Load nothing on some GPUs: they are lost, or were until a moment ago."""
+        if self._free_memory is not None:
+            self._free_memory.avoided = gpus
 
     def place(self, aims: Mapping[str, tuple[int, ...]]) -> None:
         """Put the instances of some variants on other GPUs, each when that disturbs nobody.

@@ -40,11 +40,17 @@ class HostMemory:
         for model in policy.models:
             for variant in model.variants:
                 self._variants.setdefault(variant.model, []).append(variant)
+        # By one model or by several: the most counts. Asked for many times in each tick.
+        self._declares = {
+            model: (
+                max(v.host_memory_bytes or 0 for v in listed),
+                max(v.gpu_memory_bytes or 0 for v in listed),
+            )
+            for model, listed in self._variants.items()
+        }
 
     def _declared(self, model: str) -> tuple[int, int]:
-        listed = self._variants.get(model, [])  # by one model or by several: the most counts
-        host = max((v.host_memory_bytes or 0 for v in listed), default=0)
-        return host, max((v.gpu_memory_bytes or 0 for v in listed), default=0)
+        return self._declares.get(model, (0, 0))
 
     def read_host(self) -> int | None:
         """Return what Triton's processes hold of the host; None: nobody can tell. Blocking."""

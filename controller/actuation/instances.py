@@ -14,7 +14,7 @@ from typing import Any
 
 from controller.actuation.alias import instances_of
 from controller.actuation.places import GROUPS, folder_number
-from controller.actuation.state import Server, Variant
+from controller.actuation.state import Alias, Server, Variant
 from controller.telemetry.observation import Instances
 
 
@@ -27,17 +27,24 @@ def with_number(groups: Sequence[Mapping[str, Any]], number: int) -> list[dict[s
 
 def is_alone(server: Server, model: str) -> bool:
     """Return whether a variant is the only one of every model that it serves."""
-    users = list(server.users(model))
-    return bool(users) and all(len(alias.order) == 1 for alias in users)
+    return _are_alone(list(server.users(model)))
 
 
 def instance_readings(server: Server) -> dict[str, Instances]:
     """Return how many instances each loaded variant has, by Triton's name."""
-    found = {name: _reading(server, variant) for name, variant in server.variants.items()}
+    serving = server.serving()
+    users: dict[str, list[Alias]] = {}  # looked up once: this is asked at every tick
+    for alias in server.aliases.values():
+        for name in alias.order:
+            users.setdefault(name, []).append(alias)
+    found = {
+        name: _reading(variant, users.get(name, []), serves=name in serving)
+        for name, variant in server.variants.items()
+    }
     return {name: own for name, own in found.items() if own is not None}
 
 
-def _reading(server: Server, variant: Variant) -> Instances | None:
+def _reading(variant: Variant, users: Sequence[Alias], *, serves: bool) -> Instances | None:
     """Return how many there are; None: it is not loaded, or not sized."""
     config = variant.config
     number = None if config is None else instances_of(config)
@@ -46,6 +53,10 @@ def _reading(server: Server, variant: Variant) -> Instances | None:
     override = variant.override
     folder = None if override is None else folder_number(override.sent, override.disk)
     least = folder or number
-    serves = variant.model in server.serving() and not is_alone(server, variant.model)
-    busy = variant.operation is not None or any(a.switching for a in server.users(variant.model))
+    serves = serves and not _are_alone(users)
+    busy = variant.operation is not None or any(alias.switching for alias in users)
     return Instances(number, least, not (serves or busy or not variant.proven))
+
+
+def _are_alone(users: Sequence[Alias]) -> bool:
+    return bool(users) and all(len(alias.order) == 1 for alias in users)

@@ -55,6 +55,7 @@ class MemoryWatch(HostMemory):
         self._gpus = gpus
         self.placed: Callable[[str], tuple[int, ...]] = _nowhere  # where a variant is, or last was
         self.aims: Callable[[str], tuple[int, ...]] = _nowhere  # where its next load puts it
+        self.avoided: frozenset[int] = frozenset()  # GPUs that were lost until a moment ago
         self._beyond: dict[int, int] = {}  # bytes of each GPU that are no variant's
         # By GPU: what variants seem to hold of which nothing is known.
         self._found: dict[str, dict[int, int]] = {}
@@ -84,9 +85,9 @@ class MemoryWatch(HostMemory):
             if gpu.triton_memory_bytes is not None
         }
         unknown = [model for model in held if self.is_to_be_measured(model)]
+        known = [self._on(model, told) for model in held]
         for gpu, own in told.items():
-            known = sum(self._on(model, (gpu,))[gpu] for model in held)
-            beyond = max(0, own - known)
+            beyond = max(0, own - sum(on[gpu] for on in known))
             for model in unknown:
                 self._found.setdefault(model, {})[gpu] = beyond // len(unknown)
             before = self._beyond.get(gpu, 0)
@@ -98,8 +99,8 @@ class MemoryWatch(HostMemory):
 
     @property
     def lost(self) -> frozenset[int]:
-        """Return the GPUs that cannot be used, as far as it is known."""
-        return frozenset(gpu.index for gpu in self._gpus() if gpu.lost)
+        """Return the GPUs that cannot be used, as far as it is known, or are not to be yet."""
+        return self.avoided.union(gpu.index for gpu in self._gpus() if gpu.lost)
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -123,6 +124,8 @@ class MemoryWatch(HostMemory):
         known = {model: self._on(model, gpus) for model in self._variants}
         largest = max(max(on.values()) for on in known.values())
         alone = {gpu: self._left(gpu) if self._seen else 0.0 for gpu in gpus}
+        # What nobody limits is no size: it would be infinite.
+        alone = {gpu: left if left < NO_LIMIT.gpu_bytes else 0.0 for gpu, left in alone.items()}
         needs, loads = {}, {}
         for model, on in known.items():
             aim, guess, host = self.aims(model), dict[int, float](), hosts[model]
@@ -166,9 +169,9 @@ class MemoryWatch(HostMemory):
             held: what is loaded, or may be.
         """
         aim = self.aims(model)
-        for reading in self._gpus():
-            if reading.lost and reading.index in (aim or self.placed(model)):
-                return f"GPU {reading.index} is lost: {reading.error}"
+        lost = self._why_lost(aim or self.placed(model))
+        if lost is not None:
+            return lost
         for where, need, free in self._needs(model, aim):
             if free - need < self._reserve_bytes:
                 return (
@@ -186,11 +189,10 @@ class MemoryWatch(HostMemory):
         key, rooms = "memory.host_budget", [room.host_bytes for room in (wants, total, limit)]
         place = ""
         if total.gpu_bytes + wants.gpu_bytes > limit.gpu_bytes:
-            key, rooms = "memory.gpu_budget", [room.gpu_bytes for room in (wants, total, limit)]
+            key, rooms = self._key(*self.gpus), [room.gpu_bytes for room in (wants, total, limit)]
         for at, (gpu, left) in enumerate(zip(self.gpus, limit.on, strict=False)):
             if total.of(at) + wants.of(at) > left:
-                named = gpu in dict(self._memory.gpu_budgets_bytes)
-                key = "memory.gpu_budgets" if named else "memory.gpu_budget"
+                key = self._key(gpu)
                 rooms = [wants.of(at), total.of(at), left]
                 place = f" of GPU {gpu}" if len(limit.on) > 1 else ""
                 break
@@ -200,6 +202,19 @@ class MemoryWatch(HostMemory):
             f"the memory budget is full: it needs {_rounded(asked)}{again}, and of {_rounded(left)}"
             f"{place} ({key}{besides}) {_rounded(taken)} are held"
         )
+
+    def _why_lost(self, goes_to: tuple[int, ...]) -> str | None:
+        """Return which of some GPUs cannot be used, and why; None: all can."""
+        for reading in self._gpus():
+            if reading.lost and reading.index in goes_to:
+                return f"GPU {reading.index} is lost: {reading.error}"
+        left = self.avoided.intersection(goes_to)
+        return f"GPU {min(left)} was lost, and is left alone for a while" if left else None
+
+    def _key(self, *gpus: int) -> str:
+        """Return which key of the policy limits some GPUs."""
+        named = dict(self._memory.gpu_budgets_bytes).keys()
+        return "memory.gpu_budgets" if not named.isdisjoint(gpus) else "memory.gpu_budget"
 
     def is_to_be_measured(self, model: str) -> bool:
         """Return whether there is a budget of GPU memory, and nothing is known of a model."""

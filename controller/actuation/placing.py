@@ -10,7 +10,7 @@ restart of ours or of Triton, a load goes where it was chosen to be.
 
 from __future__ import annotations
 
-from controller.actuation.places import place_of, placed_groups
+from controller.actuation.places import GROUPS, HOST, place_of, placed_groups
 from controller.actuation.state import Server, Variant
 
 
@@ -26,21 +26,38 @@ def next_place(server: Server, name: str) -> tuple[int, ...]:
     variant = server.variants.get(name)
     if variant is None:
         return ()
-    disk = variant.config if variant.override is None else variant.override.disk
-    aim = aim_of(server, variant)
-    return aim if aim and disk is not None and placed_groups(disk, aim) is not None else ()
+    is_known = variant.config is not None or variant.override is not None
+    return aim_of(server, variant) if is_known and why_fixed(variant) is None else ()
+
+
+def gpus_now(variant: Variant) -> tuple[int, ...]:
+    """Return the GPUs that a variant is on, or last was; (): not known, or none."""
+    return tuple(gpu for gpu in place_of(variant) if gpu != HOST)
+
+
+def why_fixed(variant: Variant) -> str | None:
+    """Return why nobody chooses the GPUs of a variant; None: nothing is known against it."""
+    override = variant.override
+    disk = variant.config if override is None else override.disk
+    if disk is not None and placed_groups(disk, (0,)) is None:
+        return "its config.pbtxt has no instances on GPUs: it is left where it is"
+    if override is None or GROUPS in override.of_policy or variant.instances is not None:
+        return None
+    if override.sent.get(GROUPS) == override.disk.get(GROUPS):
+        return None
+    return "its instances were set over the API: it is left where it is"
 
 
 def place_view(server: Server, variant: Variant) -> str | None:
     """Return what people are told of a choice of GPUs; None: there is none."""
     aim = server.aims.get(variant.model)
-    if not aim:
+    if variant.model not in server.placed:
         return None
+    fixed = why_fixed(variant)
+    if fixed is not None or not aim:
+        return fixed
     gpus = ", ".join(map(str, aim))
-    disk = variant.config if variant.override is None else variant.override.disk
-    if disk is not None and placed_groups(disk, aim) is None:
-        return "its config.pbtxt has no instances on GPUs: it is left where it is"
-    if place_of(variant) == aim and variant.ready:
+    if gpus_now(variant) == aim and variant.ready:
         return f"on GPU {gpus}"
     if aim == variant.refused_aim:
         return f"Triton does not load it on GPU {gpus}: {variant.queue_error}"

@@ -106,8 +106,10 @@ def may_reload(server: Server, variant: Variant) -> bool:
 def _is_resized(server: Server, variant: Variant) -> bool:
     """Return whether a model's only variant is to have another number of instances, where it is.
 
-    Nothing else may be another: that would be a reload.
+    Nothing else may be another: that would be a reload. Nor may it have lost what it was to have.
     """
+    if variant.reapply:
+        return False
     override, config = _override(server, variant, stays=True), variant.config
     if override is None or config is None or not is_alone(server, variant.model):
         return False
@@ -149,6 +151,28 @@ def look_at_folder(server: Server, variant: Variant) -> None:
     if served and override.of_policy and not _of_others(override):
         variant.override, variant.reapply = None, False
         server.memory.override(variant.model, None)
+
+
+def prepare(server: Server, variant: Variant, *, fresh: bool) -> bool:
+    """Want of a variant what its load is to give it; return whether that is to be saved first.
+
+    Args:
+        server: where.
+        variant: that is to be loaded.
+        fresh: it is not there yet. It goes as its folder says where nothing is known of that, and
+            else at once where it is to be: where it was there may be no room, or no GPU.
+    """
+    if not fresh:
+        return set_up(server, variant, stays=variant.model in server.serving())
+    look_at_folder(server, variant)
+    return variant.override is not None and set_up(server, variant)
+
+
+def want_again(server: Server, variant: Variant, before: Override | None, reapply: bool) -> bool:
+    """Want of a loaded variant what was wanted before, as nothing was sent: no change."""
+    variant.override, variant.reapply = before, reapply
+    server.memory.override(variant.model, before)
+    return False
 
 
 def take_back(server: Server, variant: Variant, override: Override, error: str) -> None:

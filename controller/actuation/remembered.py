@@ -79,7 +79,7 @@ class Memory:
             self.released = frozenset(map(str, found.get("released", ())))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             _LOG.warning("%s cannot be read (%s): starting without it", path, error)
 
     def remember(self, alias: str, target: str) -> None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from controller.actuation.memory import MemoryWatch, Used
 from controller.actuation.places import is_known, moved, place_of
+from controller.actuation.placing import gpus_now, why_fixed
 from controller.actuation.remembered import HOST, of_gpus
 from controller.actuation.state import Server, Variant
 from controller.planning.budget import Budget
@@ -111,15 +112,18 @@ async def _host_bytes(watch: MemoryWatch) -> int | None:
 
 
 def standings(server: Server) -> dict[str, Standing]:
-    """Return how every variant stands, by Triton's name."""
+    """Return how every variant stands, by Triton's name; {}: nobody has looked yet."""
+    if not server.reachable:
+        return {}  # what is loaded would be taken for nowhere, and moved
     watch, held = server.free_memory, set(server.held())
     serving, ours = server.serving(), server.acted_on()
     return {
         name: Standing(
             0.0 if watch is None else watch.size(name),
             name in held,
-            place_of(variant) if name in held else server.aims.get(name) or place_of(variant),
+            gpus_now(variant) if name in held else server.aims.get(name) or gpus_now(variant),
             may_move=name in ours and name not in serving,
+            fixed=why_fixed(variant) is not None,
         )
         for name, variant in server.variants.items()
     }

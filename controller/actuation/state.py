@@ -123,13 +123,17 @@ class Alias:
 
 
 def _within(variant: Variant, most: int | None) -> int | None:
-    """Return how many instances a variant is to have: as many as it was to have, but not more."""
+    """Return how many instances a variant is to have: as many as it was to have, but not more.
+
+    And not fewer than in its folder.
+    """
     wanted, override = variant.instances, variant.override
+    least = None if override is None else folder_number(override.sent, override.disk)
     if wanted is None and override is not None and GROUPS in override.of_policy:
         number = shape.instances_of(override.sent)
-        if number != folder_number(override.sent, override.disk):  # else it was only placed
+        if number != least:  # else it was only placed
             wanted = number
-    return None if most is None or wanted is None else min(wanted, most)
+    return None if most is None or wanted is None else max(min(wanted, most), least or 1)
 
 
 @dataclass(slots=True)
@@ -155,6 +159,7 @@ class Server:
     refused: str | None = None  # what Triton said when it refused model control
     released: frozenset[str] = frozenset()  # models that an operator took back
     aims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # GPUs that were chosen for some
+    placed: frozenset[str] = frozenset()  # the variants whose GPUs the policy leaves to us
 
     def __post_init__(self) -> None:
         self.aims = {  # as was chosen before a restart of ours
@@ -193,8 +198,10 @@ class Server:
                 variant = self.variants[one.model]
                 variant.queue = model.queue
                 variant.instances = _within(variant, one.max_instances)
-        ours = {v.model for model in policy.models for v in model.variants if v.gpus is not None}
-        self.aims = {name: gpus for name, gpus in self.aims.items() if name in ours}
+        self.placed = frozenset(
+            v.model for model in policy.models for v in model.variants if v.gpus is not None
+        )
+        self.aims = {name: gpus for name, gpus in self.aims.items() if name in self.placed}
 
     def acts_on(self, alias: Alias) -> bool:
         """Return whether an alias is ours to change, and its variants ours to look after."""

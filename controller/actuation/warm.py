@@ -20,10 +20,11 @@ from controller.actuation.client import Fault, TritonError
 from controller.actuation.placing import is_lost
 from controller.actuation.queueing import (
     is_pending,
-    look_at_folder,
     may_reload,
+    prepare,
     set_up,
     take_back,
+    want_again,
 )
 from controller.actuation.room import Before, short_of, used_bytes, weigh
 from controller.actuation.state import Server, Variant
@@ -228,16 +229,17 @@ class Warmer:
             await self.verify(variant, deadline_s=server.timing.answer_s)
         serving, fresh = variant.model in server.serving(), not variant.ready
         renewed = not fresh and may_reload(server, variant)
-        if fresh:
-            look_at_folder(server, variant)
-        elif renewed and set_up(server, variant, stays=serving):
+        before = variant.override, variant.reapply
+        if (fresh or renewed) and prepare(server, variant, fresh=fresh):
             await asyncio.to_thread(server.memory.save)
         changed = fresh or (variant.reapply and (renewed or not serving))
         used = Before()
+        why = short_of(server, variant) if changed else None
+        if why is not None and renewed:
+            changed = want_again(server, variant, *before)  # it is of use as it is
+        elif why is not None:
+            raise _ShortOfMemoryError(f"{variant.model} is not loaded: {why}")
         if changed:
-            why = short_of(server, variant)
-            if why is not None:
-                raise _ShortOfMemoryError(f"{variant.model} is not loaded: {why}")
             if fresh or renewed:
                 used = await used_bytes(server, variant)
             await self._load(variant)

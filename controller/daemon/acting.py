@@ -25,7 +25,7 @@ class Acting:
         self._actuator = actuator
         self.tasks: dict[str, asyncio.Task[None]] = {}  # by model
         self.switched: dict[str, Decision] = {}  # the last that was carried out, by model
-        self._refused: str | None = None  # the last refusal that was logged
+        self._refused: dict[str, str | None] = {}  # the last refusal that was logged, by model
 
     def carry_out(self, decision: Decision) -> None:
         """Begin with a decision, unless the model's last one is not through."""
@@ -43,8 +43,9 @@ class Acting:
             record = await self._actuator.apply(decision)
             if record.outcome is Outcome.DONE:
                 self.switched[decision.model] = decision
-            if record.outcome is Outcome.REFUSED and record.error != self._refused:
-                self._refused = record.error
+            told = self._refused.get(decision.model)
+            if record.outcome is Outcome.REFUSED and record.error != told:
+                self._refused[decision.model] = record.error
                 _LOG.warning("%s to %s refused: %s", decision.model, decision.target, record.error)
         except Exception:  # noqa: BLE001 - a bug there must not end the loop
             _LOG.exception("switching %s to %s failed", decision.model, decision.target)

@@ -354,6 +354,7 @@ class Daemon:
 
     def _after_tick(self) -> None:
         now_s = time.monotonic()
+        self.actuator.avoid(self.core.lost)
         self._placer.after_tick(self.observation, self.policy)
         self.pool.after_tick(self.observation, self.policy)
         self.sizing.after_tick(self.observation, self.policy)

@@ -66,8 +66,10 @@ class Placer:
         standing = self._actuator.standings()
         if not standing:
             return
-        self._due_s = observation.now_s + _EVERY_S
         gpus = [gpu for gpu in observation.gpus if gpu.index not in self._core.lost]
+        if not gpus:
+            return  # what was chosen stays so, for when one comes back
+        self._due_s = observation.now_s + _EVERY_S
         ratios = self._core.device_ratios
         places = Places(
             [gpu.index for gpu in gpus],
@@ -75,6 +77,10 @@ class Placer:
             [max(ratios.get(gpu.index, 1.0), 1.0) for gpu in gpus],
             self._core.costs.disturbances.share("load"),
         )
+        left = _left_alone(observation, policy)
+        standing = {
+            k: v._replace(may_move=v.may_move and k not in left) for k, v in standing.items()
+        }
         items = self._items(observation, ours, standing, tuple(gpu.index for gpu in gpus))
         self._planning = asyncio.create_task(self._plan(places, items, self._renewals))
 
@@ -110,6 +116,13 @@ class Placer:
             told = ", ".join(f"{name} on GPU {gpus[0]}" for name, gpus in sorted(changed.items()))
             _LOG.info("to run: %s", told)
         self._actuator.place(plan.aims)
+
+
+def _left_alone(observation: Observation, policy: Policy) -> frozenset[str]:
+    """Return the variants of models that are paused or held: they keep what they have."""
+    readings = {model.name: observation.models.get(model.name) for model in policy.models}
+    left = {name for name, one in readings.items() if one and (one.paused or one.held)}
+    return frozenset(v.model for m in policy.models if m.name in left for v in m.variants)
 
 
 def room_of(

@@ -86,7 +86,7 @@ class WarmPool:
         disturbed = self._core.costs.disturbances.share("load")
         in_use = _in_use(observation, policy)
         work = _search(wishes, load_s, disturbed, self.memory, in_use, keep)
-        self._planning = asyncio.create_task(self._plan(work, observation.now_s))
+        self._planning = asyncio.create_task(self._plan(work, observation.now_s, self._renewals))
 
     def _kept(
         self,
@@ -127,8 +127,7 @@ class WarmPool:
         places = observation.placement.items()
         return frozenset(k for k, gpus in places if k in fixed and not lost.isdisjoint(gpus))
 
-    async def _plan(self, work: Callable[[], PoolPlan], now_s: float) -> None:
-        renewals = self._renewals
+    async def _plan(self, work: Callable[[], PoolPlan], now_s: float, renewals: int) -> None:
         try:
             plan = await asyncio.to_thread(work)
         except Exception:  # noqa: BLE001 - a plan that fails leaves everything loaded as it is

@@ -46,9 +46,12 @@ class Sizing:
         for model, resize in wanted.items():
             if resize != self._told.get(model):
                 self._tell(resize)
+        # What is wanted no more, as of a model that was paused meanwhile, stays as it is.
+        known = observation.instances
+        left = {name: known[name].number for name in self._told.keys() & known.keys()}
         self._told = wanted
-        if wanted:
-            self._actuator.set_instances({one.model: one.number for one in wanted.values()})
+        if left or wanted:
+            self._actuator.set_instances(left | {k: one.number for k, one in wanted.items()})
 
     def _tell(self, resize: Resize) -> None:
         what = f"{resize.model}: {resize.before} to {resize.number} instances: {resize.why}"

@@ -22,7 +22,7 @@ from controller.planning.limits import GpuLimits, most_per_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
-from controller.planning.sizing import Resize
+from controller.planning.sizing import Resize, agreed
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.costs import ActionCosts
 from controller.prediction.overlap import Overlap
@@ -112,6 +112,7 @@ class GovernorCore:
         self._prices = DevicePrices([model.weight for model in policy.models])
         self._probes.set_policy(policy.probing)
         self.limits.set_policy(policy.gpu)
+        self._devices.keep(policy.gpu.watched)
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""
@@ -208,8 +209,9 @@ class GovernorCore:
             if mind.sizer.is_used and reading is not None and not reading.paused:
                 load_s = self.costs.load_s(mind.predictor.models)
                 costs = {model: took_s * disturbed for model, took_s in load_s.items()}
-                found.append(mind.sizer.decide(observation.now_s, observation.instances, costs))
-        return tuple(resize for resize in found if resize is not None)
+                resize = mind.sizer.decide(observation.now_s, observation.instances, costs)
+                found.append((mind.sizer, resize))
+        return agreed(found, [mind.sizer for mind in self._minds.values()], observation.now_s)
 
     def sizes(self) -> dict[str, Any]:
         """Return what is thought of the instances of each variant that may have more."""

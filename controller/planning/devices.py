@@ -7,7 +7,7 @@ know who is where.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,11 @@ class DeviceWatch:
 
     def __init__(self) -> None:
         self._gpus: dict[int, _Lost] = {}
+
+    def keep(self, watched: Collection[int] | None) -> None:
+        """Forget GPUs that nobody watches any more, as nothing is told of them; None: all are."""
+        if watched is not None:
+            self._gpus = {gpu: one for gpu, one in self._gpus.items() if gpu in watched}
 
     def look(self, gpus: Iterable[GpuReading], now_s: float) -> frozenset[int]:
         """Take in how GPUs are; return those on which nothing should run.

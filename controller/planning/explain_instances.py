@@ -34,7 +34,9 @@ def explain_instances(
         slower = 1.0 + size["overlap"]
         text += f" (beside another batch one takes {slower:.1f} times as long)"
         if size["wanted"] is not None and size["wanted"] != own.number:
-            text += f"; it is to have {size['wanted']}, when it does not serve"
+            # A model's only variant always serves, and is given them there.
+            when = ", when it does not serve" if len(model.variants) > 1 else " soon"
+            text += f"; it is to have {size['wanted']}{when}"
         elif size["gain_of_more"] > _WORTH_SAYING:
             text += f"; one more would be worth {size['gain_of_more']:.3f} a request"
         found.append(text)

@@ -61,6 +61,7 @@ class Standing(NamedTuple):
     held: bool  # it is loaded, or may be
     at: tuple[int, ...]  # where it is, or will be loaded; (): not known
     may_move: bool  # it serves nobody and is ours
+    fixed: bool = False  # its config lets nobody choose its GPUs
 
 
 def placeables(
@@ -87,7 +88,9 @@ def placeables(
             one.busy,
             standing[one.name].need_bytes,
             at=standing[one.name].at,
-            allowed=() if one.name not in allowed else allowed[one.name] or gpus,
+            allowed=()
+            if one.name not in allowed or standing[one.name].fixed
+            else allowed[one.name] or gpus,
             held=standing[one.name].held,
             may_move=standing[one.name].may_move,
             load_s=load_s.get(one.name, 0.0),
@@ -161,7 +164,7 @@ class Places:
             found.append(board)
         board = min(found, key=lambda one: (one.over(), one.total()))
         move, gain = board.dearest_move([i for i in ours if items[i].may_move and not free[i]])
-        aims = {items[i].name: (self._gpus[board.where(i)],) for i in ours}
+        aims = {items[i].name: self._aim(board, items[i], i) for i in ours}
         if move is not None:
             i, gpu = move
             aims[items[i].name] = (self._gpus[gpu],)
@@ -170,6 +173,13 @@ class Places:
         if waiting:  # those first that nobody can use where they are, and of them the fastest
             return PlacePlan(aims, items[waiting[0]].name)
         return PlacePlan(aims, None if move is None else items[move[0]].name, gain)
+
+    def _aim(self, board: _Board, item: Placeable, i: int) -> tuple[int, ...]:
+        """Return where one goes; where none of those that are allowed is there, not elsewhere."""
+        at = board.where(i)
+        if at is not None:
+            return (self._gpus[at],)
+        return item.at if item.held and item.at else item.allowed[:1]
 
     def cost(self, items: Sequence[Placeable], aims: Mapping[str, tuple[int, ...]]) -> float:
         """Return what others' work costs with everything in some places, for comparison."""
@@ -220,9 +230,9 @@ class _Board:
         """Return whether one is where it may be, or may be nowhere."""
         return bool(self._at[i] >= 0) or not self._may[i].any()
 
-    def where(self, i: int) -> int:
-        """Return the GPU of one, by its place; the first if it may be nowhere."""
-        return max(int(self._at[i]), 0)
+    def where(self, i: int) -> int | None:
+        """Return the GPU of one, by its place; None: it may be nowhere."""
+        return None if self._at[i] < 0 else int(self._at[i])
 
     def put(self, i: int, gpu: int) -> None:
         """Put one where it was not."""

@@ -14,7 +14,7 @@ One at a time of each model; what does not come about is not asked for again for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ class Resize:
     def why(self) -> str:
         """Return the reason, in words."""
         if self.number == self.before:
-            return "another number did not come about; not tried again for a while"
+            return "another number did not come about, or is not wanted any more"
         if self.gain <= 0.0:
             return f"not needed for {LATE_S / 60.0:.0f} minutes"
         return f"a request would be worth {self.gain:.4f} more, in the mean of the last minute"
@@ -75,6 +75,8 @@ class Sizer:
         self._needed_s = np.full(len(self.models), -math.inf)  # when one less would have cost
         self._retry_s = np.full(len(self.models), -math.inf)
         self._asked: Resize | None = None
+        self._asked_s = -math.inf
+        self._there_s = -math.inf  # what was asked for was seen to be loaded
         self._until_s = math.inf  # what could be done at once is waited for
 
     @property
@@ -83,9 +85,13 @@ class Sizer:
         return any(most > 1 for most in self.most)
 
     def take_over(self, old: Sizer) -> None:
-        """Keep what is under way of an earlier policy's model."""
-        if old._asked is not None and old._asked.model in self.models:
-            self._asked = old._asked
+        """Keep what is under way of an earlier policy's model, as far as this one allows it."""
+        asked = old._asked
+        if asked is not None and asked.model in self.models:
+            most = self.most[self.models.index(asked.model)]
+            # Where it was to have fewer the policy may say anything but to leave it alone.
+            self._asked = asked if most > 1 and asked.number <= max(most, asked.before) else None
+            self._asked_s, self._there_s = old._asked_s, old._there_s
 
     def is_due(self, now_s: float) -> bool:
         """Return whether it is time to be told again what instances are worth."""
@@ -161,14 +167,23 @@ class Sizer:
                 return Resize(asked.model, own.number, own.number, 0.0)  # it is given up
         if self._asked is None:
             self._asked = self._best(now_s, instances, costs)
+            self._asked_s = self._there_s = now_s
             self._until_s = math.inf
         return self._asked
 
     def _follow(self, asked: Resize, now_s: float, own: Instances | None) -> None:
         """See what became of what was asked for."""
         v = self.models.index(asked.model)
-        if own is None or (not own.may_change and own.number != asked.number):
+        if own is None:
+            self._until_s = math.inf
+            if now_s - self._there_s > LATE_S:
+                self._asked = None  # it may never be loaded again, and others wait
+            return
+        self._there_s = now_s
+        if not own.may_change and own.number != asked.number:
             self._until_s = math.inf  # it serves, or it is being done
+            if asked.number < own.number and self._needed_s[v] > self._asked_s:
+                self._asked = None  # it would go just when the load takes its variant out
         elif own.number == asked.number:
             self._asked = None
             self._needed_s[v] = now_s
@@ -193,16 +208,23 @@ class Sizer:
                 continue
             if self._needed_s[v] == -math.inf:
                 self._needed_s[v] = now_s  # it has what it has for a reason
-            least = min(own.least, self.most[v])
+            least = own.least
             for way, number in enumerate((own.number + 1, own.number - 1)):
                 gain = float(self._gain[way, v]) / self._rate
-                within = least <= number <= max(self.most[v], own.least)
+                within = least <= number <= max(self.most[v], least)
                 if within and gain > _NOTICEABLE and gain * HORIZON_S > costs.get(model, 0.0):
                     found.append(Resize(model, number, own.number, gain))
             idle = now_s - self._needed_s[v] > LATE_S
             if own.number > least and idle:
                 found.append(Resize(model, own.number - 1, own.number, 0.0))
         return max(found, key=lambda resize: resize.gain, default=None)
+
+    def needs(self, model: str, now_s: float) -> bool:
+        """Return whether a variant's instances were all needed not long ago."""
+        return any(
+            name == model and most > 1 and now_s - needed_s <= LATE_S
+            for name, most, needed_s in zip(self.models, self.most, self._needed_s, strict=True)
+        )
 
     def view(self) -> dict[str, Any]:
         """Return what is wanted, JSON-ready, by Triton's name of a variant."""
@@ -217,6 +239,21 @@ class Sizer:
             for v, model in enumerate(self.models)
             if self.most[v] > 1
         }
+
+
+def agreed(
+    found: Iterable[tuple[Sizer, Resize | None]], sizers: Sequence[Sizer], now_s: float
+) -> tuple[Resize, ...]:
+    """Return what models want of their variants, but for what others need of the same."""
+    return tuple(
+        resize
+        for own, resize in found
+        if resize is not None
+        and not (
+            resize.number < resize.before
+            and any(one is not own and one.needs(resize.model, now_s) for one in sizers)
+        )
+    )
 
 
 def worth_with(

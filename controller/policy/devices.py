@@ -1,6 +1,7 @@
-"""What must hold of the GPUs that a policy names.
+"""What must hold of the GPUs that a policy names, and of a variant of two models.
 
-Owns the checks of `gpus` and `memory.gpu_budgets` against the rest of the plain data.
+Owns the checks of `gpus`, `max_instances` and `memory.gpu_budgets` against the rest of the plain
+data.
 """
 
 from __future__ import annotations
@@ -48,21 +49,24 @@ def _named(root: Mapping[str, object]) -> Iterator[tuple[Path, set[int]]]:
 
 
 def _shared(root: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
-    """Yield a variant of two models that want it in different places."""
-    first: dict[str, tuple[str, object]] = {}
+    """Yield a variant of two models that want it in different places, or with other instances."""
+    first: dict[str, tuple[str, object, object]] = {}
     for name, section in _mapping(root.get("models")).items():
         model = _mapping(section)
         for variant, content in _mapping(model.get("variants")).items():
             fields = _mapping(content)
             served_by = fields.get("model")
-            wanted = fields.get("gpus", model.get("gpus"))
+            gpus, most = fields.get("gpus"), fields.get("max_instances")
+            gpus = model.get("gpus") if gpus is None else gpus
             if not isinstance(served_by, str):
                 continue
-            other, before = first.setdefault(served_by, (name, wanted))
-            if before != wanted:
-                path: Path = ("models", name, "variants", variant, "model")
-                text = f"{quoted(served_by)} is a variant of {quoted(other)}, too, which wants it"
+            other, gpus_before, most_before = first.setdefault(served_by, (name, gpus, most))
+            path: Path = ("models", name, "variants", variant, "model")
+            text = f"{quoted(served_by)} is a variant of {quoted(other)}, too, which wants it"
+            if gpus_before != gpus:
                 yield path, f"{text} on other GPUs: a Triton model is in one place"
+            if most_before != most:
+                yield path, f"{text} with another max_instances: a Triton model has one"
 
 
 def names_gpus(root: Mapping[str, object]) -> bool:

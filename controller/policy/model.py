@@ -175,6 +175,11 @@ class GpuPolicy:
     max_power_watts: float | None = None
 
     @property
+    def watched(self) -> tuple[int, ...] | None:
+        """Return the GPUs that are watched; None: all."""
+        return () if self.source is GpuSource.NONE else self.devices
+
+    @property
     def is_limited(self) -> bool:
         """Return whether a GPU may be too warm or draw too much."""
         return self.max_temperature_celsius is not None or self.max_power_watts is not None

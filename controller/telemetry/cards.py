@@ -6,7 +6,7 @@ without one of them the others may have moved up. Triton's indices are those of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from controller.telemetry.observation import GpuReading
@@ -19,10 +19,16 @@ class Cards:
         self._index: dict[str, int] = {}  # by UUID, as first seen
         self._names: dict[str, str | None] = {}
 
-    def told(self, readings: Iterable[GpuReading]) -> tuple[GpuReading, ...]:
+    def told(
+        self, readings: Iterable[GpuReading], watched: Collection[int] | None = None
+    ) -> tuple[GpuReading, ...]:
         """Return the readings with the indices that GPUs had at first, and those that are gone.
 
         A GPU that says no UUID is where NVML has it, as long as no other was there.
+
+        Args:
+            readings: as NVML counts by now.
+            watched: the GPUs that are asked for, as they were counted at first; None: all.
         """
         found: dict[int, GpuReading] = {}
         silent = []
@@ -43,7 +49,7 @@ class Cards:
             if at not in found:
                 why = "it was there and is not any more"
                 found[at] = GpuReading(at, uuid, self._names[uuid], error=why, lost=True)
-        return tuple(found[at] for at in sorted(found))
+        return tuple(found[at] for at in sorted(found) if watched is None or at in watched)
 
     def _place(self, index: int) -> int:
         """Return where a GPU goes that was never seen."""

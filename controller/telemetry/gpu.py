@@ -86,6 +86,7 @@ class NvmlSampler:
         *,
         is_tritons: Callable[[int], bool] | None = None,
         now_s: Callable[[], float] = time.monotonic,
+        cards: Cards | None = None,
     ) -> None:
         self.detail: str | None = None
         self._now_s = now_s
@@ -95,7 +96,7 @@ class NvmlSampler:
         self._is_tritons = is_tritons or TritonProcesses()
         self._nvml: ModuleType | None = None
         self._ready = False
-        self._cards = Cards()
+        self._cards = Cards() if cards is None else cards
 
     def sample(self) -> tuple[GpuReading, ...]:
         """Return one reading per watched GPU; a sick one has its `error`.
@@ -111,7 +112,7 @@ class NvmlSampler:
                 raise GpuAbsentError("the driver sees no GPU")
             wanted = range(count) if self._policy.devices is None else self._policy.devices
             found = [self._read_device(nvml, index, count) for index in wanted]
-            readings = self._cards.told(found)
+            readings = self._cards.told(found, self._policy.devices)
         except nvml.NVMLError as error:
             self.close()
             raise GpuError(_explain(nvml, error)) from error
@@ -286,7 +287,12 @@ class GpuWatch:
     """The GPU source: absent GPUs are no failure, sick ones are a degraded reading."""
 
     def __init__(
-        self, policy: GpuPolicy, *, clock: Clock, is_tritons: Callable[[int], bool] | None = None
+        self,
+        policy: GpuPolicy,
+        *,
+        clock: Clock,
+        is_tritons: Callable[[int], bool] | None = None,
+        cards: Cards | None = None,
     ) -> None:
         self._clock = clock
         self._absent: str | None = None
@@ -296,7 +302,7 @@ class GpuWatch:
         if policy.source is GpuSource.NONE:
             self._absent = "as the policy says"
             return
-        self._sampler = NvmlSampler(policy, is_tritons=is_tritons)
+        self._sampler = NvmlSampler(policy, is_tritons=is_tritons, cards=cards)
         ledger: Ledger[tuple[GpuReading, ...]] = Ledger(
             "gpu", clock=clock, backoff=Backoff(1.0, 30.0), silent_s=silence_s(CADENCE_S)
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from controller.policy.model import Policy
 from controller.telemetry.batches import BatchDifferences, TimedSample
+from controller.telemetry.cards import Cards
 from controller.telemetry.gpu import GpuWatch
 from controller.telemetry.host import host_source
 from controller.telemetry.observation import (
@@ -85,6 +86,7 @@ class Telemetry:
         self._sampling_task: asyncio.Task[None] | None = None
         self._swap: asyncio.Task[None] | None = None
         self._host = host_source(clock=clock)
+        self._cards = Cards()  # outlast the watch, which another policy may replace
         self._name_models(policy)
         self._build(policy)
 
@@ -202,7 +204,7 @@ class Telemetry:
 
     def _build(self, policy: Policy) -> None:
         triton, clock = policy.triton, self._clock
-        self._gpu = GpuWatch(policy.gpu, clock=clock)
+        self._gpu = GpuWatch(policy.gpu, clock=clock, cards=self._cards)
         self._metrics: MetricsReader | None = None
         if triton.metrics_url is not None:
             self._metrics = MetricsReader(triton.metrics_url, clock=clock, tls=triton.metrics_tls)

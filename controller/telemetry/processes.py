@@ -48,6 +48,8 @@ class TritonHost:
         try:
             server = self._server(self._grpc())
             found = _held_bytes(server.pid, shared=True)
+            if not found:
+                raise ProcessLookupError("it has ended")  # and nobody has asked how, as yet
             for child in server.children(recursive=True):
                 try:
                     found += _held_bytes(child.pid, shared=False)

@@ -134,6 +134,21 @@ def test_a_budget_of_one_gpu_alone_leaves_the_others_without():
     assert watch.is_limited
 
 
+def test_one_of_which_nothing_is_known_is_not_infinite_where_nothing_is_limited():
+    watch, _ = a_watch(map(card, range(2)), budgets=((1, 4 * GIB),), a=None, b=None)
+    budget = watch.budget()
+    assert budget.need("a").on == (0.0, 4.0 * GIB)
+    assert watch.why_not("a", []) is None
+    assert watch.why_not("b", ["a"]) is not None
+
+
+def test_on_a_single_gpu_it_is_told_which_key_limits_it():
+    watch, _ = a_watch([card(0)], budgets=((0, 4 * GIB),), a=5 * GIB)
+    assert "(memory.gpu_budgets, less" in watch.why_not("a", [])
+    watch, _ = a_watch([card(0)], budget=4 * GIB, a=5 * GIB)
+    assert "(memory.gpu_budget, less" in watch.why_not("a", [])
+
+
 def test_one_that_nobody_knows_the_place_of_needs_room_everywhere():
     watch, _ = a_watch(
         map(card, range(2)), budget=10 * GIB, placed={"a": (1,)}, a=8 * GIB, b=4 * GIB
@@ -170,6 +185,14 @@ def test_nothing_is_loaded_on_a_gpu_that_is_lost():
     cards = [card(0, lost=True, error="NVML: GPU is lost"), card(1)]
     watch, _ = a_watch(cards, placed={"a": (0,), "b": (1,)}, a=GIB, b=GIB)
     assert watch.why_not("a") == "GPU 0 is lost: NVML: GPU is lost"
+    assert watch.why_not("b") is None
+    assert watch.lost == {0}
+
+
+def test_nor_on_one_that_was_lost_until_a_moment_ago():
+    watch, _ = a_watch([card(0), card(1)], placed={"a": (0,), "b": (1,)}, a=GIB, b=GIB)
+    watch.avoided = frozenset({0})
+    assert watch.why_not("a") == "GPU 0 was lost, and is left alone for a while"
     assert watch.why_not("b") is None
     assert watch.lost == {0}
 
@@ -325,6 +348,11 @@ def test_what_an_operator_set_himself_is_not_moved():
         fast.override, sent={**fast.override.disk, "instance_group": own}, of_policy=()
     )
     assert not is_pending(server, fast)
+    # So its next load needs room where he put it, and no plan waits for it to move.
+    assert next_place(server, "fast") == ()
+    server.reachable = True
+    assert standings(server)["fast"].fixed
+    assert place_view(server, fast) == "its instances were set over the API: it is left where it is"
 
 
 def test_where_there_is_no_room_it_is_not_moved():
@@ -398,9 +426,26 @@ def test_after_a_move_what_it_holds_is_known_to_be_where_it_is():
 def test_the_placer_is_told_how_each_stands():
     server = a_server()
     server.aims = {"fast": (1,)}
+    assert standings(server) == {}  # nobody knows what is loaded, as after a restart of ours
+    server.reachable = True
     found = standings(server)
-    assert found["best"] == (float(GIB), True, (0, 1), False)  # it serves
+    assert found["best"] == (float(GIB), True, (0, 1), False, False)  # it serves
     assert found["fast"].at == (0, 1)
     assert found["fast"].may_move
     server.variants["fast"].ready = False
     assert standings(server)["fast"].at == (1,)
+
+
+def test_of_one_that_is_on_the_host_too_it_counts_where_its_gpus_are():
+    server = a_server()
+    server.reachable, fast = True, server.variants["fast"]
+    on_host = {"kind": "KIND_CPU", "count": 1}
+    fast.config = {**DISK, "instance_group": [*DISK["instance_group"], on_host]}
+    server.aims = {"fast": (1,)}
+    set_up(server, fast)
+    loaded(fast)
+    assert standings(server)["fast"].at == (1,)
+    assert place_view(server, fast) == "on GPU 1"
+    fast.override, fast.config = None, {**DISK, "instance_group": [on_host]}
+    assert standings(server)["fast"].fixed
+    assert "no instances on GPUs" in place_view(server, fast)

@@ -26,7 +26,11 @@ def test_what_is_remembered_is_there_after_a_death(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"targets": 3, "overrides": {}}', '{"targets": {}}', "\x00"]
+    "text",
+    [
+        *("", "{", "[]", "null", '{"targets": 3, "overrides": {}}', '{"targets": {}}', "\x00"),
+        '{"targets": {}, "overrides": {}, "needs": {"v": {"0": Infinity}}}',
+    ],
 )
 def test_a_spoilt_file_is_a_beginning_without_memory(tmp_path, text):
     path = tmp_path / "actuator.json"

@@ -137,6 +137,18 @@ async def test_a_lost_gpu_is_left_at_the_next_tick_and_what_cannot_move_is_told_
     assert len(server.told) == count + 1
 
 
+async def test_while_no_gpu_can_be_relied_on_what_was_chosen_stays():
+    core, server = Core(), Server()
+    placer = Placer(core, server, Journal())
+    await after(placer, see(0.0), a_policy())
+    core.lost = frozenset({0, 1})  # as for the half a minute after both came back
+    await after(placer, see(10.0), a_policy())
+    assert len(server.told) == 1
+    core.lost = frozenset()
+    await after(placer, see(10.1), a_policy())
+    assert len(server.told) == 2
+
+
 async def test_only_gpus_that_are_allowed_are_chosen():
     server = Server()
     placer = Placer(Core(), server, Journal())
@@ -152,6 +164,17 @@ async def test_nothing_moves_while_everything_is_paused_or_no_gpu_is_told():
     await after(placer, see(0.0, **paused), a_policy())
     await after(placer, replace(see(10.0), gpus=()), a_policy())
     assert server.told == []
+
+
+@pytest.mark.parametrize("why", [{"paused": True}, {"held": "foreign change"}])
+async def test_what_is_loaded_of_a_model_that_is_left_alone_stays_where_it_is(why):
+    server = Server()
+    placer = Placer(Core(), server, Journal())
+    left = {"m0": ModelReading("m0", None, **why), "m1": ModelReading("m1", None)}
+    for step in range(5):
+        await after(placer, see(10.0 * step, **left), a_policy())
+    assert server.standing["m0-fast"].at == (0,)
+    assert server.standing["m1-fast"].at == (1,)
 
 
 async def test_a_policy_that_is_edited_is_planned_for_anew():

@@ -241,6 +241,16 @@ async def test_nothing_moves_while_everything_is_paused():
     assert await live(server, 5) == []
 
 
+async def test_a_plan_for_a_policy_that_changed_at_the_same_tick_is_not_carried_out():
+    server = Server(policy_of(1), limit=8 * GIB, size=2 * GIB)
+    pool = WarmPool(Core(server.policy), server, Journal())
+    pool.after_tick(server.observe(0.0), server.policy)
+    pool.renew()  # a schedule turned
+    await pool._planning
+    assert pool.plan is None
+    assert server.act() is None
+
+
 async def test_gpus_are_waited_for_before_what_they_hold_is_guessed():
     server = Server(policy_of(1), limit=8 * GIB, size=2 * GIB)
     pool = WarmPool(Core(server.policy), server, Journal())

@@ -1,6 +1,7 @@
 """GPUs that are told apart: one that is lost, one that comes back, one that is slow."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,25 @@ from taught_core import SERVERS, observation, taught
 from controller.planning.decision import Excluded, Reason
 from controller.planning.devices import DeviceWatch
 from controller.planning.explain import explain_decision
+from controller.policy.model import (
+    GpuPolicy,
+    GpuSource,
+    ModelPolicy,
+    Objective,
+    Policy,
+    TritonPolicy,
+    VariantPolicy,
+)
 from controller.prediction.placement import Placement
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.cards import Cards
+from controller.telemetry.hub import Telemetry
 from controller.telemetry.observation import BatchSample, GpuReading, ModelReading
+
+POLICY = Policy(
+    TritonPolicy("127.0.0.1:1", None, None),
+    (ModelPolicy("m", Objective(0.1, 99.0), (VariantPolicy("v", "v", 0.9),)),),
+)
 
 WELL = GpuReading(0, "GPU-0", None)
 GONE = replace(WELL, error="NVML: GPU is lost", lost=True)
@@ -55,6 +71,17 @@ def test_a_driver_that_tells_nothing_changes_nothing():
     assert healthy.look([replace(WELL, error="NVML: Unknown Error")], 1.0) == frozenset()
 
 
+def test_a_gpu_that_nobody_watches_any_more_is_not_lost_for_ever():
+    watch = DeviceWatch()
+    watch.look([GONE], 0.0)
+    watch.keep(None)
+    assert watch.look([], 1.0) == {0}
+    watch.keep(replace(GpuPolicy(), devices=(0, 1)).watched)
+    assert watch.look([], 1.0) == {0}
+    watch.keep(replace(GpuPolicy(), source=GpuSource.NONE).watched)
+    assert watch.look([], 1.0) == frozenset()
+
+
 # -- which is which ------------------------------------------------------------------------------
 
 
@@ -75,6 +102,26 @@ def test_when_one_is_not_there_any_more_the_others_keep_their_numbers():
     assert "not any more" in str(left[1].error)
     back = known.told(cards("a", "b", "c", "d"))
     assert [(gpu.index, gpu.lost) for gpu in back] == [(at, False) for at in range(4)]
+
+
+def test_only_what_is_watched_is_told_whatever_is_found_where_one_was():
+    known = Cards()
+    known.told(cards("a", "b"), (0, 1))
+    left = known.told(cards("a", "c"), (0, 1))  # the third of them, which nobody asked for
+    assert [(gpu.index, gpu.lost) for gpu in left] == [(0, False), (1, True)]
+    assert [gpu.index for gpu in known.told(cards("a"), (0,))] == [0]
+
+
+async def test_which_is_which_is_known_over_another_policy(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "controller.telemetry.gpu.NvmlSampler",
+        lambda _policy, *, cards, **_: given.append(cards) or SimpleNamespace(close=None),
+    )
+    hub = Telemetry(POLICY)
+    hub._build(replace(POLICY, gpu=replace(POLICY.gpu, max_temperature_celsius=80.0)))
+    assert len(given) == 2
+    assert given[0] is given[1] is not None
 
 
 def test_one_that_tells_no_uuid_is_where_nobody_else_is():

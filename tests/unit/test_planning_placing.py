@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from controller.planning.placing import Placeable, Places
+from controller.planning.expected import Work
+from controller.planning.placing import Placeable, Places, Standing, placeables
 
 INF = float("inf")
 
@@ -94,6 +95,17 @@ def test_nobody_goes_where_he_may_not():
     assert set(aims.values()) == {(1,)}
 
 
+@pytest.mark.parametrize(
+    ("at", "held", "aim"),
+    [((1,), True, (1,)), ((), False, (1,)), ((0,), True, (0,)), ((0,), False, (1,))],
+    ids=["where it is", "nowhere yet", "where its folder put it", "not where it was once"],
+)
+def test_nobody_goes_where_he_may_not_while_the_gpu_that_he_may_is_lost(at, held, aim):
+    item = a("v", 0, 10, 0.3, at=at, allowed=(1,), held=held)
+    plan = Places((0,), (INF,), (1.0,)).plan([item])
+    assert plan.aims == {"v": aim}
+
+
 def loaded(name: str, model: int, gpu: int, busy: float = 0.4, **more) -> Placeable:
     return a(name, model, 100.0, busy, at=(gpu,), held=True, **more)
 
@@ -104,6 +116,16 @@ def test_one_that_is_loaded_moves_where_that_pays_and_one_at_a_time():
     assert plan.move is not None
     assert list(plan.aims.values()).count((1,)) == 1
     assert plan.gain > 0.0
+
+
+def test_one_whose_gpus_nobody_may_choose_is_in_the_way_and_keeps_no_other_from_moving():
+    work = [Work(f"v{at}", at, 100.0, 0.9 - at / 10) for at in range(3)]
+    standing = {f"v{at}": Standing(1.0, True, (0,), True, fixed=at == 0) for at in range(3)}
+    load_s = {one.name: 1.0 for one in work}
+    items = placeables(work, standing, dict.fromkeys(standing, ()), (0, 1), load_s)
+    plan = Places((0, 1), (INF, INF), (1.0, 1.0)).plan(items)
+    assert plan.move == "v1"
+    assert set(plan.aims) == {"v1", "v2"}
 
 
 def test_it_does_not_move_for_less_than_its_load_costs():

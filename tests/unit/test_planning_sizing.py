@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from controller.planning.sizing import LATE_S, Sizer
+from controller.planning.sizing import LATE_S, Sizer, agreed
 from controller.policy.model import ModelPolicy, Objective, VariantPolicy
 from controller.telemetry.observation import Instances
 
@@ -132,7 +132,7 @@ def test_it_never_asks_for_what_is_not_allowed():
             if resize is None:
                 continue
             assert resize.model == "best"
-            assert min(least, most) <= resize.number <= max(least, most)
+            assert least <= resize.number <= max(least, most)
             assert abs(resize.number - number) <= 1
             if own["best"].may_change and random.integers(2):
                 number, changed_s = resize.number, now_s
@@ -145,3 +145,73 @@ def test_another_policy_keeps_what_is_under_way():
     resize = old.decide(now_s, IDLE, COSTS)
     new.take_over(old)
     assert new.decide(now_s, IDLE, COSTS) == resize
+
+
+@pytest.mark.parametrize("most", [None, 1, 2])
+def test_another_policy_that_does_not_allow_it_ends_what_is_under_way(most):
+    old, new = (
+        sizer(3),
+        Sizer(
+            ModelPolicy(
+                "chat",
+                Objective(0.1, 99.0),
+                (
+                    VariantPolicy("best", "best", 0.9, max_instances=most),
+                    VariantPolicy("fast", "fast", 0.8, max_instances=3),
+                ),
+            )
+        ),
+    )
+    now_s = fed(old, 20, **SHORT)
+    assert old.decide(now_s, TWO, COSTS).number == 3
+    new.take_over(old)
+    assert new.decide(now_s, TWO, COSTS) is None
+
+
+def test_one_that_is_gone_for_long_keeps_no_other_from_being_sized():
+    variants = tuple(VariantPolicy(name, name, 0.9, max_instances=3) for name in MODELS)
+    one = Sizer(ModelPolicy("chat", Objective(0.1, 99.0), variants))
+    now_s = fed(one, 20, **SHORT)
+    assert one.decide(now_s, IDLE, COSTS).model == "best"
+    fast = {"fast": Instances(1, 1, may_change=True)}  # the other was unloaded for its memory
+    wants = {"worth": [0.0, 0.5], "more": [0.0, 0.8], "fewer": [0.0, 0.0]}
+    for _ in range(round(LATE_S) + 100):
+        now_s = fed(one, 1, now_s=now_s, **wants)
+        found = one.decide(now_s, fast, COSTS)
+    assert found is not None
+    assert found.model == "fast"
+
+
+def test_one_less_that_waits_is_not_taken_once_it_is_needed_again():
+    one = sizer()
+    serves = {"best": Instances(2, 1, may_change=False)}
+    now_s = fed(one, 20, **PLENTY)
+    assert one.decide(now_s, serves, COSTS) is None
+    now_s = fed(one, LATE_S + 1, now_s=now_s, **PLENTY)
+    assert one.decide(now_s, serves, COSTS).number == 1
+    now_s = fed(one, 1, now_s=now_s, **ENOUGH)  # the load rises; next it takes the best out
+    left = one.decide(now_s, serves, COSTS)
+    assert left.number == left.before == 2
+    assert one.decide(now_s, TWO, COSTS) is None
+
+
+def test_it_has_no_fewer_than_its_folder_says_whatever_the_policy_allows():
+    one = sizer(2)
+    four = {"best": Instances(4, 4, may_change=True)}
+    now_s = fed(one, 20, **PLENTY)
+    assert one.decide(now_s, four, COSTS) is None
+    now_s = fed(one, 2 * LATE_S, now_s=now_s, **PLENTY)
+    assert one.decide(now_s, four, COSTS) is None
+
+
+def test_of_a_variant_of_two_models_neither_takes_what_the_other_needs():
+    one, other = sizer(), sizer()
+    for _ in range(round(LATE_S) + 30):
+        now_s = fed(one, 1, now_s=one._at_s or 0.0, **ENOUGH)
+        fed(other, 1, now_s=now_s - 1.0, **PLENTY)
+        both = [(each, each.decide(now_s, TWO, COSTS)) for each in (one, other)]
+        assert agreed(both, (one, other), now_s) == ()
+    assert both[1][1].number == 1, "alone it would"
+    now_s = fed(one, LATE_S + 2, now_s=now_s, **PLENTY)
+    found = agreed([(other, both[1][1])], (one, other), now_s)
+    assert [resize.number for resize in found] == [1]

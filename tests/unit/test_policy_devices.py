@@ -65,6 +65,7 @@ def test_it_is_written_out_as_it_is_read():
         ("devices: [0, 1, 2]", "source: none", "`source: none` watches none"),
         ("[0, 1, 2]", "[0, 1, 2, {model: x}]", "list of NVML indices"),
         ("model: other_only", "model: chat_fast", "on other GPUs"),
+        ("model: other_only", "max_instances: 2, model: chat_fast", "another max_instances"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(old, new, words):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -106,6 +107,19 @@ def test_which_of_two_it_is_is_not_guessed_and_a_new_one_is_found(start):
     start()
     assert TritonHost(lambda: f"127.0.0.1:{PORT}")() is None
     assert host() is not None, "the one that it knows is still there"
+
+
+def test_one_that_ended_and_that_nobody_waited_for_holds_nothing_that_could_be_measured(start):
+    host = TritonHost(lambda: f"127.0.0.1:{PORT}")
+    first = start()
+    assert host() is not None
+    first.stdin.close()
+    while psutil.Process(first.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert host() is None
+    second = start()
+    assert host() is not None
+    assert host.pid == second.pid
 
 
 def test_another_host_is_not_this_one():

@@ -7,6 +7,7 @@ import pytest
 
 from controller.planning.core import GovernorCore
 from controller.planning.explain_instances import explain_instances
+from controller.telemetry.observation import Instances
 from controller.twin.drive import looks, policy_for, profile_of
 from controller.twin.ladder import load_ladder
 from controller.twin.plan import Plan
@@ -55,6 +56,14 @@ def test_where_batches_run_beside_each_other_the_better_variants_get_more(parall
     text = explain_instances(policy.models[0], core.sizes(), last.instances)
     assert "has 2 instances of at most 3 (beside another batch" in text
     assert explain_instances(policy.models[0], core.sizes(), {}) == ""
+    name = policy.models[0].variants[0].model
+    sizes = {name: {"most": 3, "wanted": 2, "gain_of_more": 0.0, "overlap": 0.5}}
+    one = {name: Instances(1, 1)}
+    assert "it is to have 2, when it does not serve" in explain_instances(
+        policy.models[0], sizes, one
+    )
+    alone = replace(policy.models[0], variants=policy.models[0].variants[:1])
+    assert "it is to have 2 soon." in explain_instances(alone, sizes, one)
 
 
 def test_what_was_learned_of_it_survives():
