@@ -114,6 +114,10 @@ class ServiceTimes:
         row = None if model is None else self._index.get(model)
         return self.drift_ratio if row is None else math.exp(self._drift.of(row))
 
+    def log_drifts(self, models: Sequence[str]) -> list[float]:
+        """Return the logarithm of the same of some variants."""
+        return [self._drift.of(self._index[model]) for model in models]
+
     def place(self, devices: Sequence[int], shares: Floats, *, known: bool) -> None:
         """Tell apart the devices that variants run on.
 
@@ -122,7 +126,7 @@ class ServiceTimes:
             shares: how much of its time each variant spends on each. [variants, devices].
             known: whether that is where they are, and not one device for want of knowledge.
         """
-        self._drift.place(devices, shares)
+        self._drift.place(devices, shares, known=known)
         before = self._where
         if known:
             self._where = [
@@ -132,6 +136,15 @@ class ServiceTimes:
                 if before is not None and here != before[row]:
                     # Another GPU may be faster or slower for it: that is no drift of the GPU.
                     self._weight[row] = np.minimum(self._weight[row], _MOVED_TRUST)
+
+    def take_over(self, old: ServiceTimes) -> None:
+        """Keep what an earlier policy's table knows of the present, which `state` has not."""
+        self._drift.take_over(old._drift)
+        for row, model in enumerate(self.models):
+            if (before := old._index.get(model)) is not None:
+                self._own_noise[row] = old._own_noise[before]
+                self._noise_weight[row] = old._noise_weight[before]
+        self._table = None
 
     @property
     def noise(self) -> Floats:
