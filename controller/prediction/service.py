@@ -222,10 +222,12 @@ class ServiceTimes:
                 continue
             seen, drift = math.log(sample.mean_service_s), self._drift.of(row)
             beside = sample.siblings_ratio > _SHARED  # what remains of that is drift's to follow
-            if sample.shared_ratio > _SHARED or (beside and not self._alone[cell]):
+            # Batches of a size that comes under load alone are never seen without others.
+            unknown = not self._alone[cell] and self._weight[cell] < _FIRST_RUNS
+            if sample.shared_ratio > _SHARED or (beside and unknown):
                 self._learn_shared(cell, seen - drift)
                 continue
-            if not self._alone[cell]:
+            if not (beside or self._alone[cell]):
                 self._alone[cell] = True
                 self._weight[cell] *= _FORGET_SHARED
             # First runs are better than nothing, but no reason to stop measuring.

@@ -61,6 +61,28 @@ def test_a_variant_measured_seldom_does_not_look_unsteady_for_what_happened_betw
     assert service.noise[1] < 0.2
 
 
+def test_a_machine_that_slows_down_is_seen_by_batches_that_always_run_beside_each_other():
+    """Large batches come under load alone, when all instances run."""
+    service, random = ServiceTimes(tuple(TIMES_S), 8), np.random.default_rng(1)
+
+    def beside(slow: float, start_s: float) -> float:
+        for poll in range(100):
+            took_s = TIMES_S["large"] * slow * random.lognormal(0.0, 0.05)
+            sample = BatchSample("large", 8, 3, took_s, 0.1, siblings_ratio=0.45)
+            service.observe([sample], start_s + 0.1 * poll)
+        return start_s + 10.0
+
+    now_s = beside(1.0, 0.0)
+    assert service.table_s()[0, 7] == pytest.approx(TIMES_S["large"], rel=0.1)
+    now_s = beside(2.5, now_s)
+    assert service.table_s()[0, 7] == pytest.approx(2.5 * TIMES_S["large"], rel=0.15)
+    # One that had the device to itself takes the place of what was learned beside others.
+    alone_s = 0.9 * TIMES_S["large"]
+    for poll in range(30):
+        service.observe([BatchSample("large", 8, 3, alone_s, 0.1)], now_s + 0.1 * poll)
+    assert service.table_s()[0, 7] == pytest.approx(alone_s, rel=0.15)
+
+
 def fed(calibration: ConformalCalibration, ratio: float, count: int, start_s: float = 0.0) -> None:
     for i in range(count):
         stated_s = calibration.stated_s(0.1)
