@@ -66,7 +66,7 @@ def test_nothing_known_is_worth_a_trial_and_one_instance_alone_teaches_nothing()
 
 @pytest.mark.parametrize("slow", [0.4, 0.7, 1.5, 3.0])
 def test_a_machine_that_is_slower_or_faster_as_a_whole_tells_nothing_of_overlaps(slow):
-    """Of a throttled one instances seemed to be in nobody's way, of a faster one in each other's."""
+    """Instances of a throttled one seemed to be in nobody's way, of a faster one to be so."""
     overlap = Overlap()
     sample = BatchSample("best", 1, 20, slow * ALONE_S, 0.01)
     for tick in range(100):
