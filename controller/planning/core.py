@@ -99,6 +99,7 @@ class GovernorCore:
         self._policy = policy
         service = self._new_service(policy)
         service.restore(learned)
+        service.take_over(self._service)
         service.learn_later(self._service.waiting)
         self._service = service
         minds = {}

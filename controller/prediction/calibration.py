@@ -13,7 +13,8 @@ Scores come from single requests, where these are known (traces), and from the m
 the requests that completed in a tick, which counts as many: traces are so many a second, however
 high the load is, and would have a calm hour speak for a burst. Requests of one tick waited in one
 queue, so their mean is near to each; a constant stands for how far the latest of them were off,
-and alpha(t), which follows single requests only, makes up for the rest.
+and alpha(t) makes up for the rest: it falls by single requests alone, and is brought back, up to
+alpha, by many that were in time as well.
 
 The offset is what makes scores of short and long predictions comparable (a normalised score: Lei
 et al. 2018). The host's own pauses add milliseconds, whatever was predicted: without it a quantile

@@ -118,16 +118,19 @@ class Disturbances:
         last = self._last
         busy = last is not None and last.to_s == math.inf
         for model in traffic:
-            calm = _second(self._usual, model.model, round(2.0 * _BEFORE_S), now_s)
-            met = calm if last is None else _second(last.during, model.model, _SECONDS, now_s)
-            if not stalled:
-                place = met if busy else calm
+            calm = met = None
+            if last is not None:
+                met = _second(last.during, model.model, _SECONDS, now_s)
+            if not busy:  # a long operation must not push out what was before it
+                calm = _second(self._usual, model.model, round(2.0 * _BEFORE_S), now_s)
+            if not stalled and (place := calm or met) is not None:
                 place.span_s += window_s
                 place.arrived += model.arrived
             for ended in model.ended:
-                if ended.came_s >= self._stalled_s:
-                    # What an operation held up ends after it.
-                    place = met if last is not None and ended.came_s < last.to_s else calm
+                # What an operation held up ends after it.
+                held_up = last is not None and ended.came_s < last.to_s
+                place = met if held_up else calm
+                if place is not None and ended.came_s >= self._stalled_s:
                     place.add(ended)
         if last is not None and now_s - last.to_s >= _AFTER_S:
             self._settle()
@@ -154,7 +157,7 @@ class Disturbances:
         known = self.share(last.kind)
         for model, during in last.during.items():
             first_s, end_s = last.from_s - _BEFORE_S, last.to_s + _AFTER_S
-            usual = [one for one in self._usual[model] if first_s <= one.from_s <= end_s]
+            usual = [one for one in self._usual.get(model, ()) if first_s <= one.from_s <= end_s]
             if _is_a_burst(during, usual):
                 continue
             for variant in {name for one in during for name in one.ended}:

@@ -14,7 +14,7 @@ later than it came. So what is in execution is estimated, and counted as arrived
 - Nothing waited and nothing ended for longer than a batch takes: nothing is in execution.
 - With several instances several are in execution, and none of this tells which: as many as before,
   and what should have come, less what ended, is taken half and half with the rate at which requests
-  end, times how long a batch takes (Little 1961).
+  end (over some batches: they end all at once), times how long a batch takes (Little 1961).
 
 A wrong estimate is made good when the batch ends: over time as many are counted as came.
 """
@@ -30,6 +30,7 @@ from controller.telemetry.observation import VariantReading
 
 _PATIENCE: Final = 2.0  # batches of the last one's time, until a silent variant is idle
 _UNKNOWN_BATCH_S: Final = 1.0
+_ENDS_OVER: Final = 2.0  # batches' time
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class _Seen:
     running: float = 0.0  # estimated
     batch_s: float = _UNKNOWN_BATCH_S  # of the batches that ended last
     silent_s: float = 0.0  # since something waited, began or ended
+    ends_rps: float | None = None  # requests that ended a second, over some batches' time
 
 
 class ArrivalCounter:
@@ -126,12 +128,18 @@ def _running_together(
 ) -> float:
     """Return how many requests are likely to be in execution now on several instances."""
     ended = reading.completed_requests + reading.failed_requests
-    followed = before.running + before.waiting + expected - now.waiting - ended
+    followed = max(before.running + before.waiting + expected - now.waiting - ended, 0.0)
     least = instances if now.waiting > 0 else 0.0
-    if window_s <= 0.0 or reading.completed_requests == 0:
+    now.ends_rps = before.ends_rps
+    if window_s > 0.0:
+        # Batches that take longer than a window end in few of them, all their requests at once.
+        rate_rps = reading.completed_requests / window_s
+        step = 1.0 - math.exp(-window_s / max(_ENDS_OVER * now.batch_s, window_s))
+        known_rps = rate_rps if before.ends_rps is None else before.ends_rps
+        now.ends_rps = known_rps + step * (rate_rps - known_rps)
+    if now.ends_rps is None or expected == 0.0:
         return max(followed, least)
-    usual = reading.completed_requests / window_s * now.batch_s
-    return max(0.5 * (max(followed, 0.0) + usual), least)
+    return max(0.5 * (followed + now.ends_rps * now.batch_s), least)
 
 
 def _left_some(

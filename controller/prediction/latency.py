@@ -57,7 +57,7 @@ class Situation:
     other_work_s: Floats  # seconds of work waiting elsewhere on the same device. [candidates]
     forecast: RateForecast
     instances: Floats | None = None  # of each candidate; None: one each. [candidates]
-    overlap: Floats | None = None  # how much these are in each other's way, 0 to 1. [candidates]
+    overlap: Floats | None = None  # how much these are in each other's way, from 0. [candidates]
 
 
 def roll_forward(

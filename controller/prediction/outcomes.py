@@ -47,7 +47,7 @@ class _Look:
 
     from_s: float
     of: Mapping[str, Statement]  # by Triton's name
-    log_drift: float = 0.0  # that it was stated by
+    log_drifts: tuple[float, ...]  # of their devices, that it was stated by
 
 
 class Outcomes:
@@ -81,8 +81,9 @@ class Outcomes:
         self._acquaint()
         self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
         self._statements: list[_Look] = []
-        self._excused = 0.0  # the drift that what was learned holds for, log
-        self._log_drift = 0.0
+        # The drift of each variant's device, log: that its calibration holds for, and now.
+        self._excused = dict.fromkeys(self._weights.values(), 0.0)
+        self._log_drift = dict.fromkeys(self._weights, 0.0)
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)
 
     def take_over(self, old: Outcomes) -> None:
@@ -98,6 +99,7 @@ class Outcomes:
                 taken.add(id(known))
             self._acquaint()
             self._promise = old._promise
+            self._excused |= {of: old._excused[of] for of in self._excused if of in old._excused}
 
     def _by_weights(self, of_models: Mapping[str, _Known]) -> dict[str, list[_Known]]:
         """Return what there is of models, by what these are profiles of."""
@@ -112,20 +114,25 @@ class Outcomes:
             calibration.borrow_from(self._shared.values())
         self._calibrations = {model: self._shared[of] for model, of in self._weights.items()}
 
-    def excuse(self, log_drift: float) -> None:
+    def excuse(self, log_drifts: Sequence[float]) -> None:
         """Forget lateness that a slower machine explains, once it is known how slow it is.
 
         Nor does anything teach, from there on, that was stated before.
 
-        `log_drift`: of the present service times over what was learned of them.
+        `log_drifts`: of each variant's present service times over what was learned of them. A
+        switch to a variant on a slower device is no such rise.
         """
-        self._log_drift = log_drift
-        self._excused = min(self._excused, log_drift)
-        rise = log_drift - self._excused
-        if rise > _EXCUSED_FROM:
-            self._excused = log_drift
-            for calibration in self._shared.values():
-                calibration.excuse(rise)
+        least: dict[str, float] = {}  # of the profiles of one variant, wherever they are
+        for (model, of), drift in zip(self._weights.items(), log_drifts, strict=True):
+            self._log_drift[model] = drift
+            least[of] = min(drift, least.get(of, drift))
+        for of, drift in least.items():
+            before = self._excused[of]
+            if drift < before:
+                self._excused[of] = drift
+            elif drift - before > _EXCUSED_FROM:
+                self._excused[of] = drift
+                self._shared[of].excuse(drift - before)
 
     @property
     def calibrations(self) -> Mapping[str, ConformalCalibration]:
@@ -156,7 +163,8 @@ class Outcomes:
             now_s: when.
             of: of the variants that may get them, by Triton's name.
         """
-        self._statements.append(_Look(now_s, of, self._log_drift))
+        log_drifts = tuple(self._log_drift[model] for model in of)
+        self._statements.append(_Look(now_s, of, log_drifts))
         if len(self._statements) >= 2 * _STATEMENTS:
             del self._statements[:_STATEMENTS]
 
@@ -203,7 +211,7 @@ class Outcomes:
             said = self._said(sample.start_s, sample.model)
             if said is not None:
                 caught = self._caught(sample.start_s, sample.start_s + sample.latency_s)
-                teaches = not caught and not self._is_outdated(sample.start_s)
+                teaches = not caught and not self._is_outdated(sample.start_s, sample.model)
                 found.setdefault(sample.model, []).append(
                     _outcome(sample.latency_s, said, teaches=teaches)
                 )
@@ -227,13 +235,17 @@ class Outcomes:
             start_s = read_s - observation.window_s / 2.0 - mean_s
             said = self._said(start_s, reading.model)
             if said is not None and not self._caught(start_s, read_s):
-                teaches = not self._is_outdated(start_s)
+                teaches = not self._is_outdated(start_s, reading.model)
                 yield reading.model, _outcome(mean_s, said, requests=count, teaches=teaches)
 
-    def _is_outdated(self, arrived_s: float) -> bool:
+    def _is_outdated(self, arrived_s: float, model: str) -> bool:
         """Return whether what was stated of a request was so by a machine that was far faster."""
         at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
-        return at >= 0 and self._log_drift - self._statements[at].log_drift > _EXCUSED_FROM
+        if at < 0:
+            return False
+        look = self._statements[at]
+        stated_by = dict(zip(look.of, look.log_drifts, strict=True)).get(model)
+        return stated_by is not None and self._log_drift[model] - stated_by > _EXCUSED_FROM
 
     def _said(self, arrived_s: float, model: str) -> Statement | None:
         """Return what was stated of a request; None: nothing was."""

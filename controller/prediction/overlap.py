@@ -47,8 +47,11 @@ class _Seen:
         """Return the slope over the intercept."""
         ones, xs, squares, ys, products = self.sums
         level, slope = _BELIEVED
+        # What is believed is a ratio: in units of what a machine that is slower or faster as a
+        # whole takes alone, or it would tell of overlaps where there are none.
         ones, squares = ones + level, squares + slope
-        ys, products = ys + level, products + slope * believed
+        unit = (ys + level) / (ones + believed * xs)
+        ys, products = ys / unit + level, products / unit + slope * believed
         determinant = ones * squares - xs * xs
         intercept = (squares * ys - xs * products) / determinant
         if intercept <= 0.0:
@@ -63,12 +66,17 @@ class Overlap:
     def __init__(self) -> None:
         self._all = _Seen()
         self._seen: dict[str, _Seen] = {}
+        self._found: dict[str, float] = {}  # since something was learned: asked for at every tick
 
     def of(self, model: str) -> float:
         """Return how much a variant's instances are in each other's way, 0 to 1.5."""
-        of_all = self._all.overlap(AT_FIRST)
-        seen = self._seen.get(model)
-        return of_all if seen is None else seen.overlap(of_all)
+        found = self._found.get(model)
+        if found is None:
+            of_all = self._all.overlap(AT_FIRST)
+            seen = self._seen.get(model)
+            found = of_all if seen is None else seen.overlap(of_all)
+            self._found[model] = found
+        return found
 
     def learn(
         self,
@@ -102,6 +110,7 @@ class Overlap:
             weight = min(float(sample.executions), _AT_ONCE)
             self._all.add(beside, ratio, weight)
             self._seen.setdefault(sample.model, _Seen()).add(beside, ratio, weight)
+            self._found.clear()
 
     def alone(
         self,
@@ -138,6 +147,7 @@ class Overlap:
         of_all = _sound("all", state["all"])
         fresh = {str(model): _sound(model, sums) for model, sums in state["variants"].items()}
         self._all, self._seen = of_all, fresh
+        self._found.clear()
 
 
 def _sound(of: str, sums: Iterable[float]) -> _Seen:

@@ -49,6 +49,11 @@ class Placement:
         # One that several models list is one, and counts once.
         self._by_name = by_name
         self._rows = rows
+        self._on = {
+            name: [(at, float(row[at])) for at in np.flatnonzero(row).tolist()]
+            for name, row in by_name.items()
+        }
+        self._anywhere = [(at, 1.0) for at in range(len(devices))]
         places = {name: at for at, name in enumerate(names)}
         self._unique = np.array([places[name] for name in self._flat_names])
 
@@ -83,11 +88,32 @@ class Placement:
         beside = (self._flat * (total - own[self._owner])).sum(axis=1)
         return np.split(np.maximum(beside, 0.0), self._first[1:])
 
-    def share(self, one: str, other: str) -> float:
-        """Return how much of what runs on one variant's devices is beside another, 0 to 1."""
-        if one not in self._by_name or other not in self._by_name:
-            return 1.0
-        return float(self._by_name[one] @ (self._by_name[other] > 0.0))
+    def busy_on_s(self, busy_s: Mapping[str, float]) -> list[float]:
+        """Return for how long variants were busy on each device: one of several is on all of them.
+
+        Of one that nobody knows it may be any. Last comes what all of them were busy together.
+
+        Args:
+            busy_s: by Triton's name.
+        """
+        on_s = [0.0] * (self.devices + 1)
+        for name, own_s in busy_s.items():
+            for at, _ in self._on.get(name, self._anywhere):
+                on_s[at] += own_s
+            on_s[-1] += own_s
+        return on_s
+
+    def beside_s(self, model: str, on_s: Sequence[float], own_s: float) -> float:
+        """Return how long others were busy where a variant runs.
+
+        Args:
+            model: Triton's name of the variant.
+            on_s: what `busy_on_s` returned.
+            own_s: for how long it was busy itself.
+        """
+        where = self._on.get(model)
+        total_s = on_s[-1] if where is None else sum(on_s[at] * share for at, share in where)
+        return max(total_s - own_s, 0.0)
 
     def meeting(self, model: int) -> Floats:
         """Return how much of a model's variants' work meets each other. [variants, variants]."""

@@ -142,7 +142,7 @@ class ModelPredictor:
                 seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
         self._outcomes.learn(observation, readings, self._probes.last_s, stalled=stalled)
-        self._outcomes.excuse(math.log(self.drift_ratio))
+        self._outcomes.excuse(self._service.log_drifts(self.models))
 
     def _arrived(
         self,

@@ -94,6 +94,8 @@ class ServiceTimes:
         self._table: Floats | None = None
         self._row: Floats | None = None
         self._tabled = np.zeros(len(self.models))  # the levels that the table was made at
+        self._changed = False  # they may have, since
+        self._spread: Floats | None = None  # what `noise` returns; None: to be found anew
         self._counts = np.arange(1.0, max_rows + 1.0)
         self._frozen = frozen
         self._isotonic = IsotonicRegression()
@@ -114,6 +116,10 @@ class ServiceTimes:
         row = None if model is None else self._index.get(model)
         return self.drift_ratio if row is None else math.exp(self._drift.of(row))
 
+    def log_drifts(self, models: Sequence[str]) -> list[float]:
+        """Return the logarithm of the same of some variants."""
+        return [self._drift.of(self._index[model]) for model in models]
+
     def place(self, devices: Sequence[int], shares: Floats, *, known: bool) -> None:
         """Tell apart the devices that variants run on.
 
@@ -122,7 +128,8 @@ class ServiceTimes:
             shares: how much of its time each variant spends on each. [variants, devices].
             known: whether that is where they are, and not one device for want of knowledge.
         """
-        self._drift.place(devices, shares)
+        self._drift.place(devices, shares, known=known)
+        self._changed = True
         before = self._where
         if known:
             self._where = [
@@ -133,11 +140,22 @@ class ServiceTimes:
                     # Another GPU may be faster or slower for it: that is no drift of the GPU.
                     self._weight[row] = np.minimum(self._weight[row], _MOVED_TRUST)
 
+    def take_over(self, old: ServiceTimes) -> None:
+        """Keep what an earlier policy's table knows of the present, which `state` has not."""
+        self._drift.take_over(old._drift)
+        for row, model in enumerate(self.models):
+            if (before := old._index.get(model)) is not None:
+                self._own_noise[row] = old._own_noise[before]
+                self._noise_weight[row] = old._noise_weight[before]
+        self._table = self._spread = None
+
     @property
     def noise(self) -> Floats:
         """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
-        own = self._noise_weight * self._own_noise + _NOISE_SHRINK * self._noise
-        return np.asarray(own / (self._noise_weight + _NOISE_SHRINK))
+        if self._spread is None:  # each model asks for it, and for the table
+            own = self._noise_weight * self._own_noise + _NOISE_SHRINK * self._noise
+            self._spread = np.asarray(own / (self._noise_weight + _NOISE_SHRINK))
+        return self._spread
 
     def known(self) -> NDArray[np.bool_]:
         """Return, per variant, whether it was ever measured. [variants]. Do not change."""
@@ -147,10 +165,12 @@ class ServiceTimes:
 
     def table_s(self) -> Floats:
         """Return the expected seconds of a batch. [variants, rows 1..max_rows]. Do not change."""
-        level = self._drift.of_all() + 0.5 * self.noise**2
-        if self._table is None or np.abs(level - self._tabled).max() > _SAME:
-            self._table = np.exp(self._base + level[:, None])
-            self._row, self._tabled = None, level
+        if self._table is None or self._changed:
+            level = self._drift.of_all() + 0.5 * self.noise**2
+            if self._table is None or np.abs(level - self._tabled).max() > _SAME:
+                self._table = np.exp(self._base + level[:, None])
+                self._row, self._tabled = None, level
+            self._changed = False
         return self._table
 
     def row_s(self) -> Floats:
@@ -209,10 +229,12 @@ class ServiceTimes:
                 continue
             seen, drift = math.log(sample.mean_service_s), self._drift.of(row)
             beside = sample.siblings_ratio > _SHARED  # what remains of that is drift's to follow
-            if sample.shared_ratio > _SHARED or (beside and not self._alone[cell]):
+            # Batches of a size that comes under load alone are never seen without others.
+            unknown = not self._alone[cell] and self._weight[cell] < _FIRST_RUNS
+            if sample.shared_ratio > _SHARED or (beside and unknown):
                 self._learn_shared(cell, seen - drift)
                 continue
-            if not self._alone[cell]:
+            if not (beside or self._alone[cell]):
                 self._alone[cell] = True
                 self._weight[cell] *= _FORGET_SHARED
             # First runs are better than nothing, but no reason to stop measuring.
@@ -232,6 +254,7 @@ class ServiceTimes:
             self._learn(cell, seen - drift, count)
             self._early = self._early or bool(self._total[row].sum() < _EARLY)
         self._drift.follow(now_s)
+        self._changed = True
         self._refit_if_due(now_s)
 
     def _learn_noise(self, row: int, level: float, residual: float, count: float) -> None:
@@ -252,6 +275,7 @@ class ServiceTimes:
         own = self._own_noise[row] + gain * (spread - self._own_noise[row])
         self._own_noise[row] = min(max(own, _LEAST_NOISE), _MOST_NOISE)
         self._noise_weight[row] = min(seen + 1.0, _MEMORY)
+        self._spread = None
 
     def _refit_if_due(self, now_s: float) -> None:
         due_s = _EARLY_REFIT_S if self._early else _REFIT_S
@@ -352,7 +376,7 @@ class ServiceTimes:
             raise ValueError("noise out of range")
         if self._frozen:
             return
-        self._table = None
+        self._table = self._spread = None
         self._mean, self._weight, self._total = fresh
         self._known = None
         # Old knowledge is worth less than fresh: the machine may have changed meanwhile.

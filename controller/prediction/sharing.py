@@ -40,11 +40,20 @@ class DeviceSharing:
         self._ticks: deque[_Tick] = deque()
         self._lately_s: dict[str, float] = {}  # busy, fading
         self._window_s = 0.0  # the time that it is of, fading likewise
+        # What was asked since the last observation, of this placement.
+        self._placement: Placement | None = None
+        self._on_s: list[list[float]] = []  # of each tick, the last one first
+        self._active: dict[tuple[str, float], float] = {}
+
+    def _forget(self) -> None:
+        self._on_s.clear()
+        self._active.clear()
 
     def observe(self, observation: Observation) -> None:
         """Take in what each model executed since the last observation."""
         if observation.window_s <= 0.0:
             return
+        self._forget()
         self._ticks.append(_Tick(observation.now_s, observation.window_s, {}))
         while self._ticks[0].ended_s < observation.now_s - _KEPT_S:
             self._ticks.popleft()
@@ -105,20 +114,25 @@ class DeviceSharing:
 
     def others_active(self, sample: BatchSample, now_s: float, placement: Placement) -> float:
         """Return the share of a sample's time in which others on its device were active, 0 to 1."""
+        if placement is not self._placement:
+            self._placement = placement
+            self._forget()
         since_s = now_s - 2.0 * sample.age_s
+        # Of one poll there are samples of many sizes: the same time of the same variant.
+        key = (sample.model, since_s)
+        if key not in self._active:
+            self._active[key] = self._others_active(sample.model, since_s, placement)
+        return self._active[key]
+
+    def _others_active(self, model: str, since_s: float, placement: Placement) -> float:
         own_s, shared_s = 0.0, 0.0
-        for tick in reversed(self._ticks):
+        for back, tick in enumerate(reversed(self._ticks)):
             if tick.ended_s <= since_s:
                 break
-            here_s = tick.busy_s.get(sample.model, 0.0)
-            if placement.devices == 1:
-                others_s = sum(tick.busy_s.values()) - here_s
-            else:
-                others_s = sum(
-                    placement.share(sample.model, other) * busy_s
-                    for other, busy_s in tick.busy_s.items()
-                    if other != sample.model
-                )
+            if back == len(self._on_s):
+                self._on_s.append(placement.busy_on_s(tick.busy_s))
+            here_s = tick.busy_s.get(model, 0.0)
+            others_s = placement.beside_s(model, self._on_s[back], here_s)
             own_s += here_s
             chance_s = here_s * min(others_s / tick.took_s, 1.0)
             least_s = min(max(here_s + others_s - tick.took_s, 0.0), here_s)

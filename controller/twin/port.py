@@ -149,11 +149,12 @@ class TwinPort:
         ]
         return {
             self._names[index]: Instances(
-                max(server.pool.instances(index, gpu) for gpu in server.pool.places(index) or (0,)),
+                max(server.pool.instances(index, gpu) for gpu in where),
                 least,
                 self._may_change(index),
             )
             for index in sized
+            if (where := server.pool.places(index))
         }
 
     def send_probe(self, probe: Probe) -> None:

@@ -211,8 +211,10 @@ def test_who_runs_on_another_gpu_is_in_nobodys_way():
     work = placement.work_beside_s([np.array([1.0, 0.0]), np.array([2.0]), np.array([0.0])])
     assert work[0].tolist() == pytest.approx([0.0, 2.0])
     assert placement.meeting(0).tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    assert placement.share("a1", "b1") == 0.0
-    assert placement.share("c1", "b1") == 0.5
+    busy_s = placement.busy_on_s({"b1": 0.4, "a1": 0.1})
+    assert placement.beside_s("a1", busy_s, 0.1) == 0.0
+    assert placement.beside_s("c1", busy_s, 0.0) == pytest.approx(0.25)
+    assert placement.beside_s("unknown", busy_s, 0.0) == pytest.approx(0.5)
 
 
 def test_a_triton_model_of_two_models_counts_once_and_is_in_no_way_of_either():

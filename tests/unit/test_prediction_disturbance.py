@@ -131,6 +131,16 @@ def test_what_an_operation_held_up_and_ended_after_it_is_its_doing():
     assert live.watch.share("load") == MOST
 
 
+@pytest.mark.parametrize("takes_s", [10.0, 45.0, 120.0])
+def test_however_long_it_takes_what_was_before_it_is_what_is_usual(takes_s):
+    live = Live()
+    for _ in range(8):
+        live.live(25.0)
+        live.live(takes_s, kind="load", more=0.3)
+        live.live(6.0, more=0.3)  # what piled up: this alone would say that all was usual
+    assert 0.15 < live.watch.share("load") < 0.35
+
+
 def test_operations_at_once_teach_nothing():
     live = Live()
     live.loads(4, more=0.5, variants=("v", "w"))

@@ -71,3 +71,38 @@ def test_devices_that_are_told_apart_keep_when_they_were_heard_of():
     follow(drift, {0: 2.0, 1: 1.0}, start_s=now_s, ticks=75)
     assert 0.8 * math.log(2.0) <= drift.of(0) <= math.log(2.0)
     assert drift.of(1) == pytest.approx(0.0, abs=0.01)
+
+
+def test_a_gpu_that_is_used_for_the_first_time_is_not_as_slow_as_the_one_that_was_left():
+    drift = Drift(2)
+    drift.place((0,), np.ones((2, 1)))
+    now_s = follow(drift, {0: 3.0}, start_s=0.0, ticks=250)
+    drift.place((0, 1), np.eye(2))
+    assert drift.ratios() == {0: pytest.approx(3.0, rel=0.1), 1: 1.0}
+    assert drift.of(1) == 0.0
+    # Nor is one as it should be again because everybody left it.
+    drift.place((1,), np.ones((2, 1)))
+    follow(drift, {}, start_s=now_s, ticks=50)
+    assert drift.ratios()[0] == pytest.approx(3.0, rel=0.1)
+    drift.place((0, 1), np.eye(2))
+    assert drift.of(0) == pytest.approx(math.log(3.0), rel=0.1)
+
+
+@pytest.mark.parametrize("device", [-1, 0, 1])
+def test_one_whose_number_is_learned_late_or_lost_for_a_moment_keeps_its_speed(device):
+    drift = Drift(2)
+    follow(drift, {0: 2.0}, start_s=0.0, ticks=250)
+    seen = drift.of(0)
+    for number, known in ((device, True), (0, False), (device, True)):
+        drift.place((number,), np.ones((2, 1)), known=known)
+        assert drift.of(0) == drift.of(1) == seen
+
+
+def test_devices_that_nobody_knows_for_a_moment_keep_their_speed():
+    drift = Drift(2)
+    drift.place((0, 1), np.eye(2))
+    follow(drift, {0: 1.0, 1: 2.0}, start_s=0.0, ticks=250)
+    before = drift.ratios()
+    drift.place((0,), np.ones((2, 1)), known=False)
+    drift.place((0, 1), np.eye(2))
+    assert drift.ratios() == before

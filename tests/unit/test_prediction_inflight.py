@@ -143,3 +143,64 @@ def test_what_a_server_took_with_it_is_not_counted_again(gone):
 def test_where_nothing_tells_what_waits_it_is_what_completed():
     unknown = VariantReading("m", True, None, 4, 4, 2)
     assert _counts([unknown, unknown]) == [4.0, 4.0]
+
+
+# -- several instances ---------------------------------------------------------------------------
+
+
+def _together(number, rate, batch_s, seconds, seed=1):
+    """Return what came in each tick, and what was counted, where some batches run at a time."""
+    arrivals_s = [at for at in _poisson(rate, seconds, seed) if at < seconds]
+    counter, waiting, running = ArrivalCounter(), 0, []
+    came, counted = [], []
+    for tick in range(1, int(seconds / TICK_S)):
+        done, batches, before = 0, 0, len(arrivals_s)
+        until_s = tick * TICK_S
+        while True:
+            events_s = [ends_s for ends_s, _ in running] + arrivals_s[:1]
+            if not events_s or min(events_s) > until_s:
+                break
+            now_s = min(events_s)
+            if arrivals_s and arrivals_s[0] <= now_s:
+                waiting += 1
+                del arrivals_s[0]
+            for ended in [one for one in running if one[0] <= now_s]:
+                running.remove(ended)
+                done, batches = done + ended[1], batches + 1
+            if waiting and len(running) < number:
+                running.append((now_s + batch_s, min(waiting, 32)))
+                waiting -= running[-1][1]
+        reading = VariantReading("m", True, waiting, done, done, batches, 0, 0.0, batch_s * done)
+        counted.append(
+            counter.count(
+                [reading],
+                expected={"m": rate * TICK_S},
+                largest=32.0,
+                window_s=TICK_S,
+                instances={"m": float(number)},
+            )
+        )
+        came.append(before - len(arrivals_s))
+    return np.array(came), np.array(counted)
+
+
+@pytest.mark.parametrize(
+    ("number", "rate", "batch_s", "most"),
+    [(2, 200.0, 0.02, 1.5), (2, 100.0, 0.08, 2.0), (2, 100.0, 0.05, 2.0), (3, 20.0, 0.01, 1.6)],
+)
+def test_of_batches_on_several_instances_no_tick_is_far_off(number, rate, batch_s, most):
+    """Batches of four ticks, which end all at once, made it wrong by five times the chance."""
+    came, counted = _together(number, rate, batch_s, 40.0)
+    assert counted.sum() == pytest.approx(came.sum(), rel=0.02)
+    assert (counted - came).std() < most * came.mean() ** 0.5
+
+
+def test_a_variant_on_several_instances_that_nothing_is_sent_to_gets_no_arrivals():
+    counter = ArrivalCounter()
+    counts = [
+        counter.count([one], expected={}, largest=LARGEST, window_s=TICK_S, instances={"m": 2.0})
+        for one in (_one(6), _one(0), _one(0, 3, 1, 0.03), _one(0, 3, 1, 0.03), *[_one(0)] * 4)
+    ]
+    assert counts[0] == pytest.approx(8.0)  # two in execution: others wait
+    assert max(counts[1:]) == pytest.approx(0.0)
+    assert sum(counts) == pytest.approx(6.0)  # there were none

@@ -44,7 +44,7 @@ def watched(overlap: Overlap, *, slope: float, number: int, slow: float = 1.0, s
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("slow", [1.0, 1.5])
+@pytest.mark.parametrize("slow", [0.5, 1.0, 1.5, 3.0])
 @pytest.mark.parametrize("slope", [0.0, 0.33, 1.0])
 def test_it_is_found_whatever_the_machine_does(slope, slow, number):
     overlap = Overlap()
@@ -62,6 +62,17 @@ def test_nothing_known_is_worth_a_trial_and_one_instance_alone_teaches_nothing()
     for tick in range(100):
         overlap.learn([sample], tick, DeviceSharing(), PLACEMENT, {}, lambda *_: ALONE_S)
     assert overlap.of("best") == pytest.approx(AT_FIRST, abs=0.01)
+
+
+@pytest.mark.parametrize("slow", [0.4, 0.7, 1.5, 3.0])
+def test_a_machine_that_is_slower_or_faster_as_a_whole_tells_nothing_of_overlaps(slow):
+    """Instances of a throttled one seemed to be in nobody's way, of a faster one to be so."""
+    overlap = Overlap()
+    sample = BatchSample("best", 1, 20, slow * ALONE_S, 0.01)
+    for tick in range(100):
+        overlap.learn([sample], tick, DeviceSharing(), PLACEMENT, {}, lambda *_: ALONE_S)
+    assert overlap.of("best") == pytest.approx(AT_FIRST, abs=0.08)
+    assert overlap.of("new") == pytest.approx(AT_FIRST, abs=0.08)
 
 
 def test_times_are_corrected_for_own_instances_alone():

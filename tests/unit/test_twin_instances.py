@@ -1,5 +1,6 @@
 """Instances in the twin: the governor finds out what they bring, and where they bring nothing."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,3 +77,22 @@ def test_what_was_learned_of_it_survives():
     broken = {**core.state(), "overlap": {"all": [1.0]}}
     (problem,) = GovernorCore(policy).restore(broken)
     assert "instances" in problem
+
+
+def test_what_is_not_loaded_has_no_number_of_instances():
+    """As from the real server; of none there would be no time that a batch takes."""
+    trace = load_trace(DATA / "azure-code.csv").window(0.0, 5.0)
+    plan = replace(Plan(trace, load_ladder(DATA / "gpunet-v100.yaml"), 0.2), max_instances=3)
+    load = plan.load()
+    server = SimulatedTriton(
+        plan.variants, load.arrivals_s(1), serving=0, limit_s=0.2, physics=plan.physics(load)
+    )
+    policy = policy_for(server, 0.2, 99.0, max_instances=3)
+    core, port = GovernorCore(policy), TwinPort(server, *policy.models)
+    core.restore(profile_of(server, policy))
+    assert server.pool.unload(1)
+    for look in looks(server, core, port, policy, duration_s=1.0, seed=1):
+        assert look.observation.instances.keys() == {
+            variant.model for at, variant in enumerate(policy.models[0].variants) if at != 1
+        }
+        assert all(math.isfinite(c.p99_s) for d in look.decisions for c in d.candidates)
