@@ -206,12 +206,11 @@ class GovernorCore:
         """Return which variants are to have other numbers of instances, until they have them."""
         found, disturbed = [], self.costs.disturbances.share("load")
         for name, mind in self._minds.items():
-            reading = observation.models.get(name)
-            if mind.sizer.is_used and reading is not None and not reading.paused:
+            reading, sizer = observation.models.get(name), mind.sizer
+            if sizer.is_used and reading is not None and not reading.paused:
                 load_s = self.costs.load_s(mind.predictor.models)
                 costs = {model: took_s * disturbed for model, took_s in load_s.items()}
-                resize = mind.sizer.decide(observation.now_s, observation.instances, costs)
-                found.append((mind.sizer, resize))
+                found.append((sizer, sizer.decide(observation.now_s, observation.instances, costs)))
         return agreed(found, [mind.sizer for mind in self._minds.values()], observation.now_s)
 
     def sizes(self) -> dict[str, Any]:
