@@ -132,8 +132,7 @@ class GovernorCore:
                 observation.instances,
                 self._service.usual_s,
             )
-        if observation.gpus:  # on a host idle cores take what runs beside
-            samples = self._sharing.alone(samples, observation.now_s, placement)
+        samples = self._sharing.clean(samples, observation, placement)
         if observation.instances:
             samples = self._overlap.alone(
                 samples, observation.now_s, self._sharing, observation.instances

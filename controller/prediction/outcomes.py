@@ -27,6 +27,9 @@ PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have su
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
 _EXCUSED_FROM: Final = 0.4  # of a rise of the drift, log: less of it comes and goes
+# Of one that is still there after so long, less is enough. A straggler's is gone by then.
+_SETTLED_S: Final = 1.2
+_EXPLAINED_FROM: Final = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,16 @@ class _Look:
     from_s: float
     of: Mapping[str, Statement]  # by Triton's name
     log_drifts: tuple[float, ...]  # of their devices, that it was stated by
+
+
+@dataclass(frozen=True, slots=True)
+class _Taught:
+    """An outcome that a calibration learned from moments ago."""
+
+    at_s: float
+    model: str
+    outcome: Outcome
+    log_drift: float  # of the machine that it was stated by
 
 
 class Outcomes:
@@ -85,6 +98,7 @@ class Outcomes:
         self._excused = dict.fromkeys(self._weights.values(), 0.0)
         self._log_drift = dict.fromkeys(self._weights, 0.0)
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)
+        self._taught: deque[_Taught] = deque()
 
     def take_over(self, old: Outcomes) -> None:
         """Keep the calibrations of an earlier policy, if they are about the same objective."""
@@ -189,22 +203,37 @@ class Outcomes:
             self._stalls.append((read_s - observation.window_s, read_s))
         known = [reading for reading in readings if reading is not None]
         self._promise.completed(sum(reading.completed_requests for reading in known))
-        for model, found in self._singles(observation.request_samples).items():
-            self._calibrations[model].observe(found, observation.now_s)
-            for outcome in found:
-                self._promise.sampled(outcome)
-        for model, outcome in self._means(observation, known, probed_s):
-            self._calibrations[model].observe((outcome,), observation.now_s)
+        self._settle(observation.now_s)
+        for model, arrived_s, outcome in self._singles(observation.request_samples):
+            self._teach(model, arrived_s, outcome, observation.now_s)
+            self._promise.sampled(outcome)
+        for model, arrived_s, outcome in self._means(observation, known, probed_s):
+            self._teach(model, arrived_s, outcome, observation.now_s)
             self._promise.averaged(outcome)
         for calibration in self._shared.values():
             calibration.relax(observation.now_s)
+
+    def _teach(self, model: str, arrived_s: float, outcome: Outcome, now_s: float) -> None:
+        self._calibrations[model].observe((outcome,), now_s)
+        stated_by = self._stated_by(arrived_s, model)
+        if outcome.teaches and stated_by is not None:
+            self._taught.append(_Taught(now_s, model, outcome, stated_by))
+
+    def _settle(self, now_s: float) -> None:
+        """Retract what was stated of a machine that turned out to be slower, and still is."""
+        while self._taught and self._taught[0].at_s < now_s - _SETTLED_S:
+            taught = self._taught.popleft()
+            calibration = self._calibrations.get(taught.model)
+            rise = self._log_drift.get(taught.model, 0.0) - taught.log_drift
+            if calibration is not None and rise > _EXPLAINED_FROM:
+                calibration.retract((taught.outcome,))
 
     def _caught(self, start_s: float, end_s: float) -> bool:
         """Return whether the host stood still while a request was under way."""
         return any(start_s < to_s and end_s > from_s for from_s, to_s in self._stalls)
 
-    def _singles(self, samples: Sequence[RequestSample]) -> dict[str, list[Outcome]]:
-        found: dict[str, list[Outcome]] = {}
+    def _singles(self, samples: Sequence[RequestSample]) -> Iterator[tuple[str, float, Outcome]]:
+        """Yield single requests: the variant, when one arrived, and how it turned out."""
         for sample in samples:
             if sample.alias != self._alias or sample.model is None:
                 continue
@@ -212,17 +241,15 @@ class Outcomes:
             if said is not None:
                 caught = self._caught(sample.start_s, sample.start_s + sample.latency_s)
                 teaches = not caught and not self._is_outdated(sample.start_s, sample.model)
-                found.setdefault(sample.model, []).append(
-                    _outcome(sample.latency_s, said, teaches=teaches)
-                )
-        return found
+                outcome = _outcome(sample.latency_s, said, teaches=teaches)
+                yield sample.model, sample.start_s, outcome
 
     def _means(
         self,
         observation: Observation,
         readings: Iterable[VariantReading],
         probed_s: Mapping[str, float],
-    ) -> Iterator[tuple[str, Outcome]]:
+    ) -> Iterator[tuple[str, float, Outcome]]:
         """Yield what completed since the last observation, by its exact mean latency."""
         read_s = _read_s(observation)
         for reading in readings:
@@ -236,16 +263,21 @@ class Outcomes:
             said = self._said(start_s, reading.model)
             if said is not None and not self._caught(start_s, read_s):
                 teaches = not self._is_outdated(start_s, reading.model)
-                yield reading.model, _outcome(mean_s, said, requests=count, teaches=teaches)
+                outcome = _outcome(mean_s, said, requests=count, teaches=teaches)
+                yield reading.model, start_s, outcome
 
     def _is_outdated(self, arrived_s: float, model: str) -> bool:
         """Return whether what was stated of a request was so by a machine that was far faster."""
+        stated_by = self._stated_by(arrived_s, model)
+        return stated_by is not None and self._log_drift[model] - stated_by > _EXCUSED_FROM
+
+    def _stated_by(self, arrived_s: float, model: str) -> float | None:
+        """Return the drift that a request's latency was stated by, log; None: it was not."""
         at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
         if at < 0:
-            return False
+            return None
         look = self._statements[at]
-        stated_by = dict(zip(look.of, look.log_drifts, strict=True)).get(model)
-        return stated_by is not None and self._log_drift[model] - stated_by > _EXCUSED_FROM
+        return dict(zip(look.of, look.log_drifts, strict=True)).get(model)
 
     def _said(self, arrived_s: float, model: str) -> Statement | None:
         """Return what was stated of a request; None: nothing was."""

@@ -9,6 +9,7 @@ Where the place of one variant is not known, all share one device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ class Placement:
         self, models: Sequence[tuple[str, ...]], gpus: Mapping[str, tuple[int, ...]]
     ) -> None:
         self.given = gpus
+        self._models = models
         names = dict.fromkeys(name for own in models for name in own)
         self.known = known = all(gpus.get(name) for name in names)
         devices = sorted({gpu for name in names for gpu in gpus[name]}) if known else [0]
@@ -56,6 +58,15 @@ class Placement:
         self._anywhere = [(at, 1.0) for at in range(len(devices))]
         places = {name: at for at, name in enumerate(names)}
         self._unique = np.array([places[name] for name in self._flat_names])
+
+    @cached_property
+    def relatives(self) -> Placement:
+        """One in which each model's variants share a device of their own, wherever they run."""
+        owners: dict[str, tuple[int, ...]] = {}
+        for owner, own in enumerate(self._models):
+            for name in own:
+                owners[name] = (*owners.get(name, ()), owner)
+        return Placement(self._models, owners)
 
     @property
     def devices(self) -> int:

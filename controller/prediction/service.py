@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from controller.prediction.drift import Drift
-from controller.prediction.pooling import pooled
+from controller.prediction.pooling import between, pooled
 from controller.telemetry.observation import BatchSample
 
 Floats = NDArray[np.float64]
@@ -32,10 +32,13 @@ Floats = NDArray[np.float64]
 PRIOR_SERVICE_S: Final = 0.010  # of one row, before anything is known
 _SHORTEST_S: Final = 1e-7  # what is told of a batch outside of these is no measurement
 _LONGEST_S: Final = 1e4
+_ENOUGH: Final = 0.45  # known of a cell: from here on it tells of drift, and no longer of itself
+_FLAT: Final = 0.15  # log seconds between two sizes that take the same time
 _SHRINK: Final = 3.0  # batches that the pooled curve counts for in a cell
 _MEMORY: Final = 400.0  # batches after which an old one counts 1/e
 _MOVED_TRUST: Final = 2.0  # batches that all counts for that was seen on another device
 _OUTLIER: Final = math.log(2.5)  # a known cell's residual is clipped here
+_SUDDEN: Final = 0.25  # a known cell's residual that counts half for the cell
 _FIRST_RUNS: Final = 5.0  # batches of a size
 _SHARED: Final = 0.15  # of a batch's time beside others: from here on it is no clean measurement
 _FORGET_SHARED: Final = 0.2  # what is kept of the weight of such ones
@@ -90,6 +93,7 @@ class ServiceTimes:
         self._fitted_s: float | None = None
         self._dirty = False
         self._fitted = (self._mean.copy(), self._trust())  # what the last fit saw
+        self._between = np.zeros(shape)  # how much the sizes around it tell of each
         self._early = False  # what waits for a refit is of a variant of which little is known
         self._table: Floats | None = None
         self._row: Floats | None = None
@@ -139,6 +143,7 @@ class ServiceTimes:
                 if before is not None and here != before[row]:
                     # Another GPU may be faster or slower for it: that is no drift of the GPU.
                     self._weight[row] = np.minimum(self._weight[row], _MOVED_TRUST)
+                    self._between[row] = 0.0
 
     def take_over(self, old: ServiceTimes) -> None:
         """Keep what an earlier policy's table knows of the present, which `state` has not."""
@@ -231,6 +236,7 @@ class ServiceTimes:
             beside = sample.siblings_ratio > _SHARED  # what remains of that is drift's to follow
             # Batches of a size that comes under load alone are never seen without others.
             unknown = not self._alone[cell] and self._weight[cell] < _FIRST_RUNS
+            unknown = unknown and self._between[cell] <= _ENOUGH
             if sample.shared_ratio > _SHARED or (beside and unknown):
                 self._learn_shared(cell, seen - drift)
                 continue
@@ -239,13 +245,16 @@ class ServiceTimes:
                 self._weight[cell] *= _FORGET_SHARED
             # First runs are better than nothing, but no reason to stop measuring.
             count = 1.0 if sample.after_action else float(min(sample.executions, 50))
-            trust = self._weight[cell] / (self._weight[cell] + _SHRINK)
+            own = self._weight[cell] / (self._weight[cell] + _SHRINK)
+            trust = max(own, self._between[cell])
             residual = seen - self._base[cell] - drift
-            if trust > 0.5:
+            if trust > _ENOUGH:
                 clipped = max(-_OUTLIER, min(_OUTLIER, residual))
                 self._learn_noise(row, seen - float(self._base[cell]), clipped, count)
                 self._drift.note(row, clipped, trust * count)
                 seen = self._base[cell] + drift + clipped
+                # What is far off is the machine, of which drift has not heard the last.
+                count /= 1.0 + (clipped / _SUDDEN) ** 2
             if beside:
                 continue
             unsure = 0.0 < self._weight[cell] < _FIRST_RUNS
@@ -310,6 +319,8 @@ class ServiceTimes:
         """Learn from a batch beside others: better than nothing, until one had the device alone."""
         if self._alone[cell] or self._weight[cell] >= _FIRST_RUNS:
             return
+        if self._between[cell] > _ENOUGH:
+            return
         if value < self._mean[cell]:
             self._weight[cell] *= _FORGET_SHARED  # the least disturbed is nearest to the truth
         self._learn(cell, value, 1.0)
@@ -330,6 +341,9 @@ class ServiceTimes:
         for v in np.flatnonzero(np.any(np.diff(blended, axis=1) < 0.0, axis=1)):
             blended[v] = self._isotonic.fit_transform(rows, blended[v], sample_weight=own[v] + 0.1)
         self._base[:, :used] = blended
+        self._between[:, :used] = between(
+            blended, self._trust()[:, :used], trusted=_ENOUGH, flat=_FLAT
+        )
         # Larger batches than were ever asked for: in proportion, until they are seen.
         beyond = np.log(np.arange(used + 1, self.max_rows + 1) / used)
         self._base[:, used:] = blended[:, -1:] + beyond

@@ -86,6 +86,14 @@ class DeviceSharing:
             return {}
         return {model: min(s / self._window_s, 1.0) for model, s in self._lately_s.items()}
 
+    def clean(
+        self, samples: Iterable[BatchSample], observation: Observation, placement: Placement
+    ) -> Iterator[BatchSample]:
+        """Yield the samples as `alone` does where there are GPUs, and as `on_host` elsewhere."""
+        if observation.gpus:
+            return self.alone(samples, observation.now_s, placement)
+        return self.on_host(samples, observation.now_s, placement.relatives)
+
     def alone(
         self, samples: Iterable[BatchSample], now_s: float, placement: Placement
     ) -> Iterator[BatchSample]:
@@ -94,6 +102,23 @@ class DeviceSharing:
             shared = self.others_active(sample, now_s, placement)
             alone_s = sample.mean_service_s * (1.0 - 0.5 * shared)
             yield replace(sample, mean_service_s=alone_s, shared_ratio=shared)
+
+    def on_host(
+        self, samples: Iterable[BatchSample], now_s: float, relatives: Placement
+    ) -> Iterator[BatchSample]:
+        """Yield the samples, with the share of their time in which a relative was active.
+
+        On a host idle cores take what runs beside, if there are any: by how much it slowed a
+        batch down is not known. Variants of one model meet for moments only, at a probe or while
+        one that was left works its queue off: there will be a cleaner measurement.
+
+        Args:
+            samples: of batches.
+            now_s: when they are seen.
+            relatives: variants of the same model on the same device, whatever they run on.
+        """
+        for sample in samples:
+            yield replace(sample, shared_ratio=self.others_active(sample, now_s, relatives))
 
     def siblings_active(self, sample: BatchSample, now_s: float, instances: int) -> float:
         """Return how many batches of other instances ran beside a sample's, in the mean."""

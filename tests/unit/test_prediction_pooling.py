@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from controller.prediction.pooling import pooled
+from controller.prediction.pooling import between, pooled
 
 PENALTY = 0.05
 
@@ -46,3 +46,13 @@ def test_what_was_not_measured_may_be_anything():
     values, weights = np.full((2, 8), np.nan), np.zeros((2, 8))
     values[0, 3], weights[0, 3] = -4.0, 2.0
     assert np.isfinite(pooled(values, weights, shared=shared, own=own, penalty=PENALTY)).all()
+
+
+def test_a_size_is_known_by_two_around_it_that_take_the_same_and_by_no_others():
+    values = np.array([[0.0, 0.02, 0.05, 0.08, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    trust = np.array([[0.6, 0.0, 0.0, 0.5, 0.0, 0.9], [0.0, 0.2, 0.0, 0.7, 0.0, 0.0]])
+    found = between(values, trust, trusted=0.4, flat=0.1)
+    # From the first to the fourth it rises by less than that; from there to the last by more.
+    assert found[0].tolist() == [0.6, 0.5, 0.5, 0.5, 0.0, 0.9]
+    # One alone has nobody on its other side.
+    assert found[1].tolist() == [0.0, 0.0, 0.0, 0.7, 0.0, 0.0]
