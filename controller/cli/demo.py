@@ -14,7 +14,7 @@ from pathlib import Path
 from controller.cli import output
 
 _SCENARIOS = ("bursts", "batch")
-_DEFAULT_SECONDS = 30.0
+_DEFAULT_SECONDS = {"bursts": 30.0, "batch": 40.0}
 _MIN_SECONDS, _MAX_SECONDS = 10.0, 3600.0
 _WIDTH = 100
 _NEEDS = ("rich", "matplotlib")
@@ -39,9 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--seconds",
         type=_seconds,
-        default=_DEFAULT_SECONDS,
         metavar="N",
-        help=f"length of each arm (default {_DEFAULT_SECONDS:g})",
+        help="length of each arm (default "
+        f"{', '.join(f'{name}: {of:g}' for name, of in _DEFAULT_SECONDS.items())})",
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the load (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
@@ -114,7 +114,7 @@ def _demo(args: argparse.Namespace) -> int:
     from controller.demo.live import arms_table
 
     console = Console()
-    options = session.Options(args.seconds, args.seed, args.arms, args.quiet, args.scenario)
+    options = session.Options(_length_s(args), args.seed, args.arms, args.quiet, args.scenario)
     outcome = session.run(options, console)
     more = {} if outcome.plan is None else report_batch.summary(outcome)
     if args.json is not None:
@@ -148,13 +148,18 @@ def _relief(args: argparse.Namespace) -> int:
 
     from controller.demo import report, session
 
-    options = session.Options(args.seconds, args.seed, None, args.quiet)
+    options = session.Options(_length_s(args), args.seed, None, args.quiet)
     found = session.measure_relief(options, args.relief, Console())
     if args.json is not None:
         report.write(args.json, found)
     if not args.quiet:
         print(json.dumps(found, indent=1))
     return output.OK
+
+
+def _length_s(args: argparse.Namespace) -> float:
+    given: float | None = args.seconds
+    return _DEFAULT_SECONDS[args.scenario] if given is None else given
 
 
 def _seconds(text: str) -> float:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from controller.demo import scores
 from controller.demo.bench import Bench
-from controller.demo.governed import Choice, Governor, policy_text
+from controller.demo.governed import Governor, policy_text
 from controller.demo.load import LoadRun, Progress
 from controller.demo.neighbour import Neighbour
 from controller.demo.processes import Usage
@@ -24,9 +24,11 @@ from controller.demo.scenario import Schedule
 
 _FIXED, _GOVERNOR = "fixed", "governor"
 _ABLATIONS = ("frozen", "shuffled")
-VARIANTS = "variants"
-"""A governor that has one engine of each variant: its own."""
 _STATUS_EVERY = 2  # progress lines
+# A governor begins without having learned anything. Four engines of which each takes as long for a
+# row as for a batch are hardly ever idle under load, and are measured before there is any.
+_ENGINES_PROBED_S = 6.0
+_ENGINES_PROBING = "20%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +37,13 @@ class Arm:
 
     variant: str | None = None  # None: the governor chooses
     ablation: str | None = None
-    engine: str | None = None  # the governor has this one alone of its variant; VARIANTS
 
     @property
     def name(self) -> str:
         """Return the arm's name in every report."""
         if self.variant is not None:
             return f"{_FIXED}:{self.variant}"
-        limited = self.ablation or self.engine
-        return _GOVERNOR if limited is None else f"{_GOVERNOR}:{limited}"
-
-    def choices(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        """Return what a governor may choose from in this arm."""
-        if self.engine is None:
-            return tuple(choices)
-        if self.engine == VARIANTS:
-            return tuple(choice for choice in choices if choice.profile_of is None)
-        engine = next(choice for choice in choices if choice.name == self.engine)
-        others = (c for c in choices if c.weights != engine.weights)
-        return (*others, replace(engine, name=engine.weights, profile_of=None))
+        return _GOVERNOR if self.ablation is None else f"{_GOVERNOR}:{self.ablation}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,25 +104,20 @@ class View(Protocol):
         ...
 
 
-def parse(
-    text: str | None, variants: Sequence[str], engines: Sequence[str] = ()
-) -> tuple[Arm, ...]:
+def parse(text: str | None, variants: Sequence[str]) -> tuple[Arm, ...]:
     """Read a list of arms: `fixed`, `fixed:VARIANT`, `governor`, `governor:ABLATION`.
 
     Args:
-        text: the list; None: all, but for ablations and experiments.
+        text: the list; None: all, but for ablations.
         variants: those that can be fixed.
-        engines: of them those that are not the only one of a variant: `governor:variants` and
-            `governor:ENGINE` are known then.
 
     Raises:
         ValueError: an arm is not known; says which there are.
     """
     fixed = tuple(Arm(variant) for variant in variants)
-    limited = [Arm(engine=engine) for engine in (VARIANTS, *engines)] if engines else []
     if text is None:
-        return (*fixed, *limited[:1], Arm())
-    governed = (Arm(), *(Arm(None, a) for a in _ABLATIONS), *limited)
+        return (*fixed, Arm())
+    governed = (Arm(), *(Arm(None, a) for a in _ABLATIONS))
     known: dict[str, tuple[Arm, ...]] = {arm.name: (arm,) for arm in (*fixed, *governed)}
     known[_FIXED] = fixed
     arms: list[Arm] = []
@@ -181,10 +166,12 @@ def _run_fixed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: P
 
 
 def _run_governed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: Path) -> Result:
-    policy = policy_for(bench, choices=arm.choices(bench.choices))
+    policy = policy_for(bench)
     explained: dict[float, Explained] = {}
     with Governor(policy, folder, ablation=arm.ablation) as governor:
         governor.wait_until_serving()
+        if bench.core is not None:
+            time.sleep(_ENGINES_PROBED_S)
         with (
             LoadRun(bench.target(), schedule, folder) as load,
             _neighbour(bench, schedule) as neighbour,
@@ -243,10 +230,8 @@ def follow(load: LoadRun, schedule: Schedule, neighbour: Neighbour | None) -> It
         yield progress
 
 
-def policy_for(
-    bench: Bench, interval: str = "auto", choices: Sequence[Choice] | None = None
-) -> str:
-    """Return the policy of a daemon that governs the bench's alias. `choices`: None: all."""
+def policy_for(bench: Bench, interval: str = "auto") -> str:
+    """Return the policy of a daemon that governs the bench's alias."""
     return policy_text(
         grpc=bench.server.grpc,
         metrics_url=bench.server.metrics_url,
@@ -255,8 +240,9 @@ def policy_for(
         objective_ms=bench.objective_ms,
         percentile=bench.percentile,
         client_max_batch=bench.models.max_rows,
-        choices=bench.choices if choices is None else choices,
+        choices=bench.choices,
         interval=interval,
+        probing=None if bench.core is None else _ENGINES_PROBING,
     )
 
 

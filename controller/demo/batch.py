@@ -22,8 +22,8 @@ _DAY_S, _DAY_TIMES = 1.2, 3
 _NIGHT_S, _NIGHT_TIMES = 2.0, 2
 _LEAD_S = 0.3
 _LONG_S = 600.0
-_NEIGHBOURS = (PROCESSES, 3, 4, 6, 8)
-_SLOWER = 2.6  # so many times as long a batch takes by night, at least: two processes do it alone
+_NEIGHBOURS = (PROCESSES, 4, 5, 6)
+_SLOWER = 2.2  # so many times as long a batch takes by night, at least: three processes do it alone
 _IN_FLIGHT = 2.5  # batches, so that one is always full and waits
 _SMALL_REQUESTS = 4  # rows at most that a request of this scenario has
 
@@ -35,19 +35,14 @@ def engine_models(ladder: Ladder) -> Models:
 
     In the order of the numbers that they answer with: those that are not served lie between.
     """
-    shaped = [v for v in ladder.variants if len(_siblings(ladder, v.profile_of or v.name)) > 1]
-    shapes = pick_shapes({v.max_batch: v.batch_ms[v.max_batch] for v in shaped})
-    kept = [v for v in ladder.variants if v not in shaped or v.max_batch in shapes]
+    shapes = pick_shapes({v.max_batch: v.batch_ms[v.max_batch] for v in ladder.variants})
+    kept = [v for v in ladder.variants if v.max_batch in shapes]
     choices = tuple(Choice(v.name, v.model, v.quality, v.max_batch, v.profile_of) for v in kept)
     return models_of(ladder, choices, min(shapes[-1], _SMALL_REQUESTS))
 
 
-def _siblings(ladder: Ladder, weights: str) -> list[str]:
-    return [v.name for v in ladder.variants if weights in (v.name, v.profile_of)]
-
-
 def calibrate(bench: Bench, progress: Progress) -> Plan:
-    """Measure what each engine gets through by day, and the best variant's by night too.
+    """Measure what each engine gets through by day and by night.
 
     The median of some short measurements in turn, as the machine differs from second to second.
 
@@ -56,21 +51,20 @@ def calibrate(bench: Bench, progress: Progress) -> Plan:
         ServerError: Triton has ended.
         DeviceError: the neighbour failed.
     """
-    best = max(choice.quality for choice in bench.choices)
-    shaped = [choice for choice in bench.choices if choice.quality == best]
     by_day = _measure(bench, bench.choices, progress, "by day", _DAY_S, _DAY_TIMES)
-    own = next(choice for choice in shaped if choice.profile_of is None)
+    own = next(choice for choice in bench.choices if choice.profile_of is None)
+    night = "by night"
     for bench.neighbours in _NEIGHBOURS:
         with _night(bench):
-            tried = _measure(bench, [own], progress, "by night", _NIGHT_S, 1)[own.name]
+            tried = _measure(bench, [own], progress, night, _NIGHT_S, 1)[own.name]
             if by_day[own.name] >= _SLOWER * tried or bench.neighbours == _NEIGHBOURS[-1]:
-                by_night = _measure(bench, shaped, progress, "by night", _NIGHT_S, _NIGHT_TIMES)
+                by_night = _measure(bench, bench.choices, progress, night, _NIGHT_S, _NIGHT_TIMES)
                 break
     engines = sorted(
-        (Engine(c.max_batch or 1, by_day[c.name], by_night[c.name]) for c in shaped),
+        (Engine(c.max_batch or 1, by_day[c.name], by_night[c.name]) for c in bench.choices),
         key=lambda engine: -engine.rows,
     )
-    found = plan(engines[0], engines[-1])
+    found = plan(engines[0], engines[-1], *engines[1:-1])
     bench.objective_ms = found.objective_ms
     bench.served = tuple(
         Served(c.name, c.quality, by_day[c.name] / found.rows, c.max_batch) for c in bench.choices
@@ -81,7 +75,7 @@ def calibrate(bench: Bench, progress: Progress) -> Plan:
 @contextmanager
 def _night(bench: Bench) -> Iterator[None]:
     assert bench.core is not None  # noqa: S101 - the session chose it
-    with Neighbour(bench.core, bench.neighbours) as neighbour:
+    with Neighbour(bench.core, bench.neighbours, rises_s=0.0) as neighbour:
         now_s = time.monotonic()
         # Until we are done: whatever is left of it ends with the neighbour.
         neighbour.begin([(now_s, now_s + _LONG_S)])

@@ -61,8 +61,9 @@ def policy_text(
     client_max_batch: int,
     choices: Sequence[Choice],
     interval: str = "auto",
+    probing: str | None = None,
 ) -> str:
-    """Return the policy of the demo's daemon."""
+    """Return the policy of the demo's daemon. `probing`: the share of a second; None: default."""
     variants = "\n".join(
         _variant(choice, choices) for choice in choices if choice.profile_of is None
     )
@@ -83,6 +84,7 @@ models:
     variants:
 {variants}
 stability: {{min_dwell: 100ms}}
+{"" if probing is None else f"probing: {{max_busy: {probing}}}"}
 mode: act
 """
 

@@ -1,8 +1,9 @@
 """The device of the batch scenario, and the neighbour who comes by night to share it.
 
 The device is one processor: the engines run on it, and nothing else of the demo does. The
-neighbour is two processes that are busy there, so that an engine gets a third of it; more, where
-others use the device already. Owns both; it must not know what the load is.
+neighbour is three processes that take turns in short bursts there: they become more busy over some
+seconds, until an engine gets a third of it; more, where others use the device already. Owns both;
+it must not know what the load is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from contextlib import contextmanager
 from typing import Self
 
 from controller.demo import processes
+from controller.demo.busy import EVERY_S
 
-PROCESSES = 2
-"""Each in a session of its own: where the kernel shares out by sessions they still count twice."""
+PROCESSES = 3
+"""Each in a session of its own: where the kernel shares out by sessions each counts."""
+RISES_S = 3.0
+"""From the beginning of each time until it is as busy as it gets."""
 _PATIENCE_S = 2.0
 
 
@@ -62,8 +66,8 @@ class Neighbour:
     Its processes wait, without using the processor, until `begin`.
     """
 
-    def __init__(self, core: int, count: int = PROCESSES) -> None:
-        self._core = core
+    def __init__(self, core: int, count: int = PROCESSES, *, rises_s: float = RISES_S) -> None:
+        self._core, self._rises_s = core, rises_s
         self._spans_s: list[tuple[float, float]] = []
         self._processes = [
             processes.start(
@@ -86,10 +90,16 @@ class Neighbour:
     def begin(self, spans_s: Sequence[tuple[float, float]]) -> None:
         """Say when it is busy: starts and ends on CLOCK_MONOTONIC, ascending."""
         self._spans_s = list(spans_s)
-        line = json.dumps({"core": self._core, "spans_s": self._spans_s})
-        for process in self._processes:
+        for index, process in enumerate(self._processes):
+            phase_s = EVERY_S * index / len(self._processes)
+            job = {
+                "core": self._core,
+                "spans_s": self._spans_s,
+                "phase_s": phase_s,
+                "rises_s": self._rises_s,
+            }
             assert process.stdin is not None  # noqa: S101 - asked for above
-            process.stdin.write(line + "\n")
+            process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
 
     def shares(self) -> tuple[float, ...]:

@@ -6,7 +6,8 @@ it. Pure: what was measured goes in, a schedule comes out. It must not send anyt
 An engine of a fixed shape takes as long for one row as for a full batch, so who comes just after
 a batch began needs the time of two. By day the largest engine is needed to bear the load, and two
 of its batches fit into the objective. By night the neighbour makes every batch take about three
-times as long: two of the largest engine's do not fit, and a small engine bears what comes.
+times as long: two of the largest engine's do not fit, and a small engine bears what comes. An
+engine in the middle bears neither: the load by day is more than it does.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ import numpy as np
 
 from controller.demo.scenario import Schedule, Shape, arrivals
 
-DAY_LOAD: Final = 0.72  # of what the large engine bears by day
-NIGHT_LOAD: Final = 0.30  # of what the small engine bears by night
+DAY_LOAD: Final = (0.78, 0.86)  # of what the large engine bears by day, at least and at most
+_OVER_MIDDLE: Final = (
+    1.04  # within these: the load by day, over what the engine in the middle bears
+)
+NIGHT_LOAD: Final = 0.45  # of what the small engine bears by night
 _DAY_SLACK: Final = 1.60  # objective over the time of two batches of the large engine
-_NIGHT_SLACK: Final = 1.50  # the same of the small one, by night
-_CYCLE_S: Final = 16.0
-_DAY: Final = (0.24, 0.30)  # of a cycle, without the ramps
+_NIGHT_SLACK: Final = 1.40  # the same of the small one, by night
+_CYCLE_S: Final = 20.0
+_DAY: Final = (0.22, 0.28)  # of a cycle, without the ramps
 _RAMP_S: Final = (0.7, 1.1)
 _VARIES: Final = (0.96, 1.04)  # the load, from one day or night to the next
 _BURIED: Final = 0.61  # of the large engine's capacity: the small engine must have less
 _MOST_RPS: Final = 600.0  # what generator and Triton bear beside each other on one core
-_LEAST_LATE: Final = 1.25  # two batches of the large engine by night, over the objective
+_LEAST_LATE: Final = 1.15  # two batches of the large engine by night, over the objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +103,12 @@ def pick_shapes(batch_ms: Mapping[int, float]) -> tuple[int, ...]:
     return (largest, *between[:1], small)
 
 
-def plan(large: Engine, small: Engine) -> Plan:
+def plan(large: Engine, small: Engine, middle: Engine | None = None) -> Plan:
     """Scale the load and the objective to what the engines do."""
     objective_ms = 2 * max(_DAY_SLACK * large.day_ms, _NIGHT_SLACK * small.night_ms)
-    day_rows_s = DAY_LOAD * large.day_rows_s
+    least, most = DAY_LOAD
+    enough_rows_s = 0.0 if middle is None else _OVER_MIDDLE * middle.day_rows_s
+    day_rows_s = min(max(least * large.day_rows_s, enough_rows_s), most * large.day_rows_s)
     night_rows_s = NIGHT_LOAD * small.night_rows_s
     rows = min(math.ceil(day_rows_s / _MOST_RPS), small.rows)
     return Plan(

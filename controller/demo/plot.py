@@ -51,8 +51,7 @@ def draw(
     for axes in (*neighbour, variant, latency):
         axes.sharex(load)
     governed = [result for result in results if result.governed is not None]
-    whole = [result for result in governed if result.arm.engine is None]
-    shown = next(iter((*whole, *governed)), results[-1])
+    shown = next(iter(governed), results[-1])
     _load(load, shown.records, schedule)
     for axes in neighbour:
         _neighbour(axes, shown, schedule)

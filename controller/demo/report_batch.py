@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.demo.arms import VARIANTS, Arm, Explained, Result
+from controller.demo.arms import Arm, Explained, Result
 from controller.demo.nightly import Plan
 from controller.demo.report import Outcome
 
@@ -62,12 +62,6 @@ def findings(outcome: Outcome) -> list[str]:
             f"By {when} answered for the governor: {told}; "
             f"{_phases(outcome, governor)[when]['in_time']:.2%} in time."
         )
-    limited = outcome.result(Arm(engine=VARIANTS))
-    if limited is not None:
-        gain = governor.score.effective_quality - limited.score.effective_quality
-        lines.append(
-            f"Beside a governor with one engine a variant ({limited.arm.name}): {gain:+.4f}."
-        )
     told_of = explained(outcome)
     if told_of is not None:
         lines += ["", "What `governor explain` told of a switch:", told_of.text]
@@ -80,14 +74,8 @@ def explained(outcome: Outcome) -> Explained | None:
     if governor is None or governor.governed is None:
         return None
     rows = {served.name: served.max_batch for served in outcome.served}
-    quality = {served.name: served.quality for served in outcome.served}
     switches = [
-        told
-        for told in governor.governed.explained
-        if told.serving in rows
-        and told.target in rows
-        and quality[told.serving] == quality[told.target]
-        and rows[told.serving] != rows[told.target]
+        told for told in governor.governed.explained if told.serving in rows and told.target in rows
     ]
     # Into the night is the one that people ask about.
     smaller = [t for t in switches if (rows[t.target] or 0) < (rows[t.serving] or 0)]

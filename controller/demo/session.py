@@ -78,9 +78,7 @@ def _run_batch(options: Options, console: Console) -> report.Outcome:
         installation = install(view.stage)
         models = batch.engine_models(ensure_engines(installation, view.stage))
         names = [choice.name for choice in _best_first(models)]
-        profiled = {choice.profile_of for choice in models.choices}
-        engines = [c.name for c in models.choices if c.weights in profiled]
-        chosen = arms.parse(options.arms, names, engines)
+        chosen = arms.parse(options.arms, names)
         with open_bench(installation, models, core=core) as bench:
             plan = batch.calibrate(bench, view.stage)
             view.set_objective(plan.objective_ms)

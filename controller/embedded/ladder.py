@@ -3,8 +3,8 @@
 Owns the folder ``INSTALLATION/ladder-<digest of the recipe>``: a model repository, the held-out
 pages that its quality was measured on, and what was measured (``ladder.json``). The work is done
 by ``models/train.py`` in the server's environment; nothing of that is imported here. It must not
-start a server. The same for ``engines-<digest>``, made by ``engines/make.py``: two variants of
-another classifier in engines of fixed shapes, for `governor demo --scenario batch`.
+start a server. The same for ``engines-<digest>``, made by ``engines/make.py``: another classifier
+in engines of fixed shapes, for `governor demo --scenario batch`.
 
 The task is to find and read the one digit on a noisy page of 80 x 80 pixels; a small perceptron
 is slid over the page as convolutions. `docs/ladder.md` says how each variant is made and what

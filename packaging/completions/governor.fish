@@ -331,7 +331,7 @@ complete -c governor -n '_shtab_governor_using triton status' -l json -d 'for pr
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a demo -d 'see it work: a real Triton, a bursty load, fixed variants against the governor'
 complete -c governor -n '_shtab_governor_using demo' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using demo' -l scenario -xka "bursts batch" -d 'bursts: bursts of load, five variants (default); batch: days and nights on a shared device, engines of several batch sizes'
-complete -c governor -n '_shtab_governor_using demo' -l seconds -x -d 'length of each arm (default 30)'
+complete -c governor -n '_shtab_governor_using demo' -l seconds -x -d 'length of each arm (default bursts: 30, batch: 40)'
 complete -c governor -n '_shtab_governor_using demo' -l seed -x -d 'of the load (default 1)'
 complete -c governor -n '_shtab_governor_using demo' -l json -xka "(__fish_complete_path (commandline -ct))" -d 'write the numbers'
 complete -c governor -n '_shtab_governor_using demo' -l plot -xka "(__fish_complete_path (commandline -ct))" -d 'write the picture (default demo.png)'

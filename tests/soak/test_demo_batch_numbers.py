@@ -1,11 +1,10 @@
-"""The batch scenario's targets: over seeds, against every fixed engine and a governor without.
+"""The batch scenario's targets, over seeds: against every fixed engine.
 
-`TRITON_GOVERNOR_BATCH_SEEDS` says which seeds (1-3), four and a half minutes each.
+`TRITON_GOVERNOR_BATCH_SEEDS` says which seeds (1-3), four minutes each.
 """
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,6 @@ SEEDS = os.environ.get("TRITON_GOVERNOR_BATCH_SEEDS", "1-3")
 @pytest.mark.triton
 def test_changing_the_batch_size_is_worth_more_than_any_that_stays(tmp_path):
     first, _, last = SEEDS.partition("-")
-    over_variants = []
     for seed in range(int(first), int(last or first) + 1):
         out = tmp_path / f"{seed}.json"
         command = ["-m", "controller.cli.main", "demo", "--scenario", "batch", "--quiet"]
@@ -29,13 +27,10 @@ def test_changing_the_batch_size_is_worth_more_than_any_that_stays(tmp_path):
         document = json.loads(out.read_text())
         arms = {arm["name"]: arm for arm in document["arms"]}
         governor = arms.pop("governor")
-        variants = arms.pop("governor:variants")
-        print(seed, governor, variants, *arms.values(), sep="\n")
+        print(seed, governor, *arms.values(), document["phases"], sep="\n")
         assert governor["failed"] == 0
         assert governor["slo_attainment"] >= 0.97
         best = max(arm["effective_quality"] for arm in arms.values())
-        assert governor["effective_quality"] - best >= 0.02
-        over_variants.append(governor["effective_quality"] - variants["effective_quality"])
-        assert " -> large" in document["explained"]
-        assert document["phases"]["governor"]["night"]["in_time"] >= 0.85
-    assert statistics.mean(over_variants) >= 0.01
+        assert governor["effective_quality"] - best >= 0.03
+        assert "It serves large in batches of up to" in document["explained"]
+        assert document["phases"]["governor"]["night"]["in_time"] >= 0.88

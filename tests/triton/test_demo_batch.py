@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.grpc import InferenceServerClient
 
 from controller.demo import arms, batch, plot, report, report_batch
-from controller.demo.arms import VARIANTS, Arm
+from controller.demo.arms import Arm
 from controller.demo.bench import open_bench
 from controller.demo.live import Quiet
 from controller.demo.neighbour import device
@@ -61,15 +60,13 @@ def bench(scene):
 
 
 def test_engines_of_one_variant_share_their_weights_and_quality(engines):
-    assert [v.name for v in engines.variants if v.profile_of is None] == ["large", "small"]
-    large = [v for v in engines.variants if "large" in (v.name, v.profile_of)]
+    large = engines.variants
+    assert [v.name for v in large if v.profile_of is None] == ["large"]
     files = {(engines.repository / v.model / "1/model.onnx").stat().st_ino for v in large}
     assert len(files) == 1
     assert len({v.quality for v in large}) == 1
     assert len({v.max_batch for v in large}) == len(large) >= 3
-    # What was read when quality was measured says which is better, by more than chance.
-    best, small = large[0], engines.variants[-1]
-    assert best.quality - small.quality > 4 * math.hypot(best.quality_error, small.quality_error)
+    assert large[0].quality - 4 * large[0].quality_error > 0.85
     samples = sample_requests(engines)
     assert samples.correct.mean(axis=1) == pytest.approx(
         [v.quality for v in engines.variants], abs=1e-4
@@ -142,17 +139,6 @@ def test_a_governed_arm_has_its_nights_its_neighbour_and_its_words(scene, tmp_pa
     picture = tmp_path / "p.png"
     plot.draw(picture, outcome.results, schedule, bench.served, bench.objective_ms)
     assert picture.stat().st_size > 10_000
-
-
-def test_a_governor_of_variants_alone_has_one_engine_of_each(bench):
-    kept = Arm(engine=VARIANTS).choices(bench.choices)
-    assert [c.name for c in kept] == ["large", "small"]
-    profile = next(c for c in bench.choices if c.profile_of is not None)
-    other = Arm(engine=profile.name).choices(bench.choices)
-    assert sorted((c.name, c.model) for c in other) == [
-        ("large", profile.model),
-        ("small", "digits_small"),
-    ]
 
 
 def test_one_core_is_refused_with_a_sentence_before_anything_starts(tmp_path):

@@ -50,7 +50,7 @@ def test_where_cores_cannot_be_chosen_that_is_said(monkeypatch):
 
 def test_the_neighbour_is_busy_when_it_is_told_and_only_then():
     core = max(os.sched_getaffinity(0))
-    with Neighbour(core) as found:
+    with Neighbour(core, rises_s=0.0) as found:
         family = [psutil.Process(process.pid) for process in found._processes]
         assert len(family) == neighbour.PROCESSES
         assert len({os.getsid(one.pid) for one in family}) == neighbour.PROCESSES
@@ -65,6 +65,19 @@ def test_the_neighbour_is_busy_when_it_is_told_and_only_then():
         shares = found.shares()
     assert len(shares) == 2
     assert all(0.1 < share <= 1.05 for share in shares)  # beside whatever else runs there
+
+
+def test_the_neighbour_becomes_more_busy_bit_by_bit():
+    core = max(os.sched_getaffinity(0))
+    shares = []
+    for rises_s in (0.0, 4.0):
+        with Neighbour(core, rises_s=rises_s) as found:
+            now_s = time.monotonic()
+            found.begin([(now_s + 0.4, now_s + 1.4)])
+            time.sleep(max(now_s + 1.5 - time.monotonic(), 0.0))
+            shares += found.shares()
+    at_once, rising = shares
+    assert rising < 0.5 * at_once  # an eighth, in the mean, and what a burst takes to begin
 
 
 def test_a_neighbour_that_was_told_nothing_ends_at_once():

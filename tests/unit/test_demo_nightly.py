@@ -30,7 +30,7 @@ def test_a_seed_decides_everything(seed):
 def test_each_arm_begins_with_a_day_and_ends_with_a_night(seed, duration_s):
     schedule = nightly(400.0, 60.0, 1, seed=seed, duration_s=duration_s, warmup_s=6.0)
     nights = schedule.nights_s
-    assert len(nights) == max(1, round(duration_s / 16.0))
+    assert len(nights) == max(1, round(duration_s / 20.0))
     ends = [0.0, *(at for night in nights for at in night)]
     assert ends == sorted(ends)
     assert nights[0][0] > 0.2 * duration_s / len(nights)
@@ -63,15 +63,15 @@ def test_the_small_engine_is_the_largest_that_cannot_bear_the_day():
 
 def test_the_plan_is_made_so_that_one_engine_is_right_by_day_and_another_by_night():
     large, middle, small = engine(32), engine(16), engine(8)
-    found = plan(large, small)
+    found = plan(large, small, middle)
     assert found.doubts() == []
     assert found.slowdown == pytest.approx(2.9)
     assert 2 * large.day_ms < found.objective_ms / 1.3
     assert 2 * small.night_ms < found.objective_ms / 1.1
-    assert found.day_rps * found.rows > 0.95 * middle.day_rows_s  # nor is one in the middle
+    assert found.day_rps * found.rows > 1.03 * middle.day_rows_s  # nor is one in the middle
     assert 2 * large.night_ms > 1.3 * found.objective_ms
     assert found.day_rps * found.rows > 1.05 * small.day_rows_s
-    assert found.day_rps * found.rows < 0.8 * large.day_rows_s
+    assert found.day_rps * found.rows < 0.87 * large.day_rows_s
     assert found.night_rps * found.rows < 0.5 * small.night_rows_s
 
 

@@ -58,10 +58,7 @@ class Recipe:
     rows: tuple[int, ...]  # the first is the variant's own engine
 
 
-RECIPES = (
-    Recipe("large", 6, 4096, 0.1, ROWS),
-    Recipe("small", 1, 4096, 0.1, (LARGEST,)),
-)
+RECIPES = (Recipe("large", 6, 4096, 0.1, ROWS),)
 
 _CONFIG = """\
 # Written by the engines' make.py; the same for all but for the name and the rows.
