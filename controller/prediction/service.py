@@ -341,9 +341,8 @@ class ServiceTimes:
         for v in np.flatnonzero(np.any(np.diff(blended, axis=1) < 0.0, axis=1)):
             blended[v] = self._isotonic.fit_transform(rows, blended[v], sample_weight=own[v] + 0.1)
         self._base[:, :used] = blended
-        self._between[:, :used] = between(
-            blended, self._trust()[:, :used], trusted=_ENOUGH, flat=_FLAT
-        )
+        clean = self._trust()[:, :used] * self._alone[:, :used]
+        self._between[:, :used] = between(blended, clean, trusted=_ENOUGH, flat=_FLAT)
         # Larger batches than were ever asked for: in proportion, until they are seen.
         beyond = np.log(np.arange(used + 1, self.max_rows + 1) / used)
         self._base[:, used:] = blended[:, -1:] + beyond
