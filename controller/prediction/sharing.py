@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -92,7 +92,8 @@ class DeviceSharing:
         """Yield the samples as `alone` does where there are GPUs, and as `on_host` elsewhere."""
         if observation.gpus:
             return self.alone(samples, observation.now_s, placement)
-        return self.on_host(samples, observation.now_s, placement.relatives)
+        serving = {model.serving for model in observation.models.values()}
+        return self.on_host(samples, observation.now_s, placement.relatives, serving)
 
     def alone(
         self, samples: Iterable[BatchSample], now_s: float, placement: Placement
@@ -104,21 +105,30 @@ class DeviceSharing:
             yield replace(sample, mean_service_s=alone_s, shared_ratio=shared)
 
     def on_host(
-        self, samples: Iterable[BatchSample], now_s: float, relatives: Placement
+        self,
+        samples: Iterable[BatchSample],
+        now_s: float,
+        relatives: Placement,
+        serving: Collection[str | None],
     ) -> Iterator[BatchSample]:
-        """Yield the samples, with the share of their time in which a relative was active.
+        """Yield the samples, those of idle variants with the time in which a relative was active.
 
         On a host idle cores take what runs beside, if there are any: by how much it slowed a
-        batch down is not known. Variants of one model meet for moments only, at a probe or while
-        one that was left works its queue off: there will be a cleaner measurement.
+        batch down is not known. At a probe, or while one that was left works its queue off, it
+        need not be: there will be a cleaner measurement. Whoever serves tells how fast the machine
+        is now, and is heard whatever runs beside.
 
         Args:
             samples: of batches.
             now_s: when they are seen.
             relatives: variants of the same model on the same device, whatever they run on.
+            serving: Triton's names of the variants that serve.
         """
         for sample in samples:
-            yield replace(sample, shared_ratio=self.others_active(sample, now_s, relatives))
+            if sample.model in serving:
+                yield sample
+            else:
+                yield replace(sample, shared_ratio=self.others_active(sample, now_s, relatives))
 
     def siblings_active(self, sample: BatchSample, now_s: float, instances: int) -> float:
         """Return how many batches of other instances ran beside a sample's, in the mean."""

@@ -65,7 +65,7 @@ def test_a_night_leaves_what_was_learned_of_a_variant_as_it_was():
 
 
 def test_on_a_host_what_ran_beside_a_relative_teaches_nothing_that_is_known():
-    """A probe beside the variant that serves took twice as long where both have one core."""
+    """A probe beside the variant that serves takes twice as long where both have one core."""
     variants = tuple(VariantPolicy(model, model, 0.8) for model in ENGINE_S)
     model = ModelPolicy("m", Objective(0.2, 99.0), variants, client_max_batch=8)
     core = GovernorCore(Policy(TritonPolicy("127.0.0.1:1", None, None), (model,)))
@@ -73,7 +73,6 @@ def test_on_a_host_what_ran_beside_a_relative_teaches_nothing_that_is_known():
     before = core._service.table_s().copy()
     for tick in range(60):
         both = tick % 3 == 0
-        slow = 2.0 if both else 1.0
         names = tuple(ENGINE_S) if both else ("large",)
         core.step(
             Observation(
@@ -86,7 +85,9 @@ def test_on_a_host_what_ran_beside_a_relative_teaches_nothing_that_is_known():
                 },
                 0.1,
                 batch_samples=tuple(
-                    BatchSample(name, 3, 1, slow * ENGINE_S[name], 0.05) for name in names
+                    # The probe lies within one of the batches beside it, of which few are so.
+                    BatchSample(name, 3, 1, ENGINE_S[name] * (1 + (name == "small")), 0.05)
+                    for name in names
                 ),
             )
         )
