@@ -14,6 +14,7 @@ Moss & Naor 1999), since local steps may be stuck.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
@@ -33,6 +34,7 @@ LEAST_DISTURBED: Final = 0.005  # where loads are not felt: none is for nothing
 LEAST_LOAD_S: Final = 1.0
 _MOVES: Final = 64  # of a search
 _TRIED: Final = 12  # variants for each move
+_FEW: Final = 64  # variants: of more, pairs are not tried
 _NOTHING: Final = 1e-12
 
 
@@ -134,14 +136,34 @@ class Pool:
         for name in sorted(held - must):
             kept.add(name)
         kept.shrink()
-        moved, anew = kept.copy(), _Selection(self, held, bold, must)
+        moved = kept.copy()
         self._improve(moved)
-        anew.fill()
+        anew = self._anew(_Selection(self, held, bold, must))
         self._improve(anew)
         best = max((kept, moved, anew), key=lambda found: found.net)
         chosen = best if best.net > kept.net + _NOTHING else kept
         chosen.top_up(name for name in free if name in humble and name not in must)
         return frozenset(chosen.losses) | must
+
+    @staticmethod
+    def _anew(empty: _Selection) -> _Selection:
+        """Return the best greedy choice: from nothing, and from each pair of what gains the most.
+
+        A greedy one takes what is small and good for its memory, and has no room left for what is
+        large and good (partial enumeration: Sviridenko 2004). Among very many that makes no
+        difference, and takes a second.
+        """
+        best = empty.copy()
+        best.fill()
+        if len(empty.gains) > _FEW:
+            return best
+        likely = heapq.nlargest(_TRIED, empty.gains, key=empty.gains.__getitem__)
+        for pair in itertools.combinations(likely, 2):
+            found = empty.copy()
+            if all(found.take(name) for name in pair):
+                found.fill()
+                best = max(best, found, key=lambda one: one.net)
+        return best
 
     @staticmethod
     def _improve(found: _Selection) -> None:
@@ -271,6 +293,13 @@ class _Selection:
         loss = self.losses.pop(name)
         self.gains[name] = loss
         self._move(name, -loss, -1.0)
+
+    def take(self, name: str) -> bool:
+        """Select one more if there is room; False: there is not."""
+        fits = self.fits(name)
+        if fits:
+            self.add(name)
+        return fits
 
     def fits(self, name: str) -> bool:
         """Return whether there is room for one more."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.planning.budget import Budget, Room
@@ -349,6 +349,7 @@ def test_one_triton_model_of_two_models_counts_once_and_for_both():
 
 
 @settings(max_examples=60, deadline=None)
+@example(1_170_258_074)  # what is best has none of what is good for its memory
 @given(st.integers(0, 2**32 - 1))
 def test_the_choice_is_nearly_the_best_there_is(seed):
     rng = np.random.default_rng(seed)
@@ -369,7 +370,7 @@ def test_the_choice_is_nearly_the_best_there_is(seed):
         if budget.fits(some)
     )
     assert budget.fits(found)
-    assert pool.worth(found) >= 0.93 * best
+    assert pool.worth(found) >= 0.95 * best
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
