@@ -25,8 +25,8 @@ from controller.demo.scenario import Schedule
 _FIXED, _GOVERNOR = "fixed", "governor"
 _ABLATIONS = ("frozen", "shuffled")
 _STATUS_EVERY = 2  # progress lines
-# A governor begins without having learned anything. Four engines of which each takes as long for a
-# row as for a batch are hardly ever idle under load, and are measured before there is any.
+# A governor begins without having learned anything. Engines that take as long for a row as for a
+# batch are hardly ever idle under load, and are measured before there is any.
 _ENGINES_PROBED_S = 6.0
 _ENGINES_PROBING = "20%"
 

@@ -7,7 +7,7 @@ An engine of a fixed shape takes as long for one row as for a full batch, so who
 a batch began needs the time of two. By day the largest engine is needed to bear the load, and two
 of its batches fit into the objective. By night the neighbour makes every batch take about three
 times as long: two of the largest engine's do not fit, and a small engine bears what comes. An
-engine in the middle bears neither: the load by day is more than it does.
+engine in the middle nearly fits into the night, and does not bear the day.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ import numpy as np
 from controller.demo.scenario import Schedule, Shape, arrivals
 
 DAY_LOAD: Final = (0.78, 0.86)  # of what the large engine bears by day, at least and at most
-_OVER_MIDDLE: Final = (
-    1.04  # within these: the load by day, over what the engine in the middle bears
-)
+_OVER_MIDDLE: Final = 1.04  # within these: over what the engine in the middle bears
 NIGHT_LOAD: Final = 0.45  # of what the small engine bears by night
 _DAY_SLACK: Final = 1.60  # objective over the time of two batches of the large engine
 _NIGHT_SLACK: Final = 1.40  # the same of the small one, by night

@@ -151,15 +151,14 @@ class ConformalCalibration:
                 # It may leave (0, 1): then the set is everything or nothing; keep it recoverable.
                 self._alpha = min(max(alpha, -0.02), 0.5)
 
-    def retract(self, outcomes: Iterable[Outcome]) -> None:
-        """Forget outcomes that taught something moments ago: they turned out to be explained."""
-        for outcome in outcomes:
-            at = _bin(self._score(outcome))
-            self._weights[at] = max(self._weights[at] - outcome.requests, 0.0)
-            self._support = max(self._support - 1.0, 0.0)
-            if outcome.requests == 1 and outcome.latency_s > outcome.stated_s:
-                self._alpha = min(self._alpha + _GAMMA, max(self._alpha, self._target))
-            self._log_factor = None
+    def retract(self, outcome: Outcome) -> None:
+        """Forget an outcome that taught something moments ago: it turned out to be explained."""
+        at = _bin(self._score(outcome))
+        self._weights[at] = max(self._weights[at] - outcome.requests, 0.0)
+        self._support = max(self._support - 1.0, 0.0)
+        if outcome.requests == 1 and outcome.latency_s > outcome.stated_s:
+            self._alpha = min(self._alpha + _GAMMA, max(self._alpha, self._target))
+        self._log_factor = None
 
     def _recover(self, outcome: Outcome) -> None:
         """Let many requests that were clearly in time make up for single ones that were not.

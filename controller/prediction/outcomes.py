@@ -223,10 +223,8 @@ class Outcomes:
         """Retract what was stated of a machine that turned out to be slower, and still is."""
         while self._taught and self._taught[0].at_s < now_s - _SETTLED_S:
             taught = self._taught.popleft()
-            calibration = self._calibrations.get(taught.model)
-            rise = self._log_drift.get(taught.model, 0.0) - taught.log_drift
-            if calibration is not None and rise > _EXPLAINED_FROM:
-                calibration.retract((taught.outcome,))
+            if self._log_drift[taught.model] - taught.log_drift > _EXPLAINED_FROM:
+                self._calibrations[taught.model].retract(taught.outcome)
 
     def _caught(self, start_s: float, end_s: float) -> bool:
         """Return whether the host stood still while a request was under way."""
