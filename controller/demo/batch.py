@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from controller.demo.bench import Bench, Models, models_of
 from controller.demo.governed import Choice
 from controller.demo.neighbour import PROCESSES, Neighbour
 from controller.demo.nightly import Engine, Plan, pick_shapes, plan, shape_of
 from controller.demo.scores import Served
-from controller.embedded.ladder import Ladder
+from controller.embedded.ladder import Ladder, LadderVariant
 
 _DAY_S, _DAY_TIMES = 1.2, 3
 _NIGHT_S, _NIGHT_TIMES = 2.0, 2
@@ -31,14 +32,26 @@ Progress = Callable[[str, float | None], None]
 
 
 def engine_models(ladder: Ladder) -> Models:
-    """Return the engines that fit this machine, by what was measured when they were made.
+    """Return the engines that fit this machine, by what was measured when they were made."""
+    choices = choices_of(ladder.variants)
+    smallest = min(choice.max_batch or 1 for choice in choices)
+    return models_of(ladder, choices, min(smallest, _SMALL_REQUESTS))
+
+
+def choices_of(engines: Sequence[LadderVariant]) -> tuple[Choice, ...]:
+    """Return those that are served. The largest is the variant's own, whichever was made as that.
 
     In the order of the numbers that they answer with: those that are not served lie between.
     """
-    shapes = pick_shapes({v.max_batch: v.batch_ms[v.max_batch] for v in ladder.variants})
-    kept = [v for v in ladder.variants if v.max_batch in shapes]
-    choices = tuple(Choice(v.name, v.model, v.quality, v.max_batch, v.profile_of) for v in kept)
-    return models_of(ladder, choices, min(shapes[-1], _SMALL_REQUESTS))
+    shapes = pick_shapes({v.max_batch: v.batch_ms[v.max_batch] for v in engines})
+    own = next(v.name for v in engines if v.profile_of is None)  # all have its weights
+    return tuple(
+        Choice(own, v.model, v.quality, v.max_batch)
+        if v.max_batch == shapes[0]
+        else Choice(v.name, v.model, v.quality, v.max_batch, own)
+        for v in engines
+        if v.max_batch in shapes
+    )
 
 
 def calibrate(bench: Bench, progress: Progress) -> Plan:
@@ -51,20 +64,23 @@ def calibrate(bench: Bench, progress: Progress) -> Plan:
         ServerError: Triton has ended.
         DeviceError: the neighbour failed.
     """
-    by_day = _measure(bench, bench.choices, progress, "by day", _DAY_S, _DAY_TIMES)
+    days = _measure(bench, bench.choices, progress, "by day", _DAY_S, _DAY_TIMES)
+    by_day = _medians(days)
     own = next(choice for choice in bench.choices if choice.profile_of is None)
     night = "by night"
     for bench.neighbours in _NEIGHBOURS:
         with _night(bench):
-            tried = _measure(bench, [own], progress, night, _NIGHT_S, 1)[own.name]
+            tried = _medians(_measure(bench, [own], progress, night, _NIGHT_S, 1))[own.name]
             if by_day[own.name] >= _SLOWER * tried or bench.neighbours == _NEIGHBOURS[-1]:
-                by_night = _measure(bench, bench.choices, progress, night, _NIGHT_S, _NIGHT_TIMES)
+                nights = _measure(bench, bench.choices, progress, night, _NIGHT_S, _NIGHT_TIMES)
+                by_night = _medians(nights)
                 break
     engines = sorted(
         (Engine(c.max_batch or 1, by_day[c.name], by_night[c.name]) for c in bench.choices),
         key=lambda engine: -engine.rows,
     )
-    found = plan(engines[0], engines[-1], *engines[1:-1])
+    unsteady = max(max(rates) / max(min(rates), 1e-9) for rates in days.values())
+    found = replace(plan(engines[0], engines[-1], *engines[1:-1]), unsteady=unsteady)
     bench.objective_ms = found.objective_ms
     bench.served = tuple(
         Served(c.name, c.quality, by_day[c.name] / found.rows, c.max_batch) for c in bench.choices
@@ -90,8 +106,8 @@ def _measure(
     when: str,
     duration_s: float,
     times: int,
-) -> dict[str, float]:
-    """Return the rows a second of each."""
+) -> dict[str, list[float]]:
+    """Return the rows a second of each, of each measurement."""
     found: dict[str, list[float]] = {choice.name: [] for choice in choices}
     turns = [choice for _ in range(times) for choice in choices]
     for index, choice in enumerate(turns):
@@ -104,4 +120,8 @@ def _measure(
             concurrency=round(_IN_FLIGHT * (choice.max_batch or 1)),
         )
         found[choice.name].append(through.rows_rps)
-    return {name: statistics.median(rates) for name, rates in found.items()}
+    return found
+
+
+def _medians(measured: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(rates) for name, rates in measured.items()}

@@ -222,11 +222,11 @@ def sample_models(ladder: Ladder) -> Models:
 def models_of(ladder: Ladder, choices: tuple[Choice, ...], max_rows: int) -> Models:
     """Return some variants of a ladder as the bench wants them. `max_rows`: of a request."""
     samples = sample_requests(ladder)
-    names = [variant.name for variant in ladder.variants]
+    made = [variant.model for variant in ladder.variants]
     return Models(
         repository=ladder.repository,
         choices=choices,
-        numbers=tuple(names.index(choice.name) for choice in choices),
+        numbers=tuple(made.index(choice.model) for choice in choices),
         tensors=Tensors(INPUT, OUTPUT, VARIANT_OUTPUT),
         max_rows=max_rows,
         pages=samples.pages[:_PAGES],

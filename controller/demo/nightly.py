@@ -21,7 +21,7 @@ import numpy as np
 
 from controller.demo.scenario import Schedule, Shape, arrivals
 
-DAY_LOAD: Final = (0.78, 0.86)  # of what the large engine bears by day, at least and at most
+DAY_LOAD: Final = (0.78, 0.92)  # of what the large engine bears by day, at least and at most
 _OVER_MIDDLE: Final = 1.04  # within these: over what the engine in the middle bears
 NIGHT_LOAD: Final = 0.45  # of what the small engine bears by night
 _DAY_SLACK: Final = 1.60  # objective over the time of two batches of the large engine
@@ -30,8 +30,9 @@ _CYCLE_S: Final = 20.0
 _DAY: Final = (0.22, 0.28)  # of a cycle, without the ramps
 _RAMP_S: Final = (0.7, 1.1)
 _VARIES: Final = (0.96, 1.04)  # the load, from one day or night to the next
-_BURIED: Final = 0.61  # of the large engine's capacity: the small engine must have less
+_BURIED: Final = 1.20  # the load by day over what the small engine bears, at least
 _MOST_RPS: Final = 600.0  # what generator and Triton bear beside each other on one core
+_STEADY: Final = 1.25  # so much may differ from one measurement to the next
 _LEAST_LATE: Final = 1.15  # two batches of the large engine by night, over the objective
 
 
@@ -64,6 +65,7 @@ class Plan:
     rows: int  # of each request
     day_rps: float
     night_rps: float
+    unsteady: float = 1.0  # the same engine's fastest measurement by day over its slowest
 
     @property
     def slowdown(self) -> float:
@@ -84,29 +86,42 @@ class Plan:
                 f"by day batches of {self.small.rows} bear the load as well: the engines are too "
                 "alike here"
             )
+        if self.unsteady > _STEADY:
+            found.append(
+                f"the same engine got {self.unsteady:.1f} times as much through in one second as "
+                "in another: this machine is shared or throttled, and the load is scaled to it"
+            )
         return found
 
 
 def pick_shapes(batch_ms: Mapping[int, float]) -> tuple[int, ...]:
-    """Return which engines take part, the largest first: small ones must not bear the day.
+    """Return which engines take part, the largest first: the smaller ones must not bear the day.
+
+    Where arithmetic is slow beside memory, large batches bring little over middling ones: the
+    largest engine that is clearly better than the next is taken then.
 
     Args:
         batch_ms: time of a batch, by the rows that an engine is made for.
     """
-    largest = max(batch_ms)
-    limit = _BURIED * largest / batch_ms[largest]
-    smaller = sorted((rows for rows in batch_ms if rows < largest), reverse=True)
-    small = next((rows for rows in smaller if rows / batch_ms[rows] <= limit), smaller[-1])
-    between = [rows for rows in smaller if rows > small]
-    return (largest, *between[:1], small)
+    bears = {rows: rows / took_ms for rows, took_ms in batch_ms.items()}
+    shapes = sorted(bears, reverse=True)
+    for at, large in enumerate(shapes[:-1]):
+        below = shapes[at + 1 :]
+        day = _day_load(bears[large], bears[below[0]])
+        small = next((s for s in below if bears[s] * _BURIED <= day), below[-1])
+        buried = day > bears[below[0]]
+        late_by_night = batch_ms[large] >= _NIGHT_SLACK * _LEAST_LATE * batch_ms[small]
+        if buried and late_by_night:
+            break
+    else:  # they are too alike; `Plan.doubts` says so
+        large, small, below = shapes[0], shapes[-1], shapes[1:]
+    return (large, *[rows for rows in below if rows > small][:1], small)
 
 
 def plan(large: Engine, small: Engine, middle: Engine | None = None) -> Plan:
     """Scale the load and the objective to what the engines do."""
     objective_ms = 2 * max(_DAY_SLACK * large.day_ms, _NIGHT_SLACK * small.night_ms)
-    least, most = DAY_LOAD
-    enough_rows_s = 0.0 if middle is None else _OVER_MIDDLE * middle.day_rows_s
-    day_rows_s = min(max(least * large.day_rows_s, enough_rows_s), most * large.day_rows_s)
+    day_rows_s = _day_load(large.day_rows_s, 0.0 if middle is None else middle.day_rows_s)
     night_rows_s = NIGHT_LOAD * small.night_rows_s
     rows = min(math.ceil(day_rows_s / _MOST_RPS), small.rows)
     return Plan(
@@ -117,6 +132,12 @@ def plan(large: Engine, small: Engine, middle: Engine | None = None) -> Plan:
         day_rps=min(day_rows_s / rows, _MOST_RPS),
         night_rps=night_rows_s / rows,
     )
+
+
+def _day_load(large: float, middle: float) -> float:
+    """Return the load by day, as what the engines bear: a little over what the middle one does."""
+    least, most = DAY_LOAD
+    return min(max(least * large, _OVER_MIDDLE * middle), most * large)
 
 
 def shape_of(rows: int) -> Shape:

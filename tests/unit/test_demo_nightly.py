@@ -1,9 +1,13 @@
 """The batch scenario's load: seeded, with nights, scaled to engines that were measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from controller.demo.batch import choices_of
 from controller.demo.nightly import Engine, nightly, pick_shapes, plan
+from controller.embedded.ladder import LadderVariant
 
 # Measured on an AMD EPYC with AVX-512, one thread (ms).
 BATCH_MS = {2: 14.4, 4: 17.4, 8: 19.8, 16: 30.0, 32: 42.5}
@@ -55,10 +59,43 @@ def test_the_load_is_high_by_day_and_low_by_night():
 
 def test_the_small_engine_is_the_largest_that_cannot_bear_the_day():
     assert pick_shapes(BATCH_MS) == (32, 16, 8)
-    # Where arithmetic is slow beside memory smaller engines bear more: a smaller one is picked.
-    slow = {rows: 9.0 + 2.7 * rows for rows in BATCH_MS}
-    shapes = pick_shapes(slow)
-    assert shapes == (32, 16, 4)
+
+
+def test_where_large_batches_bring_little_a_smaller_engine_is_the_large_one():
+    # Measured on a processor without AVX-512: arithmetic is slow there beside memory.
+    assert pick_shapes({32: 185.2, 16: 94.4, 8: 55.2, 4: 33.6, 2: 30.0}) == (16, 8, 4)
+    # The large one must be late by night, which takes a small one that is faster.
+    alike = pick_shapes({32: 34.0, 16: 32.5, 8: 31.0, 4: 30.0, 2: 29.0})
+    assert alike == (32, 16, 2)
+
+
+def test_the_largest_engine_that_is_served_is_the_variants_own():
+    took_ms = {32: 185.2, 16: 94.4, 8: 55.2, 4: 33.6, 2: 30.0}
+    engines = [
+        LadderVariant(
+            name="large" if rows == 32 else f"large.b{rows}",
+            model=f"digits_large_{rows}",
+            quality=0.91,
+            quality_error=0.005,
+            compression="",
+            params=1,
+            batch_ms={rows: took},
+            max_batch=rows,
+            profile_of=None if rows == 32 else "large",
+        )
+        for rows, took in took_ms.items()
+    ]
+    own, *profiles = choices_of(engines)
+    assert (own.name, own.model, own.max_batch, own.profile_of) == (
+        "large",
+        "digits_large_16",
+        16,
+        None,
+    )
+    assert [(c.name, c.model, c.profile_of) for c in profiles] == [
+        ("large.b8", "digits_large_8", "large"),
+        ("large.b4", "digits_large_4", "large"),
+    ]
 
 
 def test_the_plan_is_made_so_that_one_engine_is_right_by_day_and_another_by_night():
@@ -73,6 +110,13 @@ def test_the_plan_is_made_so_that_one_engine_is_right_by_day_and_another_by_nigh
     assert found.day_rps * found.rows > 1.05 * small.day_rows_s
     assert found.day_rps * found.rows < 0.87 * large.day_rows_s
     assert found.night_rps * found.rows < 0.5 * small.night_rows_s
+
+
+def test_a_machine_that_is_not_steady_is_doubted():
+    found = plan(engine(32), engine(8), engine(16))
+    assert replace(found, unsteady=1.2).doubts() == []
+    (doubt,) = replace(found, unsteady=1.61).doubts()
+    assert "1.6 times as much" in doubt
 
 
 def test_a_fast_machine_gets_larger_requests_instead_of_more():
