@@ -7,7 +7,7 @@ predict or act.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from controller.planning.bounds import exclusions, may_serve
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
 from controller.planning.profiles import Profiles
+from controller.planning.recovery import in_time_now_and_later
 from controller.planning.scorekeeper import Score, Scorekeeper
 from controller.planning.sizing import Sizer
 from controller.planning.stability import Damper
@@ -51,7 +52,6 @@ _TRUST_OUTCOMES: Final = 300
 
 _URGENT: Final = frozenset({Reason.ESCAPE, Reason.RECOVERY})
 _UNDAMPED: Final = frozenset({Reason.PINNED, Reason.IGNORANCE})
-_STABLE: Final = 0.95  # utilisation up to which a queue can be expected to empty
 
 
 class ModelMind:
@@ -276,13 +276,11 @@ class ModelMind:
             miss = prediction.miss_ratio
             choosable = [i for i in choosable if speed[i] >= speed[serving] or miss[i] <= margin]
         if not choosable:
-            # A variant that cannot keep up only builds a second backlog beside the first.
-            stable = [i for i in among if prediction.utilization_ratio[i] <= _STABLE]
-            if not stable:
+            limit_s = self._policy.objective.latency_s
+            if not (worth := in_time_now_and_later(prediction, among, limit_s)):
                 return max(among, key=speed.__getitem__), Reason.RECOVERY
-            kept = [-miss for miss in prediction.miss_ratio]
-            stable = self._profiles.choose(kept, stable, speed, serving, same=_SAME_IN_RECOVERY)
-            return _best(kept, stable, speed), Reason.RECOVERY
+            among = self._profiles.choose(worth, among, speed, serving, same=_SAME_IN_RECOVERY)
+            return _best(worth, among, speed), Reason.RECOVERY
         choosable = self._profiles.choose(value, choosable, speed, serving, same=_SAME_PROFILE)
         best = _best(value, choosable, speed)
         if best == serving:
@@ -388,7 +386,9 @@ def _where(chosen: list[bool]) -> list[int]:
     return [i for i, is_chosen in enumerate(chosen) if is_chosen]
 
 
-def _best(value: list[float], among: list[int], speed: list[float]) -> int:
+def _best(
+    value: Sequence[float] | Mapping[int, float], among: list[int], speed: list[float]
+) -> int:
     """Return the candidate of the highest value; ties go to the fastest."""
     top = max(value[i] for i in among)
     return max((i for i in among if value[i] >= top - _TIE), key=speed.__getitem__)

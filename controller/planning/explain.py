@@ -192,8 +192,8 @@ def _cools(d: Decision) -> str:
 
 def _recovery(d: Decision) -> str:
     return (
-        f"Nothing meets the objective, so {_go(d, start=False)}: the fewest late requests of those"
-        " that can keep up, or the fastest if none can."
+        f"Nothing meets the objective, so {_go(d, start=False)}: most in time now and once"
+        " nothing waits any more, or the fastest if none can keep up."
     )
 
 
