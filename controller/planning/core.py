@@ -123,7 +123,7 @@ class GovernorCore:
         self._sharing.observe(observation)
         self.costs.observe(observation.actions)
         samples: Iterable[BatchSample] = observation.batch_samples
-        if observation.instances:
+        if observation.instances or not observation.gpus:
             self._overlap.learn(
                 samples,
                 observation.now_s,
@@ -132,7 +132,7 @@ class GovernorCore:
                 observation.instances,
                 self._service.usual_s,
             )
-        samples = self._sharing.clean(samples, observation, placement)
+        samples = self._sharing.clean(samples, observation, placement, self._overlap.of)
         if observation.instances:
             samples = self._overlap.alone(
                 samples, observation.now_s, self._sharing, observation.instances

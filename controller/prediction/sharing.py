@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -87,13 +87,17 @@ class DeviceSharing:
         return {model: min(s / self._window_s, 1.0) for model, s in self._lately_s.items()}
 
     def clean(
-        self, samples: Iterable[BatchSample], observation: Observation, placement: Placement
+        self,
+        samples: Iterable[BatchSample],
+        observation: Observation,
+        placement: Placement,
+        overlap: Callable[[str], float],
     ) -> Iterator[BatchSample]:
         """Yield the samples as `alone` does where there are GPUs, and as `on_host` elsewhere."""
         if observation.gpus:
             return self.alone(samples, observation.now_s, placement)
         serving = {model.serving for model in observation.models.values()}
-        return self.on_host(samples, observation.now_s, placement.relatives, serving)
+        return self.on_host(samples, observation.now_s, placement.relatives, serving, overlap)
 
     def alone(
         self, samples: Iterable[BatchSample], now_s: float, placement: Placement
@@ -110,25 +114,31 @@ class DeviceSharing:
         now_s: float,
         relatives: Placement,
         serving: Collection[str | None],
+        overlap: Callable[[str], float],
     ) -> Iterator[BatchSample]:
-        """Yield the samples, those of idle variants with the time in which a relative was active.
+        """Yield the samples as they would have been without the relatives that were active beside.
 
         On a host idle cores take what runs beside, if there are any: by how much it slowed a
-        batch down is not known. At a probe, or while one that was left works its queue off, it
-        need not be: there will be a cleaner measurement. Whoever serves tells how fast the machine
-        is now, and is heard whatever runs beside.
+        batch down is what was learned of that. At a probe, or while one that was left works its
+        queue off, it need not be known: there will be a cleaner measurement. Whoever serves tells
+        how fast the machine is now, and is heard whatever runs beside.
 
         Args:
             samples: of batches.
             now_s: when they are seen.
             relatives: variants of the same model on the same device, whatever they run on.
             serving: Triton's names of the variants that serve.
+            overlap: how much a variant's batches and others are in each other's way, from 0.
         """
         for sample in samples:
-            if sample.model in serving:
+            shared = self.others_active(sample, now_s, relatives)
+            if shared == 0.0:
                 yield sample
-            else:
-                yield replace(sample, shared_ratio=self.others_active(sample, now_s, relatives))
+                continue
+            slowed = overlap(sample.model)
+            alone_s = sample.mean_service_s * (1.0 - shared * slowed / (1.0 + slowed))
+            heard = sample.model in serving
+            yield replace(sample, mean_service_s=alone_s, shared_ratio=0.0 if heard else shared)
 
     def siblings_active(self, sample: BatchSample, now_s: float, instances: int) -> float:
         """Return how many batches of other instances ran beside a sample's, in the mean."""

@@ -95,6 +95,35 @@ def test_on_a_host_what_ran_beside_a_relative_teaches_nothing_that_is_known():
     assert core._service.table_s() == pytest.approx(before, rel=0.1)
 
 
+def test_a_host_that_serves_with_two_engines_in_turn_is_not_slower_by_that():
+    """Each batch of both takes twice as long while they share a core; alone it takes as ever."""
+    variants = tuple(VariantPolicy(model, model, 0.8) for model in ENGINE_S)
+    model = ModelPolicy("m", Objective(0.2, 99.0), variants, client_max_batch=8)
+    core = GovernorCore(Policy(TritonPolicy("127.0.0.1:1", None, None), (model,)))
+    probed(core._service)
+    slowest = 1.0
+    for tick in range(200):
+        serving = "large" if tick // 5 % 2 else "small"
+        both = 20 <= tick < 120
+        names = tuple(ENGINE_S) if both else (serving,)
+        core.step(
+            Observation(
+                10.0 + 0.1 * tick,
+                tick,
+                {"m": ModelReading("m", serving, ready=True)},
+                {name: VariantReading(name, True, 0, 4, 4, 1, compute_s=4 * 0.1) for name in names},
+                0.1,
+                batch_samples=tuple(
+                    BatchSample(name, 3, 1, ENGINE_S[name] * (1 + both), 0.05) for name in names
+                ),
+            )
+        )
+        if tick >= 60:  # what they are in each other's way is learned by then
+            slowest = max(slowest, core._service.drift_ratio)
+    assert slowest < 1.3
+    assert core._service.drift_ratio == pytest.approx(1.0, abs=0.1)
+
+
 @pytest.mark.parametrize(("rises_to", "stays"), [(1.6, True), (1.6, False), (1.1, True)])
 def test_lateness_on_a_machine_that_became_slower_is_retracted_once_that_stays(rises_to, stays):
     outcomes = Outcomes("m", Objective(0.1, 99.0), ["one"])
