@@ -305,7 +305,8 @@ def test_the_demo_writes_its_numbers_and_no_request_of_the_governors_arm_fails(t
     assert 0 < arm["effective_quality"] <= arm["mean_quality"] < 1
     # The targets of the soak, with room for what runs beside this.
     assert arm["slo_attainment"] >= 0.8
-    assert document["relief_ms"]["p95"] <= 1000.0
+    relief_ms = document["relief_ms"]["p95"]  # None: whoever served bore every burst
+    assert relief_ms is None or relief_ms <= 1000.0
     assert 0.0 < document["tick_ms"]["p99"] <= 60.0
     assert 0.0 < document["governor"]["cpu_ratio"] <= 0.5
     assert 1e7 < document["governor"]["rss_bytes"] <= 250e6
