@@ -7,7 +7,7 @@ predict or act.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 
 _TIE: Final = 1e-4  # values closer than this are the same: the faster one
 _SAME_PROFILE: Final = 0.005  # the same, of profiles of one variant: the one that serves
-_SAME_IN_RECOVERY: Final = 0.1  # the same, where nothing is in time: a share of the requests
+_SAME_IN_RECOVERY: Final = 0.1  # the same, where nothing is in time: of the shares in time
 _UPGRADE_SHARE: Final = 0.5  # of the error budget that a move towards quality may use
 _QUEUED: Final = 0.15  # of the objective: with more work waiting, no move to a slower variant
 _PRESSING: Final = 0.1  # of the objective: with more work waiting, a tick comes early
@@ -277,7 +277,8 @@ class ModelMind:
             choosable = [i for i in choosable if speed[i] >= speed[serving] or miss[i] <= margin]
         if not choosable:
             limit_s = self._policy.objective.latency_s
-            if not (worth := in_time_now_and_later(prediction, among, limit_s)):
+            worth = in_time_now_and_later(prediction, among, limit_s)
+            if worth is None:
                 return max(among, key=speed.__getitem__), Reason.RECOVERY
             among = self._profiles.choose(worth, among, speed, serving, same=_SAME_IN_RECOVERY)
             return _best(worth, among, speed), Reason.RECOVERY
@@ -386,9 +387,7 @@ def _where(chosen: list[bool]) -> list[int]:
     return [i for i, is_chosen in enumerate(chosen) if is_chosen]
 
 
-def _best(
-    value: Sequence[float] | Mapping[int, float], among: list[int], speed: list[float]
-) -> int:
+def _best(value: list[float], among: list[int], speed: list[float]) -> int:
     """Return the candidate of the highest value; ties go to the fastest."""
     top = max(value[i] for i in among)
     return max((i for i in among if value[i] >= top - _TIE), key=speed.__getitem__)

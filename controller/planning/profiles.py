@@ -5,7 +5,7 @@ Owns the reluctance to switch between profiles of the same weights. It must not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from controller.policy.model import ModelPolicy
 
@@ -19,7 +19,7 @@ class Profiles:
 
     def choose(
         self,
-        value: Sequence[float] | Mapping[int, float],
+        value: Sequence[float],
         choosable: list[int],
         speed: Sequence[float],
         serving: int | None,

@@ -17,24 +17,24 @@ _TINY: Final = 1e-9
 
 def in_time_now_and_later(
     prediction: Prediction, among: Sequence[int], limit_s: float
-) -> dict[int, float]:
-    """Return the shares of requests in time on variants, in this window and in the end, summed.
+) -> list[float] | None:
+    """Return the shares of requests in time on each variant, in this window and in the end, summed.
 
     Who cannot keep up gathers another queue beside the one there is. Who can, but needs most of
     the objective for a batch, is late without any queue. The rate is a forecast, and known badly
     just when requests wait: so it is asked how probably a variant keeps up, and what is certain
-    to be late now weighs as much. Empty where nobody is in time in the end.
+    to be late now weighs as much.
 
     Args:
         prediction: of all variants.
-        among: those that are asked for.
+        among: those that may serve. None is returned where none of them is in time in the end.
         limit_s: the objective. What is stated may be stretched by what just came of it, which
             says little of the end.
     """
-    lasting = {i: lasting_ratio(prediction, i, limit_s) for i in among}
-    if not any(lasting.values()):
-        return {}
-    return {i: share + 1.0 - prediction.miss_ratio[i] for i, share in lasting.items()}
+    lasting = [lasting_ratio(prediction, i, limit_s) for i in range(len(prediction.miss_ratio))]
+    if not any(lasting[i] for i in among):
+        return None
+    return [share + 1.0 - miss for share, miss in zip(lasting, prediction.miss_ratio, strict=True)]
 
 
 def lasting_ratio(prediction: Prediction, variant: int, limit_s: float) -> float:

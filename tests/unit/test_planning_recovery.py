@@ -55,7 +55,7 @@ def test_where_batches_are_long_a_few_requests_that_wait_are_no_overload(
     """Two batches of the smallest engine fit, of the others they do not; a clump is not a rate.
 
     Before, variants were ruled out by the mean of the forecast alone: 27 to 77 % in time in the
-    first scene and the second, with some hundred switches a minute.
+    first scene and the second, with 60 to 130 switches a minute.
     """
     (largest, took_s), *rest = engines
     served = (engine(largest, took_s, None), *(engine(*one) for one in rest))
@@ -76,9 +76,9 @@ def predicted(tables_s, rates_rps, miss_ratio, instances=None):
             weights=weights,
             mean_rps=float(rates_rps @ weights),
         ),
-        throughput_rows_s=speeds
-        if instances is None
-        else [k * s for k, s in zip(instances, speeds, strict=True)],
+        throughput_rows_s=[
+            k * s for k, s in zip(instances or [1] * len(speeds), speeds, strict=True)
+        ],
         slowdown=[1.0] * len(tables_s),
         miss_ratio=miss_ratio,
         situation=SimpleNamespace(
@@ -109,7 +109,7 @@ def test_who_is_late_without_a_queue_is_no_way_out():
 
 
 def test_where_nobody_bears_the_load_nobody_is_worth_anything():
-    assert in_time_now_and_later(predicted([FAST, SLOW], [500.0], [1.0, 1.0]), [0, 1], 0.1) == {}
+    assert in_time_now_and_later(predicted([FAST, SLOW], [500.0], [1.0, 1.0]), [0, 1], 0.1) is None
 
 
 def test_with_another_instance_nobody_waits_for_a_whole_batch():
