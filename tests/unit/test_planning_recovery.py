@@ -54,8 +54,8 @@ def test_where_batches_are_long_a_few_requests_that_wait_are_no_overload(
 ):
     """Two batches of the smallest engine fit, of the others they do not; a clump is not a rate.
 
-    Before, variants were ruled out by the mean of the forecast alone: 27 to 77 % in time in the
-    first scene and the second, with 60 to 130 switches a minute.
+    Before, variants were ruled out by the mean of the forecast alone: 50, 60, 18 and 18 % in time
+    in the first scene and the second.
     """
     (largest, took_s), *rest = engines
     served = (engine(largest, took_s, None), *(engine(*one) for one in rest))
