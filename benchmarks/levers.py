@@ -1,6 +1,6 @@
 """Triton's other levers in replay: instances, beside batch profiles and alone, and queue delays.
 
-    python benchmarks/levers.py [--seconds 60] [--jobs N]
+    python benchmarks/levers.py [--seconds 60] [--jobs N] [--tables instances engines delays]
 
 *Together* is how many batches the device executes at full speed at one time: 1 for a GPU that a
 single batch fills, more where batches are small for it, the cores of a host. Nobody is told.
@@ -58,6 +58,11 @@ ENGINES = (
     Arm("variants, batches and instances", engines=ALL, decided=True),
 )
 DELAYS = tuple(Arm(f"{ms} ms", delay_s=ms / 1e3) for ms in (0, 1, 2, 5, 10, 20))
+TABLES = {
+    "instances": (PLAIN, TOGETHER),
+    "engines": (ENGINES, TOGETHER[:3]),
+    "delays": (DELAYS, TOGETHER[:1]),
+}
 
 
 def main() -> None:
@@ -65,8 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each trace")
     parser.add_argument("--jobs", type=int, default=-1)
+    parser.add_argument("--tables", nargs="+", choices=tuple(TABLES), default=tuple(TABLES))
     args = parser.parse_args()
-    for arms, together in ((PLAIN, TOGETHER), (ENGINES, TOGETHER[:3]), (DELAYS, TOGETHER[:1])):
+    for arms, together in (TABLES[name] for name in args.tables):
         print("| together | objective | cells | arm | quality | in time | better | worse | worst |")
         print("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
         for parallel in together:
@@ -119,9 +125,10 @@ def play(
 
 def _print(of: str, arms: Sequence[Arm], found: Sequence[list[Score | None]]) -> None:
     """Print a row for each arm, over the cells in which every arm can play."""
-    all_play = [i for i in range(len(found[0])) if all(scores[i] is not None for scores in found)]
-    quality = np.array([[scores[i].effective_quality for i in all_play] for scores in found])
-    in_time = np.array([[scores[i].slo_attainment for i in all_play] for scores in found])
+    cells = [[score for score in cell if score is not None] for cell in zip(*found, strict=True)]
+    all_play = [cell for cell in cells if len(cell) == len(arms)]
+    quality = np.array([[score.effective_quality for score in cell] for cell in all_play]).T
+    in_time = np.array([[score.slo_attainment for score in cell] for cell in all_play]).T
     for arm, own, met in zip(arms, quality, in_time, strict=True):
         gain = own - quality[0]
         print(

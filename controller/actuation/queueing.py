@@ -106,7 +106,7 @@ def may_reload(server: Server, variant: Variant) -> bool:
 def _is_resized(server: Server, variant: Variant) -> bool:
     """Return whether a model's only variant is to have another number of instances, where it is.
 
-    Nothing else may be another: that would be a reload. Nor may it have lost what it was to have.
+    That alone is done then: the rest would be a reload. Nor may it have lost what it was to have.
     """
     if variant.reapply:
         return False
@@ -128,7 +128,7 @@ def set_up(server: Server, variant: Variant, *, stays: bool = False) -> bool:
     Args:
         server: where.
         variant: that is to be loaded.
-        stays: on its GPUs, wherever it is to be: it serves.
+        stays: on its GPUs, wherever it is to be, and with the queue that it has: it serves.
     """
     override = _override(server, variant, stays=stays)
     if override is None:
@@ -207,7 +207,7 @@ def take_back(server: Server, variant: Variant, override: Override, error: str) 
 def _override(server: Server, variant: Variant, *, stays: bool = False) -> Override | None:
     """Return the override that the policy makes of a variant's; None: it has that already.
 
-    `stays`: on its GPUs, wherever it is to be.
+    `stays`: on its GPUs, wherever it is to be, and with the queue that it has: it serves.
     """
     aim = aim_of(server, variant)
     before, queue, number = variant.override, variant.queue, variant.instances
@@ -221,8 +221,9 @@ def _override(server: Server, variant: Variant, *, stays: bool = False) -> Overr
     former = () if before is None else tuple(before.of_policy)
     fields: dict[str, Any] = {}
     if refused:  # what it has of that stays; where it is may change
-        fields = {name: base[name] for name in former if name == _BATCHING and name in base}
         number = instances_of(base) if GROUPS in former else None
+    if refused or stays:
+        fields = {name: base[name] for name in former if name == _BATCHING and name in base}
     elif queue is not None and _BATCHING in disk:
         fields[_BATCHING] = _limited(disk[_BATCHING], queue)
     if before is None or number is not None or GROUPS not in _of_others(before):

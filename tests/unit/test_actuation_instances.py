@@ -7,7 +7,7 @@ import pytest
 
 from controller.actuation.alias import instances_of
 from controller.actuation.instances import instance_readings
-from controller.actuation.queueing import is_pending, may_reload, set_up, take_back
+from controller.actuation.queueing import is_pending, may_reload, queue_view, set_up, take_back
 from controller.actuation.remembered import Memory, Override
 from controller.actuation.state import Server, Timing, Variant
 from controller.policy.model import (
@@ -94,8 +94,36 @@ def test_what_serves_is_left_alone_unless_it_is_the_only_one():
     best.instances = 2
     assert may_reload(server, best)
     assert instance_readings(server)["best"].may_change
-    best.queue = QueuePolicy(timeout_s=0.1)
-    assert not may_reload(server, best), "that would be a reload"
+
+
+def test_the_only_one_gets_instances_where_it_serves_and_its_queue_waits():
+    only = policy(queue=QueuePolicy(max_size=9))
+    model = replace(only.models[0], variants=only.models[0].variants[:1])
+    server = a_server(replace(only, models=(model,)), target="best")
+    best = server.variants["best"]
+    assert is_pending(server, best)
+    assert not may_reload(server, best), "another queue would be a reload"
+    best.instances = 2
+    assert may_reload(server, best)
+    assert set_up(server, best, stays=True)
+    assert best.override.sent == {
+        **DISK,
+        "instance_group": [{**DISK["instance_group"][0], "count": 2}],
+    }
+    loaded(server, best)
+    assert not may_reload(server, best)
+    assert queue_view(server, best) == "pending: it is reloaded when it does not serve"
+    for alias in server.aliases.values():
+        alias.target = "elsewhere"  # as when it is new in another model, or taken out of this
+    assert set_up(server, best)
+    assert instances_of(best.override.sent) == 2
+    assert best.override.sent["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 9
+    loaded(server, best)
+    best.queue, best.instances = QueuePolicy(max_size=5), 3
+    assert set_up(server, best, stays=True)
+    assert instances_of(best.override.sent) == 3
+    queue = best.override.sent["dynamic_batching"]["default_queue_policy"]
+    assert queue["max_queue_size"] == 9, "the queue that it has"
 
 
 def test_a_queue_of_the_policy_and_instances_are_set_together():
