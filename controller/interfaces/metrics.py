@@ -286,6 +286,7 @@ def _machine(document: Json) -> Iterator[Metric]:
         "memory_total_bytes": ("gpu_memory_bytes", "In all."),
         "temperature_celsius": ("gpu_temperature_celsius", "Of the GPU."),
         "power_watts": ("gpu_power_watts", "Drawn."),
+        "lost": ("gpu_lost", "Whether it fell off the bus, needs a reset, or is gone."),
     }
     gpus = _list(document, "gpu")
     for key, (name, text) in texts.items():

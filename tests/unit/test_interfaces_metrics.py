@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from controller.daemon.meters import Durations
 from controller.interfaces.metrics import exposition
 from controller.interfaces.prometheus import MetricsServer
+from controller.interfaces.views import json_ready
+from controller.telemetry.observation import GpuReading
 
 GOLDEN = Path(__file__).with_name("golden") / "metrics.txt"
 DOCUMENT = json.loads(GOLDEN.with_name("metrics_document.json").read_text(encoding="utf-8"))
@@ -56,6 +58,12 @@ def test_what_is_not_known_has_no_sample_and_is_not_zero():
     assert "governor_model_attainment_ratio" in names(exposition(DOCUMENT))
     assert "governor_model_attainment_ratio" not in names(page)
     assert "governor_gpu_power_watts" not in names(page)
+
+
+def test_a_gpu_that_is_lost_says_so_though_it_tells_nothing_else():
+    gone = GpuReading(3, None, None, error="GPU is lost", lost=True)
+    page = exposition({**DOCUMENT, "gpu": json_ready([gone])}).decode()
+    assert re.findall(r"^governor_gpu_.*", page, re.MULTILINE) == ['governor_gpu_lost{gpu="3"} 1.0']
 
 
 @settings(max_examples=80, deadline=None)
