@@ -152,11 +152,32 @@ class SimulatedTriton:
 
         It gets the same future arrivals and noise, so that two forks differ by what was decided.
         """
+        return self._in(forked(self._state))
+
+    def imagine(self, coming_s: Floats, seed: int) -> SimulatedTriton:
+        """Return a fork to which other requests come from now on, with a noise of its own.
+
+        For whoever looks ahead and may not know the future. For a server of one alias.
+
+        Args:
+            coming_s: when they arrive, ascending, from now on; of more than really come the first.
+            seed: of the noise of batches that begin from now on.
+        """
+        at = self.arrived
+        arrivals_s = np.full_like(self._state.arrivals_s, np.inf)
+        arrivals_s[:at] = self._state.arrivals_s[:at]
+        coming_s = coming_s[: len(arrivals_s) - at]
+        arrivals_s[at : at + len(coming_s)] = coming_s
+        state = forked(self._state)._replace(arrivals_s=arrivals_s)
+        state.tally[engine.SEED] = seed
+        return self._in(state)
+
+    def _in(self, state: State) -> SimulatedTriton:
         other = object.__new__(SimulatedTriton)
         other.variants, other.limit_s, other.physics = self.variants, self.limit_s, self.physics
         other._executed = []
-        other._state = forked(self._state)
-        other.pool = self.pool.fork(other._state)
+        other._state = state
+        other.pool = self.pool.fork(state)
         return other
 
     @property

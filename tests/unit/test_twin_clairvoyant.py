@@ -40,3 +40,37 @@ def test_the_beam_finds_what_all_schedules_of_a_small_case_hold(rate_rps, seed):
     assert _earned(server, found) >= 0.97 * max(every)
     # It is a search: the best beats every fixed choice, or is one.
     assert _earned(server, found) >= max(_earned(server, [v] * TICKS) for v in range(3)) - 1e-9
+
+
+def test_what_is_imagined_has_the_same_past_and_leaves_what_is_as_it_was():
+    arrivals_s = np.array([0.01, 0.02, 0.20, 0.21, 0.22])
+    server = SimulatedTriton(VARIANTS, arrivals_s, serving=0, limit_s=0.060, physics=PHYSICS)
+    server.advance(0.021)  # the second waits for the first
+    other = server.imagine(np.array([0.022, 0.5]), seed=7)
+    assert other.pending(0) == server.pending(0) == 1
+    other.advance(0.1)
+    assert other.arrived == 3
+    assert other.earned == pytest.approx(3 * 0.95)
+    # One alone, then the second and what is imagined in a batch, beside each other nothing.
+    assert other.busy_s == pytest.approx(VARIANTS[0].service_s(1) + VARIANTS[0].service_s(2))
+    other.advance(1.0)
+    assert other.earned == pytest.approx(4 * 0.95)
+    many = server.imagine(np.linspace(0.03, 0.04, 9), seed=7)
+    many.advance(1.0)
+    assert many.arrived == 5, "no more than really come"
+    server.advance(1.0)
+    assert np.isfinite(server.latency_s()).all()
+    assert server.arrivals_s().tolist() == arrivals_s.tolist()
+
+
+def test_noise_that_is_imagined_is_another():
+    physics = Physics(noise=0.3, switch_s=0.002)
+    server = SimulatedTriton(
+        VARIANTS, np.array([0.01, 0.02]), serving=0, limit_s=0.060, physics=physics
+    )
+    busy_s = set()
+    for seed in (1, 2, 3):
+        other = server.imagine(np.array([0.01, 0.02]), seed=seed)
+        other.advance(1.0)
+        busy_s.add(other.busy_s)
+    assert len(busy_s) == 3
