@@ -68,9 +68,13 @@ class IdleOperations:
         if record is not None and record.outcome is Outcome.REFUSED:
             variant.override, variant.reapply, variant.error = before, False, None
             memory.override(variant.model, before)
-        return record or self._warmer.record(
-            variant, "load", Outcome.NOTHING_TO_DO, started_s=now_s, reason="override"
-        )
+        if record is not None:
+            return record
+        # The keeper may have been first: what is to be there was written down already.
+        found = disk if variant.override is None else variant.override.sent
+        done = not variant.reapply and found == sent
+        outcome = Outcome.DONE if done else Outcome.NOTHING_TO_DO
+        return self._warmer.record(variant, "load", outcome, started_s=now_s, reason="override")
 
     def _broken_promise(self, model: str, config: Mapping[str, Any]) -> str | None:
         """Return which alias could no longer be pointed at a model with such a config."""

@@ -17,6 +17,7 @@ from controller.telemetry.observation import Observation
 
 MAX_PROBED: Final = 64  # rows
 _WANTED: Final = 3  # batches of a size
+_WHILE_LOADING: Final = 1  # the same, beside a load: it disturbs, so the others can wait
 _IDLE_AFTER_S: Final = 0.2  # without a queue
 _RETRY_S: Final = 2.0
 # A busy service is never idle: after so long without a chance, a moment will do in which
@@ -114,10 +115,11 @@ class ProbePlan:
     ) -> list[Probe]:
         """Return what may be asked: what was measured least first, of that the smallest batches."""
         found: list[tuple[float, int, Probe]] = []
+        enough = _WHILE_LOADING if observation.operations else _WANTED
         rows_asked = sorted(
             {rows for m in policy.models for v in m.variants for rows in self._batches(m, v)}
         )
-        if not (samples[:, np.array(rows_asked, dtype=np.intp) - 1] < _WANTED).any():
+        if not (samples[:, np.array(rows_asked, dtype=np.intp) - 1] < enough).any():
             return []  # as at nearly every tick
         for model_policy in policy.models:
             reading = observation.models.get(model_policy.name)
@@ -136,15 +138,15 @@ class ProbePlan:
                 # Larger ones only when the first is known.
                 for order, rows in enumerate(sizes if times.any() else sizes[:1]):
                     probe, seen = Probe(variant.model, rows), float(times[rows - 1])
-                    if seen < _WANTED and self._may_ask(probe, observation.now_s):
+                    if seen < enough and self._may_ask(probe, observation.now_s, enough):
                         asked, _ = self._asked.get(probe, (0, 0.0))
                         found.append((max(seen, asked), order, probe))
         return [probe for _, _, probe in sorted(found, key=itemgetter(0, 1))]
 
-    def _may_ask(self, probe: Probe, now_s: float) -> bool:
+    def _may_ask(self, probe: Probe, now_s: float, enough: int) -> bool:
         # Statistics come late: after the wanted number was sent, look before sending more.
         count, last_s = self._asked.get(probe, (0, -np.inf))
-        return count <= _WANTED or now_s - last_s >= _RETRY_S
+        return count < enough or (count == enough == _WANTED) or now_s - last_s >= _RETRY_S
 
     def _batches(self, model: ModelPolicy, variant: VariantPolicy) -> tuple[int, ...]:
         # Of a profile its own largest batch tells most: an engine that is compiled for one shape

@@ -40,7 +40,7 @@ class Bench:
         self.samples = np.zeros((2, 8))
         self.tick = 0
 
-    def run(self, ticks: int, *, pending: int, work_s: float) -> list[Probe]:
+    def run(self, ticks: int, *, pending: int, work_s: float, loading: bool = False) -> list[Probe]:
         found: list[Probe] = []
         for _ in range(ticks):
             self.tick += 1
@@ -56,6 +56,7 @@ class Bench:
                 window_s=0.02,
                 readings_age_s=0.001,
                 host=HostReading(cpu_count=2),
+                operations={"other": "load"} if loading else {},
             )
             asked = self.plan.next(observation, self.policy, self.samples, NAMES, TABLE_S, work_s)
             for probe in asked:
@@ -74,6 +75,17 @@ def test_every_size_of_every_variant_is_asked_once_before_any_is_asked_again():
     assert all(set(one) == every for one in rounds)
     # One row of every variant before any larger batch.
     assert [[probe.rows for probe in one] for one in rounds] == [[1, 1, 3, 3, 8, 8]] * 3
+
+
+def test_beside_a_load_every_size_is_asked_once_and_the_others_after_it():
+    bench = Bench()
+    every = {Probe(name, rows) for name in NAMES for rows in (1, 3, 8)}
+    beside = bench.run(1500, pending=0, work_s=0.0, loading=True)
+    assert len(beside) == len(every)
+    assert set(beside) == every
+    after = bench.run(3000, pending=0, work_s=0.0)
+    assert len(after) == 2 * len(every)
+    assert set(after) == every
 
 
 def test_it_waits_for_an_idle_moment():
