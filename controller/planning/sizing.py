@@ -106,10 +106,15 @@ class Sizer:
         **others: Any,
     ) -> None:
         """Take in what other numbers would be worth now; the arguments are `worth_with`'s."""
-        worth, more, fewer = (
-            worth_with(predictor, observation, prediction, decision, change=change, **others)
-            for change in (0, 1, -1)
+        in_time, borne = zip(
+            *(
+                worth_with(predictor, observation, prediction, decision, change=change, **others)
+                for change in (0, 1, -1)
+            ),
+            strict=True,
         )
+        # Behind a long queue every number is too late, and none would ever seem to be needed.
+        worth, more, fewer = in_time if any(map(any, in_time)) else borne
         self.observe(observation.now_s, prediction.forecast.mean_rps, worth, more, fewer)
 
     def observe(
@@ -266,8 +271,11 @@ def worth_with(
     price_per_s: Floats | None,
     horizon_s: float,
     contention: float,
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
     """Return what a request would be worth on each variant if it alone had other instances.
+
+    Twice: in the next window, behind what waits now; and once nothing waits, where what a variant
+    does not bear is worth nothing.
 
     Args:
         predictor: of the model.
@@ -296,17 +304,28 @@ def worth_with(
     value = value_per_request(
         other, quality=quality, known=usable, horizon_s=horizon_s, beside=prediction
     )
+    borne = [
+        worth / max(load, 1.0) for worth, load in zip(quality, other.utilization_ratio, strict=True)
+    ]
     if price_per_s is not None:
         value = priced(value, other, price_per_s)
+        borne = priced(borne, other, price_per_s)
     high = decision.rate_p95_rps / max(prediction.forecast.mean_rps, 1e-9)
     late_s = late_if_it_rises(other, high, horizon_s, None)
     objective = predictor.objective
     speed = prediction.throughput_rows_s
     fastest = max(range(len(speed)), key=speed.__getitem__)
-    found = []
-    for v, worth in enumerate(value):
+    serves = []
+    for v, is_usable in enumerate(usable):
         in_time = other.miss_ratio[v] <= objective.allowed_miss_ratio
         in_time = in_time and late_s[v] <= objective.latency_s
-        serves = usable[v] and (in_time or v == fastest) and math.isfinite(worth)
-        found.append(min(max(worth, 0.0), 1.0) if serves else 0.0)
-    return found
+        serves.append(is_usable and (in_time or v == fastest))
+    return _within(value, serves), _within(borne, usable)
+
+
+def _within(worths: Sequence[float], usable: Sequence[bool]) -> list[float]:
+    """Return what requests are worth, from 0 to 1; nothing, where no variant may serve them."""
+    return [
+        min(max(worth, 0.0), 1.0) if may and math.isfinite(worth) else 0.0
+        for worth, may in zip(worths, usable, strict=True)
+    ]

@@ -10,7 +10,7 @@ from traffic import Traffic
 # A row takes so long on one instance, and instances are in nobody's way: they sleep.
 BEST_S, FAST_S = 0.012, 0.001
 RATE_RPS = 100.0  # more than the best bears with one instance, less than with two
-LONE_RPS = 70.0  # what one instance bears, but not in time
+LONE_RPS = 95.0  # a little more than one instance bears, on any machine
 
 
 async def test_the_best_variant_gets_the_instances_with_which_it_bears_the_load(

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from controller.planning.core import GovernorCore
@@ -65,6 +66,32 @@ def test_where_batches_run_beside_each_other_the_better_variants_get_more(parall
     )
     alone = replace(policy.models[0], variants=policy.models[0].variants[:1])
     assert "it is to have 2 soon." in explain_instances(alone, sizes, one)
+
+
+@pytest.mark.parametrize("load", [1.2, 2.5])
+def test_a_lone_variant_gets_more_behind_a_queue_that_is_hopeless_with_any_number(load):
+    """Every request of the next seconds is late whatever is done: no reason to do nothing."""
+    trace = load_trace(DATA / "azure-code.csv").window(0.0, 40.0)
+    plan = Plan(trace, load_ladder(DATA / "gpunet-v100.yaml"), 0.2)
+    plan = replace(plan, parallel=2.0, max_instances=3)
+    lone = plan.variants[:1]
+    bears_rps = max((at + 1) / took_s for at, took_s in enumerate(lone[0].table_s))
+    arrivals_s = np.arange(0.0, 40.0, 1.0 / (load * bears_rps))
+    server = SimulatedTriton(
+        lone,
+        np.concatenate([np.zeros(round(60.0 * bears_rps)), arrivals_s]),  # what waits at first
+        serving=0,
+        limit_s=0.2,
+        physics=plan.physics(plan.load()),
+        seed=1,
+    )
+    policy = policy_for(server, 0.2, 99.0, max_instances=3)
+    core = GovernorCore(policy)
+    core.restore(profile_of(server, policy))
+    port = TwinPort(server, *policy.models)
+    for look in looks(server, core, port, policy, duration_s=40.0, seed=1):
+        (own,) = look.observation.instances.values()
+    assert own.number > 1
 
 
 def test_what_was_learned_of_it_survives():
