@@ -87,6 +87,14 @@ class QueuePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class DispatcherPolicy:
+    """The Triton model that binds a model's requests late; `governor dispatcher write` makes it."""
+
+    model: str  # Triton's name
+    key_file: str  # holds the secret that plans are signed with
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPolicy:
     """What is wanted for one name that clients call."""
 
@@ -100,6 +108,7 @@ class ModelPolicy:
     allowed: frozenset[str] | None = None  # the variants that may serve now; None: all
     queue: QueuePolicy | None = None  # of each variant; None: as its own config says
     mode: Mode | None = None  # None: as the policy's
+    dispatcher: DispatcherPolicy | None = None  # None: a request is bound when it comes
 
     def variant(self, name: str) -> VariantPolicy:
         """Return a variant by the operator's name. Raises KeyError."""

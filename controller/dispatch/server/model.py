@@ -1,0 +1,202 @@
+"""A dispatcher inside Triton: one queue for all variants of a model.
+
+Requests are taken over at once and answered later, through their response senders, so that the
+queue is here, where its length and ages are known. One thread takes batches from it, asks a
+variant (business logic scripting) and answers. A request with the control tensor is the
+governor's: signed, it brings a plan, and is answered with what happened since.
+
+This file is for the Python backend; `late_binding.py` and `signed.py` lie beside it.
+"""
+
+import json
+import os
+import threading
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from late_binding import Dispatcher, Plan
+from signed import SignatureError, unseal
+
+CONTROL, REPORT = "GOVERNOR_CONTROL", "GOVERNOR_REPORT"
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+_DRAIN_S = 10.0
+
+
+class TritonPythonModel:
+    """What the Python backend calls."""
+
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        value = lambda name: config["parameters"][name]["string_value"]
+        self.inputs = [one["name"] for one in config["input"] if one["name"] != CONTROL]
+        self.outputs = [one["name"] for one in config["output"] if one["name"] != REPORT]
+        self.most_rows = int(value("client_max_batch"))
+        folder = os.path.join(args["model_repository"], args["model_version"])
+        with open(os.path.join(folder, "key"), "rb") as file:
+            self.key = file.read().strip()
+        self.serial = 0
+        self.started_s = time.monotonic()
+        # Until the governor says more: one variant, of which nothing is known.
+        first = Plan((value("first"),), (0.0,), ((1e-3,) * self.most_rows,), (1.0,), 1.0)
+        self.dispatcher = Dispatcher(first)
+        self.running = 0
+        self.changed = threading.Condition()
+        self.ending = False
+        self.worker = threading.Thread(target=self.work, daemon=True)
+        self.worker.start()
+
+    def execute(self, requests):
+        now_s = time.monotonic()
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                control = pb_utils.get_input_tensor_by_name(request, CONTROL)
+                if control is not None:
+                    sender.send(self.obey(control.as_numpy().ravel()[0]), flags=_FINAL)
+                    continue
+                self.take_in(now_s, request, sender)
+            except Exception as error:  # whatever one request has: the others go on
+                fail(sender, f"{type(error).__name__}: {error}")
+        return None
+
+    def take_in(self, now_s, request, sender):
+        tensors = {}
+        for name in self.inputs:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                tensors[name] = np.array(tensor.as_numpy())  # its memory ends with the request
+        rows = len(next(iter(tensors.values())))
+        if rows > self.most_rows:
+            fail(sender, f"a request may have {self.most_rows} rows, this one has {rows}")
+            return
+        shapes = tuple((name, value.dtype.str, value.shape[1:]) for name, value in tensors.items())
+        kind = (shapes, request.parameters())
+        with self.changed:
+            self.dispatcher.come(now_s, rows, kind, (tensors, sender))
+            self.changed.notify()
+
+    # -- batches -------------------------------------------------------------------------------
+
+    def work(self):
+        while True:
+            with self.changed:
+                while not (batch := self.dispatcher.take(time.monotonic())):
+                    if self.ending:
+                        return
+                    self.changed.wait()
+                self.running = len(batch.requests)
+            try:
+                self.serve(batch)
+            except Exception as error:  # a thread that dies would leave all that come unanswered
+                for request in batch.requests:
+                    fail(request.payload[1], f"{type(error).__name__}: {error}")
+                with self.changed:
+                    self.dispatcher.ended(batch, time.monotonic(), failed=True)
+            self.running = 0
+
+    def serve(self, batch):
+        parts = [request.payload[0] for request in batch.requests]
+        inputs = [
+            pb_utils.Tensor(name, np.concatenate([part[name] for part in parts]))
+            for name in parts[0]
+        ]
+        parameters = json.loads(batch.requests[0].kind[1] or "{}")
+        answer = self.ask(batch.name, inputs, parameters)
+        while answer.has_error() and is_away(answer.error().message()):
+            with self.changed:
+                other = self.dispatcher.again(batch)
+            if other is None:
+                break
+            batch = other._replace(began_s=time.monotonic())
+            answer = self.ask(batch.name, inputs, parameters)
+        failed = answer.has_error()
+        now_s = time.monotonic()
+        with self.changed:
+            self.dispatcher.ended(batch, now_s, failed=failed)
+        if failed:
+            for request in batch.requests:
+                fail(request.payload[1], answer.error().message())
+            return
+        tensors = {
+            name: pb_utils.get_output_tensor_by_name(answer, name).as_numpy()
+            for name in self.outputs
+        }
+        at = 0
+        for request in batch.requests:
+            own = slice(at, at := at + request.rows)
+            response = pb_utils.InferenceResponse(
+                [pb_utils.Tensor(name, value[own]) for name, value in tensors.items()]
+            )
+            send(request.payload[1], response)
+
+    def ask(self, name, inputs, parameters):
+        request = pb_utils.InferenceRequest(
+            model_name=name,
+            requested_output_names=self.outputs,
+            inputs=inputs,
+            parameters=parameters,
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        return request.exec()
+
+    # -- the governor --------------------------------------------------------------------------
+
+    def obey(self, message):
+        try:
+            body = unseal(self.key, bytes(message), self.serial)
+            plan = Plan.read(body["plan"]) if body.get("plan") is not None else None
+        except (SignatureError, ValueError, KeyError, TypeError) as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"refused: {error}"))
+        with self.changed:
+            self.serial = body["serial"]
+            if plan is not None:
+                self.dispatcher.set_plan(plan)
+            report = self.report()
+        text = np.array([[json.dumps(report).encode()]], dtype=np.object_)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(REPORT, text)])
+
+    def report(self):
+        own = self.dispatcher
+        p50_s, p99_s = own.quantiles_s(0.5, 0.99)
+        return {
+            "serial": self.serial,
+            "uptime_s": time.monotonic() - self.started_s,
+            "plan": list(own.plan.names),
+            "arrived": own.arrived,
+            "completed": own.completed,
+            "failed": own.failed,
+            "in_time": own.in_time,
+            "waiting": own.waiting,
+            "running": self.running,
+            "served": own.served,
+            "slowdown": own.slowdown,
+            "p50_s": p50_s,
+            "p99_s": p99_s,
+        }
+
+    def finalize(self):
+        """Answer all that wait: Triton unloads a model when its requests have ended."""
+        with self.changed:
+            self.ending = True
+            self.changed.notify()
+        self.worker.join(_DRAIN_S)
+
+
+def is_away(message):
+    """Return whether a variant could not be asked at all, by Triton's words."""
+    lowered = message.lower()
+    return any(words in lowered for words in ("not ready", "not found", "unknown model"))
+
+
+def fail(sender, message):
+    """Answer with an error."""
+    send(sender, pb_utils.InferenceResponse(error=pb_utils.TritonError(message)))
+
+
+def send(sender, response):
+    """Answer, if the client is still there."""
+    try:
+        sender.send(response, flags=_FINAL)
+    except Exception as error:
+        pb_utils.Logger.log_warn(f"an answer could not be sent: {error}")

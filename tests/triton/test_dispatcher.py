@@ -1,0 +1,190 @@
+"""A dispatcher inside a real Triton: late binding, plans, and what goes wrong."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc.aio as triton
+from governed import precompile
+from repository import alias_config, to_pbtxt, write_model
+from tritonclient.utils import InferenceServerException
+
+from controller.actuation.dispatcher_folder import CONTROL, REPORT, write
+from controller.dispatch.late_binding import Plan
+from controller.dispatch.signed import seal
+from controller.policy.model import DispatcherPolicy, ModelPolicy, Objective, VariantPolicy
+
+FAST_S, BEST_S = 0.002, 0.020
+LIMIT_S = 0.1
+DEADLINE_S = 10.0
+KEY = b"0123456789abcdef"
+BOTH = Plan(
+    ("best", "fast"),
+    (0.95, 0.8),
+    ((BEST_S + 0.003,) * 8, (FAST_S + 0.003,) * 8),
+    (1.1, 1.1),
+    LIMIT_S,
+)
+
+
+@pytest.fixture
+def served(start_triton, tmp_path):
+    """A server with two variants, their dispatcher and an alias of it, all loaded by `load`."""
+    root = tmp_path / "repository"
+    write_model(root, "best", tag=1, delay_s=BEST_S, exponent=0.0)
+    write_model(root, "fast", tag=2, delay_s=FAST_S, exponent=0.0)
+    precompile(root)
+    (tmp_path / "key").write_bytes(KEY)
+    policy = ModelPolicy(
+        "chat",
+        Objective(LIMIT_S, 99.0),
+        (VariantPolicy("best", "best", 0.95), VariantPolicy("fast", "fast", 0.8)),
+        client_max_batch=4,
+        dispatcher=DispatcherPolicy("late", str(tmp_path / "key")),
+    )
+    list(write([policy], root))
+    (root / "chat" / "1").mkdir(parents=True)
+    (root / "chat" / "config.pbtxt").write_text(to_pbtxt(alias_config("chat", "late", max_batch_size=4)))
+    return start_triton(root)
+
+
+class Client:
+    """Asks the alias, and commands the dispatcher."""
+
+    def __init__(self, grpc: str) -> None:
+        self.client = triton.InferenceServerClient(grpc)
+        self.serial = 0
+
+    async def load(self, *names: str) -> None:
+        for name in names or ("fast", "best", "late", "chat"):
+            await self.client.load_model(name)
+
+    async def ask(self, rows: int = 1, model: str = "chat", value: float = 1.0):
+        values = np.full((rows, 1), value, np.float32)
+        tensor = triton.InferInput("IN", [rows, 1], "FP32")
+        tensor.set_data_from_numpy(values)
+        began_s = time.monotonic()
+        answer = await self.client.infer(model, [tensor], client_timeout=DEADLINE_S)
+        assert (answer.as_numpy("OUT") == values).all()
+        assert answer.as_numpy("TAG").shape == (rows, 1)
+        return int(answer.as_numpy("TAG")[0, 0]), time.monotonic() - began_s
+
+    async def tell(self, plan: Plan | None = None, *, key: bytes = KEY, serial: int | None = None):
+        self.serial = self.serial + 1 if serial is None else serial
+        message = seal(key, self.serial, {"plan": None if plan is None else plan.values()})
+        tensor = triton.InferInput(CONTROL, [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[message]], dtype=np.object_))
+        answer = await self.client.infer("late", [tensor], client_timeout=DEADLINE_S)
+        return json.loads(answer.as_numpy(REPORT).ravel()[0])
+
+    async def burst(self, count: int, rate: float):
+        began_s, asked = time.monotonic(), []
+        for at in range(count):
+            await asyncio.sleep(max(began_s + at / rate - time.monotonic(), 0.0))
+            asked.append(asyncio.create_task(self.ask(value=float(at))))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_a_lone_request_gets_the_best_and_a_burst_what_is_in_time(served):
+    own = Client(served.grpc)
+    await own.load()
+    assert (await own.ask())[0] == 2, "until it is told more it asks the one of least quality"
+    report = await own.tell(BOTH)
+    assert report["plan"] == ["best", "fast"]
+    assert [(await own.ask())[0] for _ in range(3)] == [1, 1, 1]
+    answers = await own.burst(1400, 350.0)
+    tags = [tag for tag, _ in answers]
+    assert 0.1 < tags.count(2) / len(tags) < 0.98
+    took_s = np.array([took for _, took in answers])
+    assert np.mean(took_s <= LIMIT_S) > 0.95, np.quantile(took_s, [0.5, 0.9, 0.99])
+    after = await own.tell()
+    assert after["completed"] == after["arrived"] == 1400 + 4
+    assert after["waiting"] == 0
+    assert after["failed"] == 0
+    assert sum(after["served"].values()) == 1404
+    await own.client.close()
+
+
+async def test_requests_of_several_rows_get_their_own_back(served):
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    asked = [own.ask(rows, value=float(rows * 10 + at)) for at in range(20) for rows in (1, 2, 3, 4)]
+    assert len(await asyncio.gather(*asked)) == 80
+    with pytest.raises(Exception, match="may have 4 rows"):
+        await own.ask(5, model="late")
+    await own.client.close()
+
+
+async def test_only_the_governor_commands(served):
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    with pytest.raises(Exception, match="not signed"):
+        await own.tell(BOTH, key=b"another key of 16")
+    with pytest.raises(Exception, match="older"):
+        await own.tell(BOTH, serial=1)
+    with pytest.raises(Exception, match="refused"):
+        await own.tell(BOTH._replace(names=()), serial=9)
+    assert (await own.tell(serial=10))["plan"] == ["best", "fast"]
+    await own.client.close()
+
+
+async def test_a_variant_that_is_gone_costs_no_request(served):
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    asked = asyncio.create_task(own.burst(400, 100.0))
+    await asyncio.sleep(1.0)
+    await own.client.unload_model("best")
+    await asyncio.sleep(1.0)
+    await own.load("best")
+    answers = await asked
+    assert [answer for answer in answers if isinstance(answer, BaseException)] == []
+    assert {tag for tag, _ in answers} == {1, 2}
+    await own.client.close()
+
+
+async def test_what_waits_is_answered_when_it_is_unloaded(served):
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    asked = [asyncio.create_task(own.ask(model="late")) for _ in range(40)]
+    await asyncio.sleep(0.05)
+    await own.client.unload_model("chat")
+    await own.client.unload_model("late")
+    assert len(await asyncio.gather(*asked)) == 40
+    await own.client.close()
+
+
+async def test_it_is_there_again_after_its_process_died(served):
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    victims = [
+        one
+        for one in psutil.Process(served.pid).children(recursive=True)
+        if any("late" in Path(word).parts for word in one.cmdline())
+    ]
+
+    assert victims
+    for one in victims:
+        os.kill(one.pid, signal.SIGKILL)
+    for _ in range(3):
+        began_s = time.monotonic()
+        with pytest.raises(InferenceServerException, match="not healthy"):
+            await own.ask()
+        assert time.monotonic() - began_s < 5.0, "at once, and no client waits for its deadline"
+    # Triton does not start it again by itself; the governor does, behind another alias.
+    await own.client.unload_model("late")
+    await own.load("late")
+    own.serial = 0
+    assert (await own.tell(BOTH))["plan"] == ["best", "fast"]
+    assert (await own.ask())[0] == 1
+    await own.client.close()
