@@ -96,7 +96,7 @@ def _key(path: Path, *, dry_run: bool) -> bytes:
     """Return the secret, made where there is none: for its owner and group to read."""
     if path.exists():
         key = path.read_bytes().strip()
-        if len(key) < 16:  # noqa: PLR2004
+        if len(key) < 16:
             raise DispatcherError(f"{path}: a key of a dispatcher has 16 bytes at least")
         return key
     key = secrets.token_hex(32).encode()

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _WINDOW_S = 0.5  # in which arrivals are counted
 _DEVIATIONS = 2.0  # of a Poisson count
@@ -28,14 +31,14 @@ _SHUNNED_S = 1.0  # a variant that could not be asked
 class Plan(NamedTuple):
     """What may serve, and how long each takes."""
 
-    names: Tuple[str, ...]  # Triton's, of the variants that may serve now
-    quality: Tuple[float, ...]
-    took_s: Tuple[Tuple[float, ...], ...]  # of 1, 2, ... rows; as many as fit into a batch
-    tail: Tuple[float, ...]  # what a batch's time is multiplied with, to be kept nearly always
+    names: tuple[str, ...]  # Triton's, of the variants that may serve now
+    quality: tuple[float, ...]
+    took_s: tuple[tuple[float, ...], ...]  # of 1, 2, ... rows; as many as fit into a batch
+    tail: tuple[float, ...]  # what a batch's time is multiplied with, to be kept nearly always
     limit_s: float  # the objective
 
     @classmethod
-    def read(cls, value: Dict[str, Any]) -> Plan:
+    def read(cls, value: dict[str, Any]) -> Plan:
         """Return a plan from JSON values. Raises ValueError, KeyError, TypeError."""
         plan = cls(
             tuple(map(str, value["names"])),
@@ -54,7 +57,7 @@ class Plan(NamedTuple):
             raise ValueError("quality is from 0 to 1")
         return plan
 
-    def values(self) -> Dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return self._asdict()
 
@@ -72,7 +75,7 @@ class Batch(NamedTuple):
     """What goes out together."""
 
     name: str  # Triton's, of the variant
-    requests: Tuple[Request, ...]
+    requests: tuple[Request, ...]
     rows: int
     began_s: float
 
@@ -81,16 +84,16 @@ class Dispatcher:
     """The queue of one model, and who serves its next batch."""
 
     def __init__(self, plan: Plan) -> None:
-        self._waiting: Deque[Request] = deque()
+        self._waiting: deque[Request] = deque()
         self._rows = 0  # that wait
         self._arrived_rows = 0
-        self._seen: Deque[Tuple[float, int]] = deque()  # (when, rows that had arrived)
+        self._seen: deque[tuple[float, int]] = deque()  # (when, rows that had arrived)
         self._slow = 0.0  # logarithm of what batches took lately over the plan
-        self._last: Optional[Tuple[str, int]] = None  # (variant, rows) of the last batch
-        self._shunned: Dict[str, float] = {}
+        self._last: tuple[str, int] | None = None  # (variant, rows) of the last batch
+        self._shunned: dict[str, float] = {}
         self.arrived = self.completed = self.failed = self.in_time = 0  # requests
-        self.served: Dict[str, int] = {}  # requests, by variant
-        self._latencies_s: Deque[float] = deque(maxlen=_REMEMBERED)
+        self.served: dict[str, int] = {}  # requests, by variant
+        self._latencies_s: deque[float] = deque(maxlen=_REMEMBERED)
         self.set_plan(plan)
 
     def set_plan(self, plan: Plan) -> None:
@@ -109,7 +112,7 @@ class Dispatcher:
         self._fastest_s = [
             min(
                 row[min(rows, len(row)) - 1] * math.ceil(rows / len(row)) * tail
-                for row, tail in zip(plan.took_s, plan.tail)
+                for row, tail in zip(plan.took_s, plan.tail)  # noqa: B905 - Python 3.8 has none
             )
             for rows in range(1, 2 * most + 1)
         ]
@@ -131,7 +134,7 @@ class Dispatcher:
         self._arrived_rows += rows
         self.arrived += 1
 
-    def take(self, now_s: float) -> Optional[Batch]:
+    def take(self, now_s: float) -> Batch | None:
         """Return the next batch; None: nothing waits."""
         if not self._waiting:
             return None
@@ -142,7 +145,7 @@ class Dispatcher:
         self._leave(requests)
         return Batch(self.plan.names[v], tuple(requests), rows, now_s)
 
-    def again(self, batch: Batch) -> Optional[Batch]:
+    def again(self, batch: Batch) -> Batch | None:
         """Return a batch whose variant could not be asked, on another one; None: there is none.
 
         It is not chosen again for a second, nor is who failed before.
@@ -177,7 +180,7 @@ class Dispatcher:
             surprise = math.log((now_s - batch.began_s) / expected_s) - self._slow
             self._slow += _GAIN * max(-_LARGEST, min(surprise, _LARGEST))
 
-    def quantiles_s(self, *shares: float) -> List[Optional[float]]:
+    def quantiles_s(self, *shares: float) -> list[float | None]:
         """Return quantiles of the last thousand latencies; None: there are none."""
         known = sorted(self._latencies_s)
         if not known:
@@ -189,7 +192,7 @@ class Dispatcher:
     def _choose(self, now_s: float, head: Sequence[Request], rate: float) -> int:
         plan, slow = self.plan, self.slowdown
         rows = sum(request.rows for request in head)
-        batches: Dict[int, Tuple[int, int]] = {}  # (requests, rows), by the most that fit
+        batches: dict[int, tuple[int, int]] = {}  # (requests, rows), by the most that fit
         slack_s = head[0].came_s + plan.limit_s - now_s
         fallback, least_s = -1, math.inf
         for v in self._order:
@@ -243,10 +246,10 @@ class Dispatcher:
             seen.popleft()
         return (self._arrived_rows - seen[0][1]) / _WINDOW_S
 
-    def _together(self) -> List[Request]:
+    def _together(self) -> list[Request]:
         """Return those who wait and fit together with the oldest, as many as a batch can hold."""
         most, kind = max(map(len, self.plan.took_s)), self._waiting[0].kind
-        found: List[Request] = []
+        found: list[Request] = []
         rows = 0
         for request in self._waiting:
             if request.kind != kind:
@@ -271,7 +274,7 @@ class Dispatcher:
         return until_s is not None and now_s < until_s
 
 
-def _prefix(requests: Sequence[Request], most: int) -> Tuple[List[Request], int]:
+def _prefix(requests: Sequence[Request], most: int) -> tuple[list[Request], int]:
     """Return the first ones that fit into so many rows, one at least, and their rows."""
     found, rows = [requests[0]], requests[0].rows
     for request in requests[1:]:
@@ -282,7 +285,7 @@ def _prefix(requests: Sequence[Request], most: int) -> Tuple[List[Request], int]
     return found, rows
 
 
-def _expected(plan: Plan, name: str, rows: int) -> Optional[float]:
+def _expected(plan: Plan, name: str, rows: int) -> float | None:
     """Return what a batch takes by a plan; None: it says nothing of it."""
     if name not in plan.names:
         return None

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from typing import Any, Dict
+from typing import Any
 
 
 class SignatureError(Exception):
     """A message that is not the governor's, or not its newest; the text says which."""
 
 
-def seal(key: bytes, serial: int, body: Dict[str, Any]) -> bytes:
+def seal(key: bytes, serial: int, body: dict[str, Any]) -> bytes:
     """Return a message.
 
     Args:
@@ -29,7 +29,7 @@ def seal(key: bytes, serial: int, body: Dict[str, Any]) -> bytes:
     return _sign(key, text) + b"\n" + text
 
 
-def unseal(key: bytes, message: bytes, after: int) -> Dict[str, Any]:
+def unseal(key: bytes, message: bytes, after: int) -> dict[str, Any]:
     """Return a message's body.
 
     Args:

@@ -18,6 +18,7 @@ from controller.planning.choice import ModelMind
 from controller.planning.decision import Decision, Reason
 from controller.planning.devices import DeviceWatch, host_contention
 from controller.planning.expected import Work, expected_work
+from controller.planning.late import LateBinding
 from controller.planning.limits import GpuLimits, most_per_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
@@ -70,6 +71,7 @@ class GovernorCore:
         self.lost: frozenset[int] = frozenset()  # GPUs on which nothing should run, now
         self._placement: Placement | None = None
         self._work_s = 0.0  # that waited at the last step
+        self.late = LateBinding()
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
         models = dict.fromkeys(v.model for model in policy.models for v in model.variants)
@@ -175,6 +177,9 @@ class GovernorCore:
             )
         if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
+        if observation.dispatched:
+            predictors = [mind.predictor for mind in minds]
+            decisions = self.late.bind(self._policy.models, decisions, predictors, observation)
         return decisions
 
     def _weigh_instances(
@@ -371,23 +376,18 @@ class GovernorCore:
         problems = []
         if state.get("format") != STATE_FORMAT:
             return (f"learned state has format {state.get('format')!r}, not {STATE_FORMAT}",)
-        try:
-            self._service.restore(state["service"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(f"service times could not be restored: {error!r}")
-        try:
-            self.costs.restore(state.get("costs", ()))
-        except (TypeError, ValueError) as error:
-            problems.append(f"costs of actions could not be restored: {error!r}")
-        try:
-            if "overlap" in state:
-                self._overlap.restore(state["overlap"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(f"what instances do to each other could not be restored: {error!r}")
-        try:  # states before this have none
-            self.costs.disturbances.restore(state.get("disturbances", {}))
-        except (TypeError, ValueError, AttributeError) as error:
-            problems.append(f"what actions disturb could not be restored: {error!r}")
+        for what, part, restore in (
+            ("service times", "service", self._service.restore),
+            ("costs of actions", "costs", self.costs.restore),
+            ("what instances do to each other", "overlap", self._overlap.restore),
+            ("what actions disturb", "disturbances", self.costs.disturbances.restore),
+        ):
+            if part not in state and part != "service":
+                continue  # a state of before there was any
+            try:
+                restore(state[part])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                problems.append(f"{what} could not be restored: {error!r}")
         stored = state.get("models")
         for name, mind in self._minds.items():
             if not isinstance(stored, Mapping) or name not in stored:

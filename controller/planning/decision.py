@@ -29,6 +29,8 @@ class Reason(enum.StrEnum):
     YIELDS = "yields"  # others that share the device need its time more
     COOLS = "cools"  # a GPU is above the temperature or power that the policy allows
     RELEASED = "released"  # an operator took the model back: observed, no longer acted on
+    LATE_BINDING = "late_binding"  # a dispatcher gives each batch the variant that fits it
+    NO_DISPATCHER = "no_dispatcher"  # the dispatcher does not answer: a variant serves meanwhile
 
 
 class Excluded(enum.StrEnum):

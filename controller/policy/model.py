@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 
 class AliasKind(enum.StrEnum):
@@ -84,6 +85,9 @@ class QueuePolicy:
     max_delay_s: float | None = None  # that a batch is waited for
     priority_levels: int | None = None  # 1 is the most important
     default_priority_level: int | None = None  # of requests that name none; None: the last
+
+
+DISPATCHER: Final = "dispatcher"  # what it is called where a variant of that model would be named
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from controller.prediction.outcomes import Outcomes, Statement
 from controller.prediction.own_probes import OwnProbes
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
+    Dispatched,
     Instances,
     Observation,
     VariantReading,
@@ -124,7 +125,12 @@ class ModelPredictor:
         """
         readings = self._readings(observation)
         completed, rows = self._clients_own(observation, readings)
-        arrived = self._arrived(observation, readings, completed)
+        late = self._late(observation)
+        if late is not None:  # a variant's requests are whole batches of it then
+            completed, rows = late.arrived_requests, late.arrived_rows
+            arrived: float = completed
+        else:
+            arrived = self._arrived(observation, readings, completed)
         self._came, self._ended = self._came + arrived, self._ended + completed
         if stalled and self._deferred is None:
             # What arrived meanwhile is seen late: only both windows together tell the rate.
@@ -141,8 +147,16 @@ class ModelPredictor:
             for i, model in enumerate(self.models):
                 seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
-        self._outcomes.learn(observation, readings, self._probes.last_s, stalled=stalled)
+        if late is None:  # what is stated is of requests that wait for one variant
+            self._outcomes.learn(observation, readings, self._probes.last_s, stalled=stalled)
         self._outcomes.excuse(self._service.log_drifts(self.models))
+
+    def _late(self, observation: Observation) -> Dispatched | None:
+        """Return what a dispatcher counted, where it serves; None: a variant does."""
+        late = observation.dispatched.get(self._policy.name)
+        reading = observation.models.get(self._policy.name)
+        serves = reading is not None and late is not None and reading.serving == late.model
+        return late if serves else None
 
     def _arrived(
         self,
@@ -305,6 +319,11 @@ class ModelPredictor:
         """Return what the model's requests must meet."""
         return self._policy.objective
 
+    def takes_s(self) -> list[list[float]]:
+        """Return the seconds of batches of 1, 2, ... rows that each variant may form."""
+        table_s = self._service.table_s()[self._lookup]
+        return [table_s[v, :most].tolist() for v, most in enumerate(self._limits.tolist())]
+
     @property
     def noise(self) -> Floats:
         """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
@@ -322,7 +341,9 @@ class ModelPredictor:
 
     def pending(self, observation: Observation) -> int:
         """Return how many requests wait."""
-        return sum(map(_pending, self._readings(observation)))
+        late = self._late(observation)
+        waiting = 0 if late is None else late.waiting_requests
+        return waiting + sum(map(_pending, self._readings(observation)))
 
     def told_s(self, stated_s: list[float]) -> list[float]:
         """Return what to tell of latencies where so much is stated, of each variant."""

@@ -70,6 +70,7 @@ class ProbePlan:
         """
         now_s = observation.now_s
         queued = any((v.pending_requests or 0) > 0 for v in observation.variants.values())
+        queued = queued or any(late.waiting_requests for late in observation.dispatched.values())
         if queued:
             self._quiet_since_s = None
         elif self._quiet_since_s is None:

@@ -141,6 +141,20 @@ class VariantMemory:
     host_guessed: bool = False  # of the host nothing is known: it is to be measured
 
 
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What a dispatcher did since the previous observation, and how it is."""
+
+    model: str  # Triton's name of it
+    healthy: bool  # it answers us, and a plan of ours is in force
+    arrived_requests: int = 0
+    arrived_rows: int = 0
+    completed_requests: int = 0
+    waiting_requests: int = 0
+    quality: float | None = None  # mean, of what it answered lately
+    error: str | None = None  # why it is not healthy
+
+
 class Instances(NamedTuple):
     """How many instances a variant has on each of its devices."""
 
@@ -204,4 +218,5 @@ class Observation:
     # By Triton's name, of those of which it is known; the others are taken to have one.
     instances: Mapping[str, Instances] = field(default_factory=dict)
     memory: MemoryReading | None = None  # None: no budget, everything stays loaded
+    dispatched: Mapping[str, Dispatched] = field(default_factory=dict)  # by alias
     sources: tuple[SourceHealth, ...] = field(default=())

@@ -21,6 +21,7 @@ from controller.twin.drive import (
     policy_for,
 )
 from controller.twin.ladder import Floats
+from controller.twin.late import drive_late, late_policy
 from controller.twin.plan import Plan
 from controller.twin.rivals import Rival, Setting
 from controller.twin.rivals.alert import Alert
@@ -44,6 +45,8 @@ from controller.twin.trace import Trace
 
 GOVERNOR: Final = "governor"  # given the profile that rivals are given, too
 COLD: Final = "governor:cold"  # has measured nothing yet; learning is part of the run
+LATE: Final = "governor:late"  # with a dispatcher, which binds requests when batches begin
+LATE_COLD: Final = "governor:late-cold"
 CLAIRVOYANT: Final = "clairvoyant"
 # One variant for ever. The last two are what an offline search finds for the mean rate and for
 # the highest: the most accurate that bears it within the budget.
@@ -75,10 +78,10 @@ DISPATCHERS: Final[Mapping[str, Callable[[Setting], Dispatcher]]] = {
     "clipper:fastest": lambda s: Clipper(s, variant=s.fastest),
 }
 START_S: Final = 60.0  # of a replica: a pod's image and its model
-POLICIES: Final = (GOVERNOR, COLD, *RIVALS, *SCALERS, *DISPATCHERS, CLAIRVOYANT)
+POLICIES: Final = (GOVERNOR, COLD, LATE, LATE_COLD, *RIVALS, *SCALERS, *DISPATCHERS, CLAIRVOYANT)
 IDEALISED: Final = frozenset({*DISPATCHERS, CLAIRVOYANT})
 # Everybody else takes a request for a row when he compares the load with a capacity.
-ROWS_AWARE: Final = frozenset({GOVERNOR, COLD, "fixed:best", "fixed:fastest"})
+ROWS_AWARE: Final = frozenset({GOVERNOR, COLD, LATE, LATE_COLD, "fixed:best", "fixed:fastest"})
 # Everybody else takes one GPU for the whole capacity.
 GPUS_AWARE: Final = frozenset({*FIXED, *SCALERS, "jellyfish", "infadapter", "ipa", "proteus"})
 
@@ -113,6 +116,15 @@ def run(plan: Plan, load: Trace, policy: str, arrivals_s: Floats, seed: int) -> 
     governed = plan.policy or policy_for(
         server, plan.limit_s, plan.percentile, max_instances=plan.max_instances
     )
+    if policy in {LATE, LATE_COLD}:
+        return drive_late(
+            server,
+            late_policy(governed),
+            rows=_rows(plan, len(arrivals_s), seed),
+            profiled=policy == LATE,
+            duration_s=load.duration_s,
+            seed=seed,
+        )
     window: dict[str, Any] = {"duration_s": load.duration_s, "limit_s": plan.limit_s}
     if policy == CLAIRVOYANT:
         return drive_clairvoyant(server, tick_s=governed.tick_s, **window)

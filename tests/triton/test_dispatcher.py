@@ -50,7 +50,9 @@ def served(start_triton, tmp_path):
     )
     list(write([policy], root))
     (root / "chat" / "1").mkdir(parents=True)
-    (root / "chat" / "config.pbtxt").write_text(to_pbtxt(alias_config("chat", "late", max_batch_size=4)))
+    (root / "chat" / "config.pbtxt").write_text(
+        to_pbtxt(alias_config("chat", "late", max_batch_size=4))
+    )
     return start_triton(root)
 
 
@@ -115,7 +117,9 @@ async def test_requests_of_several_rows_get_their_own_back(served):
     own = Client(served.grpc)
     await own.load()
     await own.tell(BOTH)
-    asked = [own.ask(rows, value=float(rows * 10 + at)) for at in range(20) for rows in (1, 2, 3, 4)]
+    asked = [
+        own.ask(rows, value=float(rows * 10 + at)) for at in range(20) for rows in (1, 2, 3, 4)
+    ]
     assert len(await asyncio.gather(*asked)) == 80
     with pytest.raises(Exception, match="may have 4 rows"):
         await own.ask(5, model="late")

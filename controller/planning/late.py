@@ -1,0 +1,108 @@
+"""Late binding in a decision: whether the dispatcher serves, and by which plan.
+
+Owns both. It must not choose a variant: for a batch `controller.dispatch.late_binding` does, and
+where no dispatcher can serve the decision stays as `controller.planning.choice` made it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from controller.dispatch.late_binding import Plan
+from controller.planning.decision import Decision, Reason
+from controller.policy.model import DISPATCHER, ModelPolicy
+from controller.prediction.predictor import ModelPredictor
+from controller.telemetry.observation import Observation
+
+# The one of a hundred batches that takes longest, in standard deviations of its logarithm.
+_TAIL: Final = 2.33
+# Nothing of these is a choice between variants that a dispatcher could make better.
+_KEPT: Final = frozenset(
+    {Reason.PINNED, Reason.PAUSED, Reason.RELEASED, Reason.HELD, Reason.STALE_DATA}
+)
+
+
+class LateBinding:
+    """The plans of all dispatchers, as of the last step."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, Plan | None] = {}  # by model; None: nothing can serve
+
+    def bind(
+        self,
+        policies: Sequence[ModelPolicy],
+        decisions: Sequence[Decision],
+        predictors: Sequence[ModelPredictor],
+        observation: Observation,
+    ) -> tuple[Decision, ...]:
+        """Renew the plans; return the decisions, with the dispatchers that can serve."""
+        self.plans = {
+            policy.name: plan_for(policy, decision, predictor)
+            for policy, decision, predictor in zip(policies, decisions, predictors, strict=True)
+            if policy.dispatcher is not None
+        }
+        return tuple(
+            bind_late(policy, decision, observation)
+            for policy, decision in zip(policies, decisions, strict=True)
+        )
+
+
+def plan_for(policy: ModelPolicy, decision: Decision, predictor: ModelPredictor) -> Plan | None:
+    """Return by what a dispatcher is to choose; None: nothing is known, or nothing may serve.
+
+    Args:
+        policy: of the model.
+        decision: with every candidate, and why some may not serve.
+        predictor: what batches take, in the present state of the devices.
+    """
+    takes_s, noise = predictor.takes_s(), predictor.noise.tolist()
+    may = [
+        v
+        for v, candidate in enumerate(decision.candidates)
+        if candidate.known
+        and candidate.excluded is None
+        and all(math.isfinite(took_s) and took_s > 0.0 for took_s in takes_s[v])
+    ]
+    if not may:
+        return None
+    return Plan(
+        names=tuple(decision.candidates[v].model for v in may),
+        quality=tuple(decision.candidates[v].quality for v in may),
+        took_s=tuple(tuple(takes_s[v]) for v in may),
+        tail=tuple(math.exp(_TAIL * noise[v]) for v in may),
+        limit_s=policy.objective.latency_s,
+    )
+
+
+def bind_late(policy: ModelPolicy, decision: Decision, observation: Observation) -> Decision:
+    """Return a decision, with the dispatcher as what serves or is to serve where it is well.
+
+    Args:
+        policy: of the model.
+        decision: as it is without a dispatcher.
+        observation: that it was made on.
+    """
+    reading = observation.models.get(policy.name)
+    late = observation.dispatched.get(policy.name)
+    if policy.dispatcher is None or reading is None or late is None:
+        return decision
+    serves = reading.serving == late.model
+    serving = DISPATCHER if serves else decision.serving
+    if decision.reason in _KEPT:
+        return replace(decision, serving=serving)
+    if not late.healthy or late.model in reading.unusable:
+        if not serves:
+            return decision
+        # Whoever waits there gets no answer, or one that nobody steers.
+        return replace(decision, serving=serving, reason=Reason.NO_DISPATCHER, urgent=True)
+    return replace(
+        decision,
+        serving=serving,
+        desired=DISPATCHER,
+        target=DISPATCHER,
+        reason=Reason.LATE_BINDING,
+        urgent=False,
+    )

@@ -1,0 +1,248 @@
+"""A governor whose dispatcher binds requests late, in simulated time.
+
+Owns the event loop of one device behind one queue. The choice is made by the code that runs inside
+Triton (`controller.dispatch.late_binding`), by the plans that the governor's core makes of what it
+learns, with the cadences of the real adapters. Requests, noise and slow-down are the simulated
+Triton's. It must not score.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from controller.dispatch.late_binding import Batch, Dispatcher, Plan
+from controller.planning.core import GovernorCore
+from controller.policy.model import DISPATCHER, DispatcherPolicy, Policy
+from controller.telemetry.observation import (
+    BatchSample,
+    Dispatched,
+    GpuReading,
+    HostReading,
+    ModelReading,
+    Observation,
+    ProbeDone,
+    VariantReading,
+)
+from controller.twin.drive import Outcome, phase_s, profile_of
+from controller.twin.engine import noise_factor
+from controller.twin.server import SimulatedTriton
+
+_STATISTICS_S: Final = 0.5
+_TOLD_S: Final = 0.2  # between two plans
+HOP_S: Final = 0.001  # that a batch takes longer for going through the dispatcher
+_UNKNOWN_S: Final = 1e-3  # before the first plan nothing is known
+
+
+def late_policy(policy: Policy) -> Policy:
+    """Return a policy of one model with a dispatcher for it."""
+    (model,) = policy.models
+    bound = replace(model, dispatcher=DispatcherPolicy(DISPATCHER, ""))
+    return replace(policy, models=(bound,))
+
+
+def drive_late(
+    server: SimulatedTriton,
+    policy: Policy,
+    *,
+    rows: Sequence[int] | None,
+    profiled: bool,
+    duration_s: float,
+    seed: int,
+) -> Outcome:
+    """Serve all requests; `profiled`: the ladder's service times are known from the start.
+
+    Args:
+        server: whose variants, arrivals and physics these are; it serves nobody itself.
+        policy: of one model, with a dispatcher.
+        rows: of each request; None: one.
+        profiled: whether the governor knows the service times.
+        duration_s: that the governor looks on.
+        seed: of noise and of the first look.
+    """
+    core = GovernorCore(policy)
+    if profiled:
+        core.restore(profile_of(server, policy))
+    run = _Run(server, core, policy, rows, seed)
+    return run.through(duration_s)
+
+
+class _Run:
+    """One device, one queue, one governor."""
+
+    def __init__(
+        self,
+        server: SimulatedTriton,
+        core: GovernorCore,
+        policy: Policy,
+        rows: Sequence[int] | None,
+        seed: int,
+    ) -> None:
+        self._server, self._core, self._policy = server, core, policy
+        (self._model,) = policy.models
+        self._names = [variant.model for variant in self._model.variants]
+        self._arrivals: list[float] = server.arrivals_s().tolist()
+        self._rows = rows
+        self._seed, self._given = seed, server.physics.given()
+        least = min(self._model.variants, key=lambda one: one.quality)
+        most = min(variant.max_batch for variant in server.variants)
+        first = Plan((least.model,), (0.0,), ((_UNKNOWN_S,) * most,), (1.0,), math.inf)
+        self._dispatcher = Dispatcher(first._replace(limit_s=self._model.objective.latency_s))
+        self._governed = False
+        self._told_s = -math.inf
+        self._batches = self._switches = 0
+        self._probes: deque[tuple[int, int]] = deque()
+        self._done: list[ProbeDone] = []
+        self._ended: list[tuple[int, int, float, bool]] = []  # since the last look
+        self._unpolled: list[tuple[int, int, float]] = []
+        self._seen = (0, 0, 0)  # requests and rows that came, requests answered
+        self._came_rows = 0
+        self._looked_s: float | None = None
+        self._polled_s = self._busy_s = self._used_s = 0.0
+        self._sequence = 0
+
+    def through(self, duration_s: float) -> Outcome:
+        """Run it to the last answer."""
+        arrivals = self._arrivals
+        done_s = np.full(len(arrivals), np.inf)
+        served_by = np.full(len(arrivals), -1, dtype=np.int64)
+        took_real_s: list[float] = []
+        tick_s, look_s = self._policy.tick_s, phase_s(self._policy.tick_s, self._seed)
+        at, serving, ends_s = 0, -1, math.inf
+        running: Batch | None = None
+        while at < len(arrivals) or running is not None or self._dispatcher.waiting:
+            comes_s = arrivals[at] if at < len(arrivals) else math.inf
+            now_s = min(comes_s, ends_s, look_s)
+            if now_s == ends_s:
+                if running is not None:
+                    self._dispatcher.ended(running, now_s)
+                    variant = self._names.index(running.name)
+                    for request in running.requests:
+                        done_s[request.payload], served_by[request.payload] = now_s, variant
+                    self._switches += variant != serving and serving >= 0
+                    serving, running = variant, None
+                ends_s = math.inf
+            elif now_s == comes_s:
+                rows = 1 if self._rows is None else int(self._rows[at])
+                self._dispatcher.come(now_s, rows, None, at)
+                self._came_rows += rows
+                at += 1
+            else:
+                took_real_s.append(self._look(now_s))
+                look_s = look_s + tick_s if look_s + tick_s < duration_s else math.inf
+            if ends_s == math.inf:
+                running, ends_s = self._begin(now_s)
+        return Outcome(
+            done_s - np.array(arrivals), served_by, self._switches, np.array(took_real_s)
+        )
+
+    def _begin(self, now_s: float) -> tuple[Batch | None, float]:
+        """Start what is next on the device; return it and when it ends."""
+        if self._probes:
+            variant, rows = self._probes.popleft()
+            self._done.append(ProbeDone(self._names[variant], rows))
+            return None, now_s + self._takes_s(variant, rows, now_s, probe=True)
+        batch = self._dispatcher.take(now_s)
+        if batch is None:
+            return None, math.inf
+        variant = self._names.index(batch.name)
+        return batch, now_s + self._takes_s(variant, batch.rows, now_s, probe=False)
+
+    def _takes_s(self, variant: int, rows: int, now_s: float, *, probe: bool) -> float:
+        factor = noise_factor(self._given, self._seed, self._batches)
+        factor *= self._server.physics.slowdown_at(now_s)
+        self._batches += 1
+        took_s = self._server.variants[variant].service_s(rows) * factor
+        self._ended.append((variant, rows, took_s, probe))
+        self._unpolled.append((variant, rows, took_s))
+        self._busy_s += took_s
+        return took_s if probe else took_s + HOP_S
+
+    # -- the governor --------------------------------------------------------------------------
+
+    def _look(self, now_s: float) -> float:
+        """Let the governor look; return the real seconds that took."""
+        core, observation = self._core, self._observe(now_s)
+        began_s = time.perf_counter()
+        core.step(observation)
+        took_s = time.perf_counter() - began_s
+        plan = core.late.plans[self._model.name]
+        if plan is not None and now_s - self._told_s >= _TOLD_S and plan != self._dispatcher.plan:
+            self._dispatcher.set_plan(plan)
+            self._told_s, self._governed = now_s, True
+        for probe in core.probes(observation):
+            variant = self._names.index(probe.model)
+            rows = min(probe.rows, self._server.variants[variant].max_batch)
+            self._probes.append((variant, rows))
+            core.probe_spent(self._server.variants[variant].service_s(rows), now_s)
+        return took_s
+
+    def _observe(self, now_s: float) -> Observation:
+        name, own = self._model.name, self._dispatcher
+        window_s = 0.0 if self._looked_s is None else now_s - self._looked_s
+        before = self._seen
+        self._seen = own.arrived, self._came_rows, own.completed
+        came, came_rows, answered = (
+            now - then for now, then in zip(self._seen, before, strict=True)
+        )
+        readings = {
+            model: VariantReading(model, ready=True, pending_requests=0) for model in self._names
+        }
+        ended = defaultdict(list)
+        for variant, rows, took_s, _ in self._ended:
+            ended[self._names[variant]].append((rows, took_s))
+        self._ended = []
+        for model, batches in ended.items():
+            readings[model] = replace(
+                readings[model],
+                completed_requests=len(batches),
+                completed_rows=sum(rows for rows, _ in batches),
+                executions=len(batches),
+                compute_s=sum(took_s for _, took_s in batches),
+            )
+        used = None if window_s <= 0.0 else min((self._busy_s - self._used_s) / window_s, 1.0)
+        self._used_s = self._busy_s
+        self._looked_s, self._sequence = now_s, self._sequence + 1
+        done, self._done = tuple(self._done), []
+        return Observation(
+            now_s=now_s,
+            sequence=self._sequence,
+            models={name: ModelReading(name, DISPATCHER, 0.0, ready=True)},
+            variants=readings,
+            window_s=window_s,
+            readings_age_s=0.0,
+            gpus=(GpuReading(0, None, "simulated", utilization_ratio=used),),
+            host=HostReading(),
+            batch_samples=self._samples(now_s),
+            probes=done,
+            dispatched={
+                name: Dispatched(
+                    DISPATCHER,
+                    healthy=self._governed,
+                    arrived_requests=came,
+                    arrived_rows=came_rows,
+                    completed_requests=answered,
+                    waiting_requests=own.waiting,
+                )
+            },
+        )
+
+    def _samples(self, now_s: float) -> tuple[BatchSample, ...]:
+        if now_s - self._polled_s < _STATISTICS_S:
+            return ()
+        age_s = (now_s - self._polled_s) / 2.0
+        self._polled_s = now_s
+        cells: dict[tuple[int, int], list[float]] = defaultdict(list)
+        for variant, rows, took_s in self._unpolled:
+            cells[variant, rows].append(took_s)
+        self._unpolled = []
+        return tuple(
+            BatchSample(self._names[variant], rows, len(took), sum(took) / len(took), age_s)
+            for (variant, rows), took in cells.items()
+        )
