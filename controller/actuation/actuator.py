@@ -381,7 +381,9 @@ class Actuator:
     def set_pool(self, plan: PoolPlan) -> None:
         """Load what a plan allows, and unload what it says, when nothing else is under way."""
         if self._keeper is not None and self._keeper.server.loadable is not None:
-            self._keeper.server.loadable = frozenset(plan.load)
+            # A dispatcher is in no plan: nothing is bound late without it, and it takes little.
+            own = self._keeper.server.dispatchers
+            self._keeper.server.loadable = frozenset(plan.load) | own
             self._keeper.server.surplus = plan.unload
 
     def _find(self, model: str) -> tuple[Keeper | None, Variant | None]:

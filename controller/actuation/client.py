@@ -30,6 +30,8 @@ from controller.telemetry.tls import TlsError
 
 # A file beside the config is what allows a load without a folder in the repository.
 _ALIAS_FILES = {"file:1/alias": b"x"}
+# Tensors of a dispatcher's that are the governor's alone, as in dispatch/server/model.py.
+CONTROL, REPORT = "GOVERNOR_CONTROL", "GOVERNOR_REPORT"
 _LONGEST_MESSAGE = 1000  # of Triton's words: a model may answer with all of its traceback
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -257,6 +259,38 @@ class TritonControl:
                 await self._link.client.infer(
                     name, inputs, headers=self._headers, client_timeout=deadline_s
                 )
+
+    async def command(
+        self, config: Mapping[str, Any], message: bytes, *, deadline_s: float
+    ) -> dict[str, Any]:
+        """Send a dispatcher a signed message; return what it reports.
+
+        Args:
+            config: the dispatcher's, from `model_config`.
+            message: from `controller.dispatch.signed`.
+            deadline_s: of the answer.
+
+        Raises:
+            TritonError: no answer, or it does not obey: INVALID.
+        """
+        name = check_name(str(config["name"]))
+        tensor = triton.InferInput(CONTROL, [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[message]], dtype=np.object_))
+        with _named_errors(f"message to {name}"):
+            answer = await self._link.client.infer(
+                name,
+                [*probe_inputs(config), tensor],
+                headers=self._headers,
+                client_timeout=deadline_s,
+            )
+        text = answer.as_numpy(REPORT)
+        try:
+            report = json.loads(text.ravel()[0])
+        except (AttributeError, IndexError, ValueError) as error:
+            raise TritonError(Fault.INVALID, f"message to {name}: no report came back") from error
+        if not isinstance(report, dict):
+            raise TritonError(Fault.INVALID, f"message to {name}: no report came back")
+        return report
 
     async def _probe_stream(self, name: str, inputs: list[Any], deadline_s: float) -> None:
         async def requests() -> AsyncIterator[dict[str, Any]]:

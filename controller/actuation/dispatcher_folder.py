@@ -18,11 +18,10 @@ from typing import Any, Final
 
 from controller import dispatch
 from controller.actuation import alias as shape
+from controller.actuation.client import CONTROL, REPORT
 from controller.actuation.profiles import Made
 from controller.policy.model import DispatcherPolicy, ModelPolicy
 
-CONTROL: Final = "GOVERNOR_CONTROL"  # as in dispatch/server/model.py
-REPORT: Final = "GOVERNOR_REPORT"
 _CONFIG: Final = "config.pbtxt"
 _MARK: Final = "# Made by `governor dispatcher write`: change the policy, and run it again.\n"
 _MOST_AT_ONCE: Final = 32  # requests that Triton hands over in one call
@@ -153,9 +152,10 @@ def _config(model: ModelPolicy, dispatcher: DispatcherPolicy, repository: Path) 
         "name": dispatcher.model,
         "backend": "python",
         "max_batch_size": max(shape.max_batch(promise), _MOST_AT_ONCE),
-        # All of them may be missing: the governor's messages have none, and clients send no such.
-        "input": [{**tensor, "optional": True} for tensor in promise["input"]]
-        + [{"name": CONTROL, "data_type": "TYPE_STRING", "dims": [1], "optional": True}],
+        "input": [
+            *promise["input"],
+            {"name": CONTROL, "data_type": "TYPE_STRING", "dims": [1], "optional": True},
+        ],
         "output": [
             *promise["output"],
             {"name": REPORT, "data_type": "TYPE_STRING", "dims": [1]},

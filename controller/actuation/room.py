@@ -136,6 +136,8 @@ def memory_reading(
     found, ours = {}, server.acted_on()
     gpus = watch.gpus if budget.limit.on else ()
     for name, variant in server.variants.items():
+        if name in server.dispatchers:
+            continue
         # One that is not there yet counts where its load will put it.
         need = budget.need(name) if name in held else budget.takes(name)
         resting = variant.failures > 0 and variant.retry_s > now_s

@@ -18,7 +18,14 @@ from controller.actuation.memory import MemoryWatch
 from controller.actuation.places import GROUPS, folder_number, gpus_of, is_placed
 from controller.actuation.remembered import Memory, Override
 from controller.actuation.timing import Timing
-from controller.policy.model import AliasKind, Mode, ModelPolicy, Policy, QueuePolicy
+from controller.policy.model import (
+    DISPATCHER,
+    AliasKind,
+    Mode,
+    ModelPolicy,
+    Policy,
+    QueuePolicy,
+)
 from controller.ports import ActionRecord
 from controller.telemetry.triton_metrics import ModelCounters
 
@@ -159,6 +166,7 @@ class Server:
     refused: str | None = None  # what Triton said when it refused model control
     released: frozenset[str] = frozenset()  # models that an operator took back
     aims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # GPUs that were chosen for some
+    dispatchers: frozenset[str] = frozenset()  # of the variants, those that only hand on
     placed: frozenset[str] = frozenset()  # the variants whose GPUs the policy leaves to us
 
     def __post_init__(self) -> None:
@@ -196,8 +204,11 @@ class Server:
         for model in policy.models:
             for one in model.variants:  # where two models share it both say the same
                 variant = self.variants[one.model]
-                variant.queue = model.queue
+                variant.queue = None if one.name == DISPATCHER else model.queue
                 variant.instances = _within(variant, one.max_instances)
+        self.dispatchers = frozenset(
+            v.model for model in policy.models for v in model.variants if v.name == DISPATCHER
+        )
         self.placed = frozenset(
             v.model for model in policy.models for v in model.variants if v.gpus is not None
         )

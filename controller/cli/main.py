@@ -36,6 +36,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # in the order of --help
     "alias": "controller.cli.release",
     "policy": "controller.cli.policy",
     "profiles": "controller.cli.profiles",
+    "dispatcher": "controller.cli.dispatcher",
     "replay": "controller.cli.replay",
     "doctor": "controller.cli.doctor",
     "install-service": "controller.cli.service",

@@ -151,12 +151,30 @@ def model_notes(model: Json, now: float | None) -> list[str]:
         found.append("only advised on; `governor advice` tells what it would do")
     if model.get("held"):
         found.append(f"held: {clean(model['held'])}; `governor resume` ends it")
+    dispatcher = part_of(model, "dispatcher")
+    if dispatcher:
+        found.append(_dispatcher_note(dispatcher))
     refused = number_of(model, "rejected_rps")
     if refused:
         found.append(f"Triton refuses {refused:.1f} requests a second: its queue is at its limit")
     if model.get("failed_actions"):
         found.append(f"{clean(model['failed_actions'])} actions failed; see `governor history`")
     return found
+
+
+def _dispatcher_note(dispatcher: Json) -> str:
+    """Return how a dispatcher is, and whom it gave its requests."""
+    if not dispatcher.get("healthy"):
+        return (
+            f"its dispatcher is not well: {clean(dispatcher.get('error') or 'it has no plan yet')}"
+        )
+    served = part_of(dispatcher, "served")
+    total = sum(count for count in served.values() if isinstance(count, int))
+    shares = ", ".join(
+        f"{clean(name)} {percent(count / total, 0)}"
+        for name, count in sorted(served.items(), key=lambda one: -one[1])
+    )
+    return f"late binding: of {total} requests {shares}" if total else "late binding: none so far"
 
 
 def _action_notes(action: Json) -> list[str]:

@@ -25,6 +25,7 @@ from controller.daemon.alarms import Alarms
 from controller.daemon.bus import bus_of
 from controller.daemon.calendar import Calendar
 from controller.daemon.control import DaemonControl
+from controller.daemon.dispatchers import Dispatchers
 from controller.daemon.learned import Learned
 from controller.daemon.log import AUDIT
 from controller.daemon.meters import Durations, ProcessMeter
@@ -48,6 +49,7 @@ from controller.journal.journal import Journal
 from controller.journal.paths import default_journal
 from controller.planning.core import GovernorCore
 from controller.planning.decision import Decision
+from controller.policy.dispatchers import with_dispatchers
 from controller.policy.model import Policy
 from controller.policy.schedules import under
 from controller.telemetry.host import read_memory
@@ -94,11 +96,12 @@ class Daemon:
         )
         self.core = GovernorCore(policy, ablation=options.ablation)
         self._rest = Rest(policy, self._is_pressing, clock=time.monotonic)
-        self.telemetry = Telemetry(policy)
+        seen = with_dispatchers(policy)  # as the server is to see it
+        self.telemetry = Telemetry(seen)
         self.triton_host = TritonHost(lambda: self.policy.triton.grpc)
         self.actions = ActionLog(self.journal, self.telemetry)
         self.actuator = Actuator(
-            policy,
+            seen,
             on_record=self.actions.record,
             state_file=self.journal.path.with_name("alias.json"),
             free_memory=MemoryWatch(
@@ -107,6 +110,7 @@ class Daemon:
             counted=self.telemetry.counted,
         )
         self.telemetry.on_counted = self.actuator.heed
+        self.dispatchers = Dispatchers(policy, self.actuator)
         self.wishes = OperatorWishes(time.time)
         self.standing = Standing(lambda: self.policy, self.wishes, self.actuator)
         self.control = DaemonControl(self)
@@ -164,6 +168,7 @@ class Daemon:
                 self._tell_schedules()
             await self.telemetry.start()
             await self.actuator.start()
+            self.dispatchers.start()
             await self.metrics.follow(_scraped_at(self.policy))
             self._start_bus()
             gc.collect()
@@ -209,9 +214,11 @@ class Daemon:
         self._rest.set_policy(policy)
         self.pool.renew()
         self._placer.renew()
-        self.telemetry.set_policy(policy)
+        self.dispatchers.set_policy(policy)
+        seen = with_dispatchers(policy)
+        self.telemetry.set_policy(seen)
         for following in (
-            asyncio.create_task(self.actuator.set_policy(policy), name="new-policy"),
+            asyncio.create_task(self.actuator.set_policy(seen), name="new-policy"),
             asyncio.create_task(self.metrics.follow(_scraped_at(policy)), name="new-metrics"),
         ):
             self._follows.add(following)  # the next edit may come before it is through
@@ -250,6 +257,7 @@ class Daemon:
         if self.bus is not None:
             self.bus.refuse_commands()
         await bounded("the admin socket", self._admin.stop())
+        await bounded("dispatchers", self.dispatchers.stop())
         await bounded("actuation", self.actuator.stop())
         self.acting.cancel()
         if self.bus is not None:
@@ -332,16 +340,19 @@ class Daemon:
         self.triton_up = reading.triton_up
         self.triton_version = reading.triton_version or self.triton_version
         self._sequence += 1
+        variants, batches, dispatched = self.dispatchers.observed(
+            reading.variants, reading.batch_samples
+        )
         return Observation(
             now_s=reading.now_s,
             sequence=self._sequence,
             models=self.readings,
-            variants=reading.variants,
+            variants=variants,
             window_s=reading.window_s,
             readings_age_s=reading.readings_age_s,
             gpus=reading.gpus,
             host=reading.host,
-            batch_samples=reading.batch_samples,
+            batch_samples=batches,
             request_samples=reading.request_samples,
             actions=self.actions.take(),
             operations=self.actuator.operations(),
@@ -349,6 +360,7 @@ class Daemon:
             placement=self.actuator.placement(),
             instances=self.actuator.instances(),
             memory=self.actuator.memory(),
+            dispatched=dispatched,
             sources=reading.sources,
         )
 
@@ -358,6 +370,7 @@ class Daemon:
         self._placer.after_tick(self.observation, self.policy)
         self.pool.after_tick(self.observation, self.policy)
         self.sizing.after_tick(self.observation, self.policy)
+        self.dispatchers.after_tick(self.core.late.plans)
         interval_s = self._manager.watchdog_interval_s
         if interval_s is not None and now_s - self._watched_s >= interval_s / 2:
             self._watched_s = now_s
@@ -372,7 +385,8 @@ class Daemon:
             self._scores.after_tick(self.policy, self.readings)
             self.process.view()
             for model in self.policy.models:
-                self.actuator.set_speed_order(model.name, self.core.speed_order(model.name))
+                order = self.core.speed_order(model.name)
+                self.actuator.set_speed_order(model.name, self.dispatchers.order(model.name, order))
             self._manager.status(in_a_line(self))
             if self.bus is not None:
                 self.bus.publish_state(bus_view(self.control.status()["models"]))

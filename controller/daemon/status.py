@@ -13,7 +13,7 @@ from controller.interfaces.views import decision_view, json_ready, ms, source_vi
 from controller.planning.decision import Decision
 from controller.planning.explain import explain_decision
 from controller.planning.explain_instances import explain_instances
-from controller.policy.model import ModelPolicy
+from controller.policy.model import DISPATCHER, ModelPolicy, VariantPolicy
 from controller.telemetry.observation import ModelReading
 
 if TYPE_CHECKING:
@@ -115,17 +115,20 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
     pin = daemon.wishes.pins.get(policy.name)
     release = daemon.wishes.releases.get(policy.name)
     serving = next((v for v in policy.variants if v.model == reading.serving), None)
+    dispatcher = daemon.dispatchers.view(policy.name)
+    late = dispatcher is not None and dispatcher["model"] == reading.serving
     chosen = _candidate(decision, serving.name if serving else None)
     return {
         "name": policy.name,
-        "serving": serving.name if serving else None,
+        "serving": DISPATCHER if late else serving.name if serving else None,
         "serving_model": reading.serving,
         "serving_for_s": None
         if reading.since_s is None or daemon.observation is None
         else round(daemon.observation.now_s - reading.since_s, 3),
         "desired": decision.desired if decision else None,
         "reason": decision.reason.value if decision else None,
-        "quality": serving.quality if serving else None,
+        "quality": dispatcher["quality"] if dispatcher and late else _quality(serving),
+        "dispatcher": dispatcher,
         "pinned": None if pin is None else asdict(pin),
         "paused": reading.paused and not reading.released,
         "mode": daemon.standing.of(policy.name),
@@ -155,6 +158,10 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         },
         "candidates": decision_view(decision)["candidates"] if decision else [],
     }
+
+
+def _quality(variant: VariantPolicy | None) -> float | None:
+    return None if variant is None else variant.quality
 
 
 def bus_view(models: list[dict[str, Any]]) -> list[dict[str, Any]]:

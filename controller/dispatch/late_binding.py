@@ -36,6 +36,8 @@ class Plan(NamedTuple):
     took_s: tuple[tuple[float, ...], ...]  # of 1, 2, ... rows; as many as fit into a batch
     tail: tuple[float, ...]  # what a batch's time is multiplied with, to be kept nearly always
     limit_s: float  # the objective
+    timeout_s: float | None = None  # who waits longer is refused
+    most_waiting: int | None = None  # who finds so many requests waiting is refused
 
     @classmethod
     def read(cls, value: dict[str, Any]) -> Plan:
@@ -46,6 +48,8 @@ class Plan(NamedTuple):
             tuple(tuple(map(float, row)) for row in value["took_s"]),
             tuple(map(float, value["tail"])),
             float(value["limit_s"]),
+            None if value.get("timeout_s") is None else float(value["timeout_s"]),
+            None if value.get("most_waiting") is None else int(value["most_waiting"]),
         )
         sizes = {len(plan.names), len(plan.quality), len(plan.took_s), len(plan.tail)}
         if len(sizes) != 1 or not plan.names:
@@ -91,7 +95,8 @@ class Dispatcher:
         self._slow = 0.0  # logarithm of what batches took lately over the plan
         self._last: tuple[str, int] | None = None  # (variant, rows) of the last batch
         self._shunned: dict[str, float] = {}
-        self.arrived = self.completed = self.failed = self.in_time = 0  # requests
+        # Requests.
+        self.arrived = self.completed = self.failed = self.refused = self.in_time = 0
         self.served: dict[str, int] = {}  # requests, by variant
         self._latencies_s: deque[float] = deque(maxlen=_REMEMBERED)
         self.set_plan(plan)
@@ -127,12 +132,29 @@ class Dispatcher:
         """Return what batches took lately over what the plan says."""
         return math.exp(self._slow)
 
-    def come(self, now_s: float, rows: int, kind: Any = None, payload: Any = None) -> None:
-        """Take in a request."""
+    def come(self, now_s: float, rows: int, kind: Any = None, payload: Any = None) -> bool:
+        """Take in a request; return whether there was room for it."""
+        most = self.plan.most_waiting
+        if most is not None and len(self._waiting) >= most:
+            self.refused += 1
+            return False
         self._waiting.append(Request(now_s, rows, kind, payload))
         self._rows += rows
         self._arrived_rows += rows
         self.arrived += 1
+        return True
+
+    def overdue(self, now_s: float) -> list[Request]:
+        """Return those who have waited for too long; they wait no more."""
+        found: list[Request] = []
+        timeout_s = self.plan.timeout_s
+        while timeout_s is not None and self._waiting:
+            if now_s - self._waiting[0].came_s <= timeout_s:
+                break
+            found.append(self._waiting.popleft())
+            self._rows -= found[-1].rows
+        self.refused += len(found)
+        return found
 
     def take(self, now_s: float) -> Batch | None:
         """Return the next batch; None: nothing waits."""

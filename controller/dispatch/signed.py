@@ -47,7 +47,7 @@ def unseal(key: bytes, message: bytes, after: int) -> dict[str, Any]:
     if not isinstance(body, dict) or not isinstance(body.get("serial"), int):
         raise SignatureError("it has no serial number")
     if body["serial"] <= after:
-        raise SignatureError("it is older than the last one")
+        raise SignatureError(f"it is older than the last one ({after})")
     return body
 
 

@@ -110,14 +110,20 @@ class ModelMind:
         self._stalled = stalled
         self.predictor.learn(observation, largest_rows=largest_rows, stalled=stalled)
         models = self.predictor.models
-        for sample in observation.request_samples:
-            if sample.alias == self._policy.name and sample.model in models:
-                quality = self.quality[models.index(sample.model)]
-                self._scores.add(self._now_s, sample.latency_s, quality)
-        readings = (observation.variants.get(model) for model in models)
+        worth = dict(zip(models, self.quality, strict=True))
         own = observation.models.get(self._policy.name)
-        known = [reading for reading in readings if reading is not None]
-        self._scores.count(self._now_s, known, None if own is None else own.serving)
+        serving = None if own is None else own.serving
+        late = self.predictor.late(observation)
+        if late is not None:  # which variant one request got is not told
+            readings = [late.as_reading()]
+            worth |= {} if late.quality is None else {late.model: late.quality}
+        else:
+            found = (observation.variants.get(model) for model in models)
+            readings = [reading for reading in found if reading is not None]
+        for sample in observation.request_samples:
+            if sample.alias == self._policy.name and sample.model in worth:
+                self._scores.add(self._now_s, sample.latency_s, worth[sample.model])
+        self._scores.count(self._now_s, readings, serving)
         return self.predictor.work_s(observation)
 
     def decide(

@@ -35,6 +35,7 @@ _DECIDED_OTHERWISE = frozenset(
         Reason.STALE_DATA,
         Reason.NO_CHOICE,
         Reason.IGNORANCE,
+        Reason.LATE_BINDING,
     }
 )
 
@@ -234,6 +235,20 @@ def _released(d: Decision) -> str:
     return f"An operator has taken it back, so the governor only looks on; {_stay(d)}."
 
 
+def _late_binding(d: Decision) -> str:
+    may = [c for c in d.candidates if c.known and c.excluded is None]
+    names = ", ".join(f"{c.variant} ({c.quality:.3f})" for c in may) or "none yet"
+    return (
+        f"{_go(d)}: for each batch it takes the best variant with which the oldest request, and"
+        f" those that come meanwhile, are in time. It chooses among {names}. What is predicted of"
+        " a variant here is for serving alone, without it."
+    )
+
+
+def _no_dispatcher(d: Decision) -> str:
+    return f"Its dispatcher does not answer, so a variant serves meanwhile: {_go(d, start=False)}."
+
+
 def _held(d: Decision) -> str:
     return f"Somebody else changed the alias on the server, so the governor keeps off; {_stay(d)}."
 
@@ -263,6 +278,8 @@ _SENTENCES: Mapping[Reason, Callable[[Decision], str]] = {
     Reason.PINNED: _pinned,
     Reason.PAUSED: _paused,
     Reason.RELEASED: _released,
+    Reason.LATE_BINDING: _late_binding,
+    Reason.NO_DISPATCHER: _no_dispatcher,
     Reason.HELD: _held,
     Reason.NO_CHOICE: _no_choice,
     Reason.STEADY: _steady,

@@ -74,6 +74,8 @@ def plan_for(policy: ModelPolicy, decision: Decision, predictor: ModelPredictor)
         took_s=tuple(tuple(takes_s[v]) for v in may),
         tail=tuple(math.exp(_TAIL * noise[v]) for v in may),
         limit_s=policy.objective.latency_s,
+        timeout_s=None if policy.queue is None else policy.queue.timeout_s,
+        most_waiting=None if policy.queue is None else policy.queue.max_size,
     )
 
 

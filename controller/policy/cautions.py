@@ -10,7 +10,7 @@ import ipaddress
 import urllib.parse
 from collections.abc import Iterator
 
-from controller.policy.checks import Finding
+from controller.policy.findings import Finding
 from controller.policy.model import Policy
 from controller.policy.positions import Document
 from controller.policy.problems import Problem

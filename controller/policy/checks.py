@@ -7,13 +7,14 @@ that they speak even while other values are wrong: an operator sees everything a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import starmap
 from typing import Final
 
 from controller.policy import units
 from controller.policy.credentials import CredentialError, is_credential, secret_file
 from controller.policy.devices import device_problems, names_gpus
+from controller.policy.dispatchers import dispatcher_problems
+from controller.policy.findings import Finding
 from controller.policy.model import profile_name
 from controller.policy.problems import Path, quoted
 
@@ -24,15 +25,6 @@ SECRETS: Final[tuple[Path, ...]] = (
     ("mqtt", "password_file"),
     *(("mqtt", f"tls_{key}") for key in _TLS_FILES),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A contradiction between values, at the value (or the key) that is easiest to change."""
-
-    path: Path
-    message: str
-    at_key: bool = False
 
 
 def cross_check(data: object) -> Iterator[Finding]:
@@ -97,6 +89,7 @@ def _check_model(
     yield from _check_profiles(path, section.get("client_max_batch", 1), variants)
     yield from _check_min_quality(path, section.get("min_quality"), qualities, len(variants))
     yield from _check_queue((*path, "queue"), section.get("queue"))
+    yield from dispatcher_problems(path, section, models)
 
 
 def _check_queue(path: Path, section: object) -> Iterator[Finding]:

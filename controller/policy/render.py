@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from controller.policy.model import (
@@ -163,6 +164,7 @@ def _model_to_dict(model: ModelPolicy) -> dict[str, Any]:
         "weight": model.weight,
         **_queue_to_dict(model.queue),
         **({"mode": model.mode.value} if model.mode is not None else {}),
+        **({} if model.dispatcher is None else {"dispatcher": asdict(model.dispatcher)}),
         "variants": {
             variant.name: _variant_to_dict(variant, model)
             for variant in model.variants

@@ -189,6 +189,9 @@ def _to_model(name: str, section: ModelSection) -> policy.ModelPolicy:
         weight=section.weight,
         queue=_to_queue(section.queue),
         mode=None if section.mode is None else policy.Mode(section.mode),
+        dispatcher=None
+        if section.dispatcher is None
+        else policy.DispatcherPolicy(section.dispatcher.model, section.dispatcher.key_file),
     )
 
 

@@ -148,6 +148,16 @@ class VariantSection(Section):
     )
 
 
+class DispatcherSection(Section):
+    """The Triton model that binds requests late; `governor dispatcher write` makes it."""
+
+    model: Name = Field(description="Triton's name of the dispatcher.")
+    key_file: AbsolutePath = Field(
+        description="Holds the secret that the governor signs its plans with; the command makes it "
+        "and puts it into the dispatcher's folder, too."
+    )
+
+
 class ModelSection(Section):
     """What is wanted for one name that clients call."""
 
@@ -191,6 +201,11 @@ class ModelSection(Section):
         default=None,
         description="act or advise for this model alone, whatever the policy's `mode`: one first, "
         "then all. Omitted: as the policy's.",
+    )
+    dispatcher: DispatcherSection | None = Field(
+        default=None,
+        description="Binds a request to a variant when its batch begins, by a model inside Triton, "
+        "instead of when it comes. Omitted: the alias leads to one variant at a time.",
     )
     variants: dict[Name, VariantSection] = Field(
         min_length=1,

@@ -125,7 +125,7 @@ class ModelPredictor:
         """
         readings = self._readings(observation)
         completed, rows = self._clients_own(observation, readings)
-        late = self._late(observation)
+        late = self.late(observation)
         if late is not None:  # a variant's requests are whole batches of it then
             completed, rows = late.arrived_requests, late.arrived_rows
             arrived: float = completed
@@ -151,7 +151,7 @@ class ModelPredictor:
             self._outcomes.learn(observation, readings, self._probes.last_s, stalled=stalled)
         self._outcomes.excuse(self._service.log_drifts(self.models))
 
-    def _late(self, observation: Observation) -> Dispatched | None:
+    def late(self, observation: Observation) -> Dispatched | None:
         """Return what a dispatcher counted, where it serves; None: a variant does."""
         late = observation.dispatched.get(self._policy.name)
         reading = observation.models.get(self._policy.name)
@@ -341,7 +341,7 @@ class ModelPredictor:
 
     def pending(self, observation: Observation) -> int:
         """Return how many requests wait."""
-        late = self._late(observation)
+        late = self.late(observation)
         waiting = 0 if late is None else late.waiting_requests
         return waiting + sum(map(_pending, self._readings(observation)))
 

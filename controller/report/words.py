@@ -27,6 +27,8 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.YIELDS: "other models needed the device more",
     Reason.COOLS: "a GPU was at its limit of temperature or power",
     Reason.RELEASED: "an operator had taken it back",
+    Reason.LATE_BINDING: "its dispatcher chose for each batch",
+    Reason.NO_DISPATCHER: "its dispatcher did not answer",
 }
 
 

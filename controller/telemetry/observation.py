@@ -149,10 +149,23 @@ class Dispatched:
     healthy: bool  # it answers us, and a plan of ours is in force
     arrived_requests: int = 0
     arrived_rows: int = 0
-    completed_requests: int = 0
+    failed_requests: int = 0
+    rejected_requests: int = 0  # of these, by a limit of its queue
     waiting_requests: int = 0
     quality: float | None = None  # mean, of what it answered lately
     error: str | None = None  # why it is not healthy
+
+    def as_reading(self) -> VariantReading:
+        """Return the same as of a variant: what came will be answered but for what failed."""
+        return VariantReading(
+            self.model,
+            ready=self.healthy,
+            pending_requests=self.waiting_requests,
+            completed_requests=max(self.arrived_requests - self.failed_requests, 0),
+            completed_rows=self.arrived_rows,
+            failed_requests=self.failed_requests,
+            rejected_requests=self.rejected_requests,
+        )
 
 
 class Instances(NamedTuple):

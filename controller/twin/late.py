@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.dispatch.late_binding import Batch, Dispatcher, Plan
 from controller.planning.core import GovernorCore
@@ -51,7 +51,7 @@ def drive_late(
     server: SimulatedTriton,
     policy: Policy,
     *,
-    rows: Sequence[int] | None,
+    rows: NDArray[np.int64] | None,
     profiled: bool,
     duration_s: float,
     seed: int,
@@ -81,7 +81,7 @@ class _Run:
         server: SimulatedTriton,
         core: GovernorCore,
         policy: Policy,
-        rows: Sequence[int] | None,
+        rows: NDArray[np.int64] | None,
         seed: int,
     ) -> None:
         self._server, self._core, self._policy = server, core, policy
@@ -101,7 +101,7 @@ class _Run:
         self._done: list[ProbeDone] = []
         self._ended: list[tuple[int, int, float, bool]] = []  # since the last look
         self._unpolled: list[tuple[int, int, float]] = []
-        self._seen = (0, 0, 0)  # requests and rows that came, requests answered
+        self._seen = (0, 0)  # requests and rows that came
         self._came_rows = 0
         self._looked_s: float | None = None
         self._polled_s = self._busy_s = self._used_s = 0.0
@@ -187,10 +187,8 @@ class _Run:
         name, own = self._model.name, self._dispatcher
         window_s = 0.0 if self._looked_s is None else now_s - self._looked_s
         before = self._seen
-        self._seen = own.arrived, self._came_rows, own.completed
-        came, came_rows, answered = (
-            now - then for now, then in zip(self._seen, before, strict=True)
-        )
+        self._seen = own.arrived, self._came_rows
+        came, came_rows = (now - then for now, then in zip(self._seen, before, strict=True))
         readings = {
             model: VariantReading(model, ready=True, pending_requests=0) for model in self._names
         }
@@ -227,7 +225,6 @@ class _Run:
                     healthy=self._governed,
                     arrived_requests=came,
                     arrived_rows=came_rows,
-                    completed_requests=answered,
                     waiting_requests=own.waiting,
                 )
             },

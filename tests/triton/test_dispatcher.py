@@ -15,7 +15,8 @@ from governed import precompile
 from repository import alias_config, to_pbtxt, write_model
 from tritonclient.utils import InferenceServerException
 
-from controller.actuation.dispatcher_folder import CONTROL, REPORT, write
+from controller.actuation.client import CONTROL, REPORT
+from controller.actuation.dispatcher_folder import write
 from controller.dispatch.late_binding import Plan
 from controller.dispatch.signed import seal
 from controller.policy.model import DispatcherPolicy, ModelPolicy, Objective, VariantPolicy
@@ -82,7 +83,9 @@ class Client:
         message = seal(key, self.serial, {"plan": None if plan is None else plan.values()})
         tensor = triton.InferInput(CONTROL, [1, 1], "BYTES")
         tensor.set_data_from_numpy(np.array([[message]], dtype=np.object_))
-        answer = await self.client.infer("late", [tensor], client_timeout=DEADLINE_S)
+        row = triton.InferInput("IN", [1, 1], "FP32")
+        row.set_data_from_numpy(np.zeros((1, 1), np.float32))
+        answer = await self.client.infer("late", [row, tensor], client_timeout=DEADLINE_S)
         return json.loads(answer.as_numpy(REPORT).ravel()[0])
 
     async def burst(self, count: int, rate: float):

@@ -35,7 +35,7 @@ class TritonPythonModel:
         folder = os.path.join(args["model_repository"], args["model_version"])
         with open(os.path.join(folder, "key"), "rb") as file:
             self.key = file.read().strip()
-        self.serial = 0
+        self.serial = self.plan_serial = 0
         self.started_s = time.monotonic()
         # Until the governor says more: one variant, of which nothing is known.
         first = Plan((value("first"),), (0.0,), ((1e-3,) * self.most_rows,), (1.0,), 1.0)
@@ -73,19 +73,26 @@ class TritonPythonModel:
         shapes = tuple((name, value.dtype.str, value.shape[1:]) for name, value in tensors.items())
         kind = (shapes, request.parameters())
         with self.changed:
-            self.dispatcher.come(now_s, rows, kind, (tensors, sender))
+            waits = self.dispatcher.come(now_s, rows, kind, (tensors, sender))
             self.changed.notify()
+        if not waits:
+            refuse(sender, "Exceeds maximum queue size")
 
     # -- batches -------------------------------------------------------------------------------
 
     def work(self):
         while True:
             with self.changed:
-                while not (batch := self.dispatcher.take(time.monotonic())):
+                overdue = self.dispatcher.overdue(time.monotonic())
+                while not (batch := self.dispatcher.take(time.monotonic())) and not overdue:
                     if self.ending:
                         return
                     self.changed.wait()
-                self.running = len(batch.requests)
+                self.running = len(batch.requests) if batch else 0
+            for request in overdue:
+                refuse(request.payload[1], "Request timeout expired")
+            if batch is None:
+                continue
             try:
                 self.serve(batch)
             except Exception as error:  # a thread that dies would leave all that come unanswered
@@ -152,6 +159,7 @@ class TritonPythonModel:
             self.serial = body["serial"]
             if plan is not None:
                 self.dispatcher.set_plan(plan)
+                self.plan_serial = self.serial
             report = self.report()
         text = np.array([[json.dumps(report).encode()]], dtype=np.object_)
         return pb_utils.InferenceResponse([pb_utils.Tensor(REPORT, text)])
@@ -161,11 +169,13 @@ class TritonPythonModel:
         p50_s, p99_s = own.quantiles_s(0.5, 0.99)
         return {
             "serial": self.serial,
+            "plan_serial": self.plan_serial,
             "uptime_s": time.monotonic() - self.started_s,
             "plan": list(own.plan.names),
             "arrived": own.arrived,
             "completed": own.completed,
             "failed": own.failed,
+            "refused": own.refused,
             "in_time": own.in_time,
             "waiting": own.waiting,
             "running": self.running,
@@ -187,6 +197,12 @@ def is_away(message):
     """Return whether a variant could not be asked at all, by Triton's words."""
     lowered = message.lower()
     return any(words in lowered for words in ("not ready", "not found", "unknown model"))
+
+
+def refuse(sender, message):
+    """Answer as Triton does where one of its queues is full, in its words."""
+    error = pb_utils.TritonError(message, pb_utils.TritonError.UNAVAILABLE)
+    send(sender, pb_utils.InferenceResponse(error=error))
 
 
 def fail(sender, message):

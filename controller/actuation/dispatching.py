@@ -1,0 +1,182 @@
+"""The governor's side of a dispatcher: plans go there, reports come back, and is it well?
+
+Owns one model's conversation with its dispatcher. It must not make plans, nor decide what follows
+from an illness: the core does.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from controller.actuation.client import Fault, TritonError
+from controller.dispatch.late_binding import Plan
+from controller.dispatch.signed import seal
+from controller.policy.model import ModelPolicy
+from controller.telemetry.observation import Dispatched, VariantReading
+
+if TYPE_CHECKING:
+    from controller.actuation.client import TritonControl
+
+_LOG = logging.getLogger("governor")
+
+_ILL_AFTER_S: Final = 0.6  # without a report
+_ANSWER_S: Final = 0.3
+_RENEW_S: Final = 0.2  # between two plans, at least
+_NOTICEABLE: Final = 0.02  # of a batch's time: a plan that differs by less is not worth a message
+_OLDER: Final = re.compile(r"older than the last one \((\d+)\)")
+
+
+class Dispatching:
+    """Talks to one dispatcher.
+
+    Args:
+        policy: of its model.
+        clock: monotonic seconds.
+        serial: of a message, from a clock that a restart does not set back.
+    """
+
+    def __init__(
+        self, policy: ModelPolicy, *, clock: Callable[[], float], serial: Callable[[], int]
+    ) -> None:
+        if policy.dispatcher is None:
+            raise ValueError(f"{policy.name} has no dispatcher")
+        self.policy = policy
+        self.model = policy.dispatcher.model
+        self.report: Mapping[str, Any] | None = None
+        self.error: str | None = "it was not asked yet"
+        self._clock, self._new_serial = clock, serial
+        self._serial = self._plan_serial = 0
+        self._wanted: Plan | None = None
+        self._sent: Plan | None = None
+        self._sent_s = self._heard_s = -math.inf
+        self._served: dict[str, int] = {}
+        self.quality: float | None = None
+        self._ended = {"failed": 0, "refused": 0}  # requests, as last reported
+        self._unseen = dict(self._ended)
+
+    def want(self, plan: Plan | None) -> None:
+        """Have the dispatcher choose by a plan; None: by the last one."""
+        self._wanted = plan
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether it answers, and chooses by a plan of ours."""
+        report = self.report
+        return (
+            report is not None
+            and self._clock() - self._heard_s <= _ILL_AFTER_S
+            and self._plan_serial > 0
+            and report.get("plan_serial") == self._plan_serial
+        )
+
+    async def talk(self, control: TritonControl, config: Mapping[str, Any]) -> None:
+        """Ask for a report, and send the plan where another one is wanted. Never raises."""
+        now_s, plan = self._clock(), self._due()
+        self._serial = max(self._serial + 1, self._new_serial())
+        body = {"plan": None if plan is None else plan.values()}
+        try:
+            # Read each time: it may be made anew, and who may not read it should know soon.
+            key = Path(self.policy.dispatcher.key_file).read_bytes().strip()  # type: ignore[union-attr]  # noqa: ASYNC240
+            message = seal(key, self._serial, body)
+            report = await control.command(config, message, deadline_s=_ANSWER_S)
+        except OSError as error:
+            self._ail(f"its key cannot be read: {error}")
+        except TritonError as error:
+            self._ail(str(error))
+            if error.fault is Fault.INVALID and (found := _OLDER.search(str(error))):
+                self._serial = int(found.group(1))  # another governor spoke to it, or a clock leapt
+        else:
+            if plan is not None:
+                self._sent, self._sent_s, self._plan_serial = plan, now_s, self._serial
+            self._take_in(report)
+
+    def _due(self) -> Plan | None:
+        """Return the plan that is to be sent now; None: it has what is wanted."""
+        wanted, sent = self._wanted, self._sent
+        if wanted is None:
+            return None
+        known = None if self.report is None else self.report.get("plan_serial")
+        if sent is None or known != self._plan_serial:
+            return wanted  # it was made anew, or never had one
+        if sent._replace(took_s=(), tail=()) != wanted._replace(took_s=(), tail=()):
+            return wanted
+        if self._clock() - self._sent_s < _RENEW_S:
+            return None
+        pairs = zip(
+            (took for row in sent.took_s for took in row),
+            (took for row in wanted.took_s for took in row),
+            strict=False,
+        )
+        sizes = [len(row) for row in sent.took_s] != [len(row) for row in wanted.took_s]
+        return wanted if sizes or any(abs(a - b) > _NOTICEABLE * a for a, b in pairs) else None
+
+    def _take_in(self, report: Mapping[str, Any]) -> None:
+        if self.error is not None:
+            _LOG.info("%s: its dispatcher %s answers", self.policy.name, self.model)
+        served = {str(k): int(v) for k, v in report.get("served", {}).items()}
+        lately = {name: count - self._served.get(name, 0) for name, count in served.items()}
+        if any(count < 0 for count in lately.values()):
+            lately = served  # it was made anew
+        qualities = {variant.model: variant.quality for variant in self.policy.variants}
+        total = sum(count for name, count in lately.items() if name in qualities)
+        if total > 0:
+            worth = sum(qualities[k] * count for k, count in lately.items() if k in qualities)
+            self.quality = worth / total
+        for what, before in self._ended.items():
+            count = int(report.get(what, 0))
+            self._unseen[what] += count - before if count >= before else count
+            self._ended[what] = count
+        self._served = served
+        self.report, self.error, self._heard_s = report, None, self._clock()
+
+    def _ail(self, error: str) -> None:
+        if self.error is None:
+            _LOG.warning("%s: its dispatcher %s: %s", self.policy.name, self.model, error)
+        self.error = error
+
+    def observed(self, reading: VariantReading | None) -> Dispatched:
+        """Return what it did since the last call, by what Triton counted of it since."""
+        report, ended = self.report or {}, self._unseen
+        self._unseen = dict.fromkeys(ended, 0)
+        return Dispatched(
+            self.model,
+            healthy=self.healthy,
+            arrived_requests=0 if reading is None else reading.completed_requests,
+            arrived_rows=0 if reading is None else reading.completed_rows,
+            failed_requests=ended["failed"] + ended["refused"],
+            rejected_requests=ended["refused"],
+            waiting_requests=int(report.get("waiting", 0)),
+            quality=self.quality,
+            error=self.error,
+        )
+
+    def view(self) -> dict[str, Any]:
+        """Return how it is, JSON-ready."""
+        report = self.report or {}
+        served, completed = report.get("served", {}), report.get("completed", 0)
+        names = {variant.model: variant.name for variant in self.policy.variants}
+        return {
+            "model": self.model,
+            "healthy": self.healthy,
+            "error": self.error,
+            "quality": self.quality,
+            "variants": [names.get(name, name) for name in report.get("plan", ())],
+            "waiting": report.get("waiting"),
+            "completed": completed,
+            "failed": report.get("failed"),
+            "refused": report.get("refused"),
+            "in_time": report["in_time"] / completed if completed else None,
+            "slowdown": report.get("slowdown"),
+            "p50_ms": _ms(report.get("p50_s")),
+            "p99_ms": _ms(report.get("p99_s")),
+            "served": {names.get(name, name): count for name, count in served.items()},
+        }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 3)

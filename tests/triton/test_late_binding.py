@@ -1,0 +1,118 @@
+"""The daemon and its dispatcher on a real server: late binding, and the way back to a variant."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from governed import precompile
+from governor_process import GovernorProcess, echo_policy, free_port
+from repository import write_model
+from traffic import Traffic
+
+from controller.cli.main import main
+from controller.cli.output import OK
+
+FAST_S, BEST_S = 0.002, 0.015
+RATE_RPS = 120.0  # more than one row at a time on the best bears
+
+
+@pytest.fixture
+def bound(start_triton, tmp_path):
+    """A server, and a governor of it whose policy has a dispatcher."""
+    root = tmp_path / "repository"
+    write_model(root, "best", tag=1, delay_s=BEST_S, exponent=0.0, init_s=0.2)
+    write_model(root, "fast", tag=2, delay_s=FAST_S, exponent=0.0, init_s=0.2)
+    precompile(root)
+    policy = echo_policy("127.0.0.1:1", "http://127.0.0.1:1/metrics", free_port())
+    model = policy["models"]["chat"]
+    model["objective"]["latency"] = "100ms"
+    model["variants"] = {
+        "best": {"model": "best", "quality": 0.95},
+        "fast": {"model": "fast", "quality": 0.80},
+    }
+    model["dispatcher"] = {"model": "chat_late", "key_file": str(tmp_path / "chat.key")}
+    (tmp_path / "written.yaml").write_text(yaml.safe_dump(policy))
+    words = ["dispatcher", "write", str(tmp_path / "written.yaml"), "--repository", str(root)]
+    assert main(words) == OK
+    server = start_triton(root)
+    policy["triton"] |= {"grpc": server.grpc, "metrics": server.metrics_url}
+    daemon = GovernorProcess(tmp_path / "governor", policy)
+    daemon.start()
+    yield server, daemon
+    daemon.stop()
+
+
+async def test_requests_are_bound_late_and_none_fails(bound):
+    server, daemon = bound
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    async with Traffic(server.grpc, "chat", rate=RATE_RPS) as traffic:
+        await asyncio.sleep(6.0)
+        status = await asyncio.to_thread(daemon.status)
+    model = status["models"][0]
+    assert model["reason"] == "late_binding", (model, daemon.log.read_text())
+    dispatcher = model["dispatcher"]
+    assert dispatcher["healthy"]
+    assert set(dispatcher["variants"]) == {"best", "fast"}
+    assert dispatcher["failed"] == 0
+    assert model["rate_rps"] == pytest.approx(RATE_RPS, rel=0.25)
+    assert 0.80 <= model["quality"] <= 0.95
+    assert traffic.failures == []
+    assert {answer.tag for answer in traffic.answers} <= {1, 2}
+    assert sum(answer.tag == 1 for answer in traffic.answers) > 100
+
+
+async def test_a_dispatcher_that_dies_is_left_for_a_variant_and_comes_back(bound):
+    server, daemon = bound
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    async with Traffic(server.grpc, "chat", rate=40.0) as traffic:
+        await asyncio.sleep(2.0)
+        victims = [
+            one
+            for one in psutil.Process(server.pid).children(recursive=True)
+            if any("chat_late" in Path(word).parts for word in one.cmdline())
+        ]
+        assert victims
+        for one in victims:
+            os.kill(one.pid, signal.SIGKILL)
+        await daemon.until(lambda m: m["serving"] in {"best", "fast"}, timeout_s=20.0)
+        left = len(traffic.failures)
+        await asyncio.sleep(1.0)
+        assert len(traffic.failures) - left <= 2, "those that were under way"
+        await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+        again = len(traffic.failures)
+        await asyncio.sleep(3.0)
+        print(left, again, len(traffic.failures), daemon.log.read_text())
+        assert len(traffic.failures) == again
+    assert left / 40.0 < 3.0, "seconds without an answer"
+
+
+async def test_a_pin_ends_it_and_unpinning_brings_it_back(bound):
+    server, daemon = bound
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    async with Traffic(server.grpc, "chat", rate=40.0) as traffic:
+        daemon.ask("POST", "/v1/pin", {"model": "chat", "variant": "fast"})
+        await daemon.until(lambda m: m["serving"] == "fast", timeout_s=10.0)
+        daemon.ask("POST", "/v1/unpin", {"model": "chat"})
+        await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=10.0)
+        await asyncio.sleep(1.0)
+    assert traffic.failures == []
+
+
+async def test_a_governor_that_starts_again_finds_it_serving(bound):
+    server, daemon = bound
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    async with Traffic(server.grpc, "chat", rate=40.0) as traffic:
+        daemon.stop()
+        await asyncio.sleep(2.0)
+        daemon.start()
+        await daemon.until(
+            lambda m: m["serving"] == "dispatcher" and m["dispatcher"]["healthy"], timeout_s=20.0
+        )
+        await asyncio.sleep(1.0)
+        status = await asyncio.to_thread(daemon.status)
+    assert status["models"][0]["switches"] == 0, daemon.log.read_text()
+    assert traffic.failures == []
