@@ -17,10 +17,13 @@ from controller.actuation.client import Fault, TritonError
 from controller.dispatch.late_binding import Plan
 from controller.dispatch.signed import seal
 from controller.policy.model import ModelPolicy
+from controller.ports import ActionRecord, Outcome
 from controller.telemetry.observation import Dispatched, VariantReading
 
 if TYPE_CHECKING:
     from controller.actuation.client import TritonControl
+    from controller.actuation.keeper import Keeper
+    from controller.actuation.state import Variant
 
 _LOG = logging.getLogger("governor")
 
@@ -28,6 +31,10 @@ _ILL_AFTER_S: Final = 0.6  # without a report
 _ANSWER_S: Final = 0.3
 _RENEW_S: Final = 0.2  # between two plans, at least
 _NOTICEABLE: Final = 0.02  # of a batch's time: a plan that differs by less is not worth a message
+_DEAD_AFTER_S: Final = 3.0
+_RENEWED_S: Final = 10.0  # between two loads of one that is dead, at first
+_RENEWED_MOST_S: Final = 300.0
+_DEAD: Final = (Fault.UNKNOWN, Fault.INVALID)
 _OLDER: Final = re.compile(r"older than the last one \((\d+)\)")
 
 
@@ -54,6 +61,9 @@ class Dispatching:
         self._wanted: Plan | None = None
         self._sent: Plan | None = None
         self._sent_s = self._heard_s = -math.inf
+        self._began_s = math.inf  # when it was asked first
+        self._silent_s = math.inf  # since when it has not answered
+        self._renew_s, self._renewals = -math.inf, 0  # not before; how often in a row
         self._served: dict[str, int] = {}
         self.quality: float | None = None
         self._ended = {"failed": 0, "refused": 0}  # requests, as last reported
@@ -74,9 +84,15 @@ class Dispatching:
             and report.get("plan_serial") == self._plan_serial
         )
 
+    @property
+    def ill(self) -> bool:
+        """Return whether it was asked, and has not answered for too long."""
+        return self._clock() - max(self._heard_s, self._began_s) > _ILL_AFTER_S
+
     async def talk(self, control: TritonControl, config: Mapping[str, Any]) -> None:
         """Ask for a report, and send the plan where another one is wanted. Never raises."""
         now_s, plan = self._clock(), self._due()
+        self._began_s = min(self._began_s, now_s)
         self._serial = max(self._serial + 1, self._new_serial())
         body = {"plan": None if plan is None else plan.values()}
         try:
@@ -88,6 +104,8 @@ class Dispatching:
             self._ail(f"its key cannot be read: {error}")
         except TritonError as error:
             self._ail(str(error))
+            if error.fault in _DEAD and "refused" not in str(error):
+                self._silent_s = min(self._silent_s, now_s)
             if error.fault is Fault.INVALID and (found := _OLDER.search(str(error))):
                 self._serial = int(found.group(1))  # another governor spoke to it, or a clock leapt
         else:
@@ -131,13 +149,27 @@ class Dispatching:
             count = int(report.get(what, 0))
             self._unseen[what] += count - before if count >= before else count
             self._ended[what] = count
-        self._served = served
+        self._served, self._silent_s = served, math.inf
+        if self._clock() - self._renew_s > _RENEWED_S:
+            self._renewals = 0  # it has been well for long
         self.report, self.error, self._heard_s = report, None, self._clock()
 
     def _ail(self, error: str) -> None:
         if self.error is None:
             _LOG.warning("%s: its dispatcher %s: %s", self.policy.name, self.model, error)
         self.error = error
+
+    def is_to_be_renewed(self) -> bool:
+        """Return whether it has been silent for so long that only a load brings it back.
+
+        Triton does not start a Python model's process again. True once, then ever less often.
+        """
+        now_s = self._clock()
+        if now_s - self._silent_s < _DEAD_AFTER_S or now_s < self._renew_s:
+            return False
+        self._renew_s = now_s + min(_RENEWED_S * 2.0**self._renewals, _RENEWED_MOST_S)
+        self._renewals += 1
+        return True
 
     def observed(self, reading: VariantReading | None) -> Dispatched:
         """Return what it did since the last call, by what Triton counted of it since."""
@@ -146,6 +178,7 @@ class Dispatching:
         return Dispatched(
             self.model,
             healthy=self.healthy,
+            ill=self.ill,
             arrived_requests=0 if reading is None else reading.completed_requests,
             arrived_rows=0 if reading is None else reading.completed_rows,
             failed_requests=ended["failed"] + ended["refused"],
@@ -176,6 +209,35 @@ class Dispatching:
             "p99_ms": _ms(report.get("p99_s")),
             "served": {names.get(name, name): count for name, count in served.items()},
         }
+
+
+async def renew(keeper: Keeper, variant: Variant) -> ActionRecord:
+    """Have a dispatcher made anew whose process died, beside what is left of it.
+
+    Triton does not start such a process again, and cannot unload what it had taken over and never
+    answered: an unload would wait without end. A load with another config waits for nobody.
+    """
+    server, warmer = keeper.server, keeper.warmer
+    started_s = server.clock()
+    told: dict[str, Any] = {"started_s": started_s, "reason": "its dispatcher does not answer"}
+    async with warmer.lock:
+        if variant.operation is not None or variant.config is None:
+            return warmer.record(variant, "load", Outcome.BUSY, **told)
+        config = variant.config
+        parameters = {**config.get("parameters", {}), "renewed": {"string_value": f"{started_s}"}}
+        variant.operation = "load"
+        variant.ready = variant.proven = variant.warm = False
+        try:
+            await server.control.load(
+                variant.model,
+                override={**config, "parameters": parameters},
+                deadline_s=server.timing.unload_s,
+            )
+        except TritonError as error:
+            return warmer.emit(variant, "load", Outcome.FAILED, error=str(error), **told)
+        finally:
+            variant.operation, variant.config = None, None
+    return warmer.emit(variant, "load", Outcome.DONE, **told)
 
 
 def _ms(seconds: float | None) -> float | None:

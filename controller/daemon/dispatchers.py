@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from controller.actuation.dispatching import Dispatching
+from controller.actuation.dispatching import Dispatching, renew
 from controller.dispatch.late_binding import Plan
 from controller.policy.model import DISPATCHER, Policy
 from controller.telemetry.observation import BatchSample, Dispatched, VariantReading
@@ -80,6 +80,9 @@ class Dispatchers:
         if not keeper.server.acts_on(alias):
             return  # whoever is advised on is left alone
         try:
+            if alias.target != one.model and one.is_to_be_renewed():
+                await renew(keeper, variant)
+                return
             await one.talk(keeper.server.control, variant.config)
         except Exception:  # noqa: BLE001 - a bug there must not end the others' conversations
             _LOG.exception("%s: talking to its dispatcher failed", one.policy.name)

@@ -95,11 +95,11 @@ def bind_late(policy: ModelPolicy, decision: Decision, observation: Observation)
     serving = DISPATCHER if serves else decision.serving
     if decision.reason in _KEPT:
         return replace(decision, serving=serving)
-    if not late.healthy or late.model in reading.unusable:
-        if not serves:
-            return decision
+    if serves and late.ill:
         # Whoever waits there gets no answer, or one that nobody steers.
         return replace(decision, serving=serving, reason=Reason.NO_DISPATCHER, urgent=True)
+    if not serves and (not late.healthy or late.model in reading.unusable):
+        return decision
     return replace(
         decision,
         serving=serving,

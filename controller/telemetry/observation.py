@@ -147,6 +147,7 @@ class Dispatched:
 
     model: str  # Triton's name of it
     healthy: bool  # it answers us, and a plan of ours is in force
+    ill: bool = False  # it was asked, and does not answer
     arrived_requests: int = 0
     arrived_rows: int = 0
     failed_requests: int = 0
