@@ -74,7 +74,7 @@ function _shtab_governor_using
   test "$_shtab_governor_cmdpath" = "$argv"
 end
 
-set -g _shtab_governor_commands run status explain history pin unpin pause resume top served advice report release alias adopt policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy test' 'policy schema' 'policy example' profiles 'profiles materialise' replay doctor install-service uninstall-service quality triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
+set -g _shtab_governor_commands run status explain history pin unpin pause resume top served advice report release alias adopt policy 'policy check' 'policy show' 'policy diff' 'policy explain' 'policy test' 'policy schema' 'policy example' profiles 'profiles materialise' dispatcher 'dispatcher write' replay doctor install-service uninstall-service quality triton 'triton install' 'triton start' 'triton load' 'triton stop' 'triton status' demo completion
 set -g _shtab_governor_opts_with_value --ablate --against --arms --at --busiest --concurrency --cotenants --data --drift --for --gpus --group --grpc-port --host --http-port --input --instance --interval --jobs --journal --json --labels --ladder --limit --load --log-format --log-level --max-rate --metric --metrics-port --model --on --otlp-url --output --peak --peak-load --percentile --plot --policies --policy --prefix --profiles --reference --relief --repository --require --rows --samples --scenario --schedule --seconds --seed --seeds --since --slo --socket --stragglers --trace --variants --watch --why --window --write-config -o
 
 complete -c governor -e
@@ -237,6 +237,15 @@ complete -c governor -n '_shtab_governor_using profiles materialise' -l host -x 
 complete -c governor -n '_shtab_governor_using profiles materialise' -l dry-run -d 'say what would be done'
 complete -c governor -n '_shtab_governor_using profiles materialise' -l json -d 'print it as JSON'
 complete -c governor -n '_shtab_governor_using profiles materialise; and test $_shtab_governor_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the policy that names them'
+complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a dispatcher -d 'put a policy'"'"'s dispatchers into the model repository'
+complete -c governor -n '_shtab_governor_using dispatcher' -s h -l help -d 'show this help message and exit'
+complete -c governor -n '_shtab_governor_using dispatcher; and test $_shtab_governor_npos -eq 0' -a write -d 'write a folder for each dispatcher of a policy'
+complete -c governor -n '_shtab_governor_using dispatcher write' -s h -l help -d 'show this help message and exit'
+complete -c governor -n '_shtab_governor_using dispatcher write' -l repository -xka "(__fish_complete_directories)" -d 'Triton'"'"'s model repository, as it is on this machine'
+complete -c governor -n '_shtab_governor_using dispatcher write' -l host -x -d 'whose policy; default: this machine'"'"'s'
+complete -c governor -n '_shtab_governor_using dispatcher write' -l dry-run -d 'say what would be done'
+complete -c governor -n '_shtab_governor_using dispatcher write' -l json -d 'print it as JSON'
+complete -c governor -n '_shtab_governor_using dispatcher write; and test $_shtab_governor_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the policy that names them'
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a replay -d 'Replay recorded load on a simulated Triton, the governor beside other policies.'
 complete -c governor -n '_shtab_governor_using replay' -s h -l help -d 'show this help message and exit'
 complete -c governor -n '_shtab_governor_using replay' -l journal -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s journal'
