@@ -1,0 +1,198 @@
+"""A dispatcher's choice: the best that is in time, and leaves those in time that come meanwhile."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.dispatch.late_binding import Dispatcher, Plan
+
+LIMIT_S = 0.1
+# A batch of the best takes 40 ms however full, of the fast 5.
+PLAN = Plan(("best", "fast"), (0.9, 0.8), ((0.04,) * 8, (0.005,) * 8), (1.1, 1.1), LIMIT_S)
+
+
+def waiting(*came_s: float, plan: Plan = PLAN, rows: int = 1) -> Dispatcher:
+    """Return a dispatcher with requests that came then."""
+    one = Dispatcher(plan)
+    for at, when_s in enumerate(came_s):
+        one.come(when_s, rows, None, at)
+    return one
+
+
+def answered(one: Dispatcher, now_s: float, took_s: float):
+    """Take a batch and answer it."""
+    batch = one.take(now_s)
+    one.ended(batch, now_s + took_s)
+    return batch
+
+
+def test_a_lone_request_gets_the_best():
+    batch = waiting(0.0).take(0.0)
+    assert (batch.name, batch.rows) == ("best", 1)
+
+
+def test_one_that_has_waited_too_long_for_the_best_gets_the_fast():
+    assert waiting(0.0).take(0.05).name == "best"
+    assert waiting(0.0).take(0.057).name == "fast"
+
+
+def test_with_nothing_in_time_the_fastest_serves():
+    assert waiting(0.0).take(0.5).name == "fast"
+
+
+def test_those_who_come_meanwhile_count():
+    """At 100 requests a second 8 and more come within a batch of the best, and must be in time."""
+    one = Dispatcher(PLAN)
+    for at in range(50):
+        one.come(at * 0.01, 1)
+        answered(one, at * 0.01, 0.004)
+    one.come(0.5, 1)
+    assert one.take(0.5).name == "best", "they fit into a batch of the fast"
+    slow = PLAN._replace(took_s=((0.06,) * 8, (0.03,) * 8))
+    busy = Dispatcher(slow)
+    for at in range(50):
+        busy.come(at * 0.01, 1)
+        answered(busy, at * 0.01, 0.004)
+    busy.set_plan(slow)
+    busy._slow = 0.0
+    busy.come(0.5, 1)
+    assert busy.take(0.5).name == "fast", "after 60 ms there were three batches more of 30"
+
+
+def test_no_more_than_fit_go_out_and_the_oldest_first():
+    one = waiting(*(0.001 * at for at in range(20)))
+    first, second, third = (one.take(0.02) for _ in range(3))
+    assert [request.payload for request in first.requests] == list(range(8))
+    assert [request.payload for request in second.requests] == list(range(8, 16))
+    assert third.rows == 4
+    assert one.take(0.02) is None
+    assert one.waiting == 0
+
+
+def test_only_requests_of_one_kind_go_together():
+    one = Dispatcher(PLAN)
+    for at, kind in enumerate("aabab"):
+        one.come(0.0, 1, kind, at)
+    assert [r.payload for r in one.take(0.0).requests] == [0, 1, 3]
+    assert [r.payload for r in one.take(0.0).requests] == [2, 4]
+
+
+def test_a_request_goes_where_its_rows_fit():
+    small = PLAN._replace(took_s=((0.04,) * 2, (0.005,) * 8))
+    assert waiting(0.0, rows=2, plan=small).take(0.0).name == "best"
+    assert waiting(0.0, rows=3, plan=small).take(0.0).name == "fast"
+
+
+def test_a_device_that_runs_slower_than_the_plan_is_found_out_in_a_few_batches():
+    one = Dispatcher(PLAN)
+    for at in range(60):
+        one.come(float(at), 1)
+        answered(one, float(at), 0.08)
+    assert one.slowdown == pytest.approx(2.0, rel=0.05)
+    one.come(100.0, 1)
+    assert one.take(100.015).name == "fast", "88 ms would be too late for it"
+
+
+def test_one_batch_that_stood_still_is_no_drift():
+    one = Dispatcher(PLAN)
+    one.come(0.0, 1)
+    answered(one, 0.0, 40.0)
+    assert one.slowdown < 1.06
+
+
+def test_a_new_plan_that_knows_of_the_drift_does_not_count_it_twice():
+    one = Dispatcher(PLAN)
+    for at in range(60):
+        one.come(float(at), 1)
+        answered(one, float(at), 0.08)
+    one.set_plan(PLAN._replace(took_s=((0.08,) * 8, (0.01,) * 8)))
+    assert one.slowdown == pytest.approx(1.0, rel=0.05)
+
+
+def test_who_cannot_be_asked_is_left_out_for_a_second():
+    one = waiting(0.0, 0.0)
+    batch = one.take(0.0)
+    other = one.again(batch)
+    assert (batch.name, other.name) == ("best", "fast")
+    assert one.again(other) is None, "nobody is left"
+    one = waiting(0.0)
+    one.again(one.take(0.0))
+    one.come(0.5, 1)
+    assert one.take(0.5).name == "fast"
+    one.come(1.5, 1)
+    assert one.take(1.5).name == "best"
+
+
+def test_what_became_of_requests_is_counted():
+    one = waiting(0.0, 0.0, 0.01)
+    answered(one, 0.01, 0.04)
+    one.come(1.0, 1)
+    one.ended(one.take(1.0), 1.5, failed=True)
+    assert (one.arrived, one.completed, one.failed, one.in_time) == (4, 3, 1, 3)
+    assert one.served == {"best": 3}
+    assert one.quantiles_s(0.5, 0.99) == pytest.approx([0.05, 0.05])
+    assert Dispatcher(PLAN).quantiles_s(0.5) == [None]
+
+
+def test_limits_of_the_queue():
+    limited = PLAN._replace(timeout_s=0.05, most_waiting=3)
+    one = Dispatcher(limited)
+    assert [one.come(0.01 * at, 1, None, at) for at in range(4)] == [True, True, True, False]
+    assert [request.payload for request in one.overdue(0.065)] == [0, 1]
+    assert one.take(0.065).rows == 1
+    assert one.refused == 3
+    assert Dispatcher(PLAN).overdue(1e9) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": ()},
+        {"quality": [0.9]},
+        {"quality": [0.9, 1.5]},
+        {"took_s": [[0.04], []]},
+        {"took_s": [[0.04], [-1.0]]},
+        {"tail": [1.1, math.inf]},
+        {"limit_s": 0.0},
+        {"limit_s": "soon"},
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_not_read(change):
+    assert Plan.read(PLAN.values()) == PLAN
+    with pytest.raises((ValueError, TypeError)):
+        Plan.read({**PLAN.values(), **change})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_everybody_is_answered_once_and_no_batch_is_too_large(data):
+    """Whatever comes and however long batches take."""
+    sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    client = min(sizes)
+    plan = Plan(
+        tuple(f"v{i}" for i in range(len(sizes))),
+        tuple(random.random(len(sizes)).tolist()),
+        tuple(tuple(np.sort(random.uniform(0.001, 0.1, n)).tolist()) for n in sizes),
+        (1.1,) * len(sizes),
+        0.1,
+    )
+    one, now_s, came, seen = Dispatcher(plan), 0.0, 0, []
+    for _ in range(60):
+        now_s += float(random.exponential(0.02))
+        if random.random() < 0.6:
+            one.come(now_s, int(random.integers(1, client + 1)), int(random.integers(2)), came)
+            came += 1
+        elif (batch := one.take(now_s)) is not None:
+            assert batch.rows == sum(request.rows for request in batch.requests)
+            assert 1 <= batch.rows <= len(plan.took_s[plan.names.index(batch.name)])
+            assert len({request.kind for request in batch.requests}) == 1
+            seen += [request.payload for request in batch.requests]
+            one.ended(batch, now_s + float(random.exponential(0.05)))
+    while (batch := one.take(now_s)) is not None:
+        seen += [request.payload for request in batch.requests]
+    assert sorted(seen) == list(range(came))
+    assert one._rows == 0
