@@ -67,12 +67,11 @@ def _write(
     there = folder / _CONFIG
     if folder.exists() and not (there.is_file() and there.read_text("utf-8").startswith(_MARK)):
         return Written(model.name, folder, Made.THEIRS)
-    key = _key(Path(dispatcher.key_file), dry_run=dry_run)
-    files = {"key": key}
+    config = _MARK + _config(model, dispatcher, repository)
+    files = {"key": _key(Path(dispatcher.key_file), dry_run=dry_run)}
     for name in _CODE:
         path = Path(dispatch.__file__).parent / name
         files[path.name] = path.read_bytes()
-    config = _MARK + _config(model, dispatcher, repository)
     made = Made.MADE
     if folder.exists():
         same = there.read_text("utf-8") == config and all(

@@ -19,6 +19,7 @@ from controller.prediction.inflight import ArrivalCounter
 from controller.prediction.latency import Situation, gain
 from controller.prediction.outcomes import Outcomes, Statement
 from controller.prediction.own_probes import OwnProbes
+from controller.prediction.readings import mean_batch, pending
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
     Dispatched,
@@ -126,11 +127,11 @@ class ModelPredictor:
         readings = self._readings(observation)
         completed, rows = self._clients_own(observation, readings)
         late = self.late(observation)
-        if late is not None:  # a variant's requests are whole batches of it then
-            completed, rows = late.arrived_requests, late.arrived_rows
-            arrived: float = completed
-        else:
+        if late is None:
             arrived = self._arrived(observation, readings, completed)
+        else:  # a variant's requests are whole batches of it then
+            arrived = completed = late.arrived_requests
+            rows = late.arrived_rows
         self._came, self._ended = self._came + arrived, self._ended + completed
         if stalled and self._deferred is None:
             # What arrived meanwhile is seen late: only both windows together tell the rate.
@@ -155,8 +156,7 @@ class ModelPredictor:
         """Return what a dispatcher counted, where it serves; None: a variant does."""
         late = observation.dispatched.get(self._policy.name)
         reading = observation.models.get(self._policy.name)
-        serves = reading is not None and late is not None and reading.serving == late.model
-        return late if serves else None
+        return late if late and reading and reading.serving == late.model else None
 
     def _arrived(
         self,
@@ -229,7 +229,7 @@ class ModelPredictor:
         return pending * self._done_window_s / self._done if self._done > 0.0 else math.inf
 
     def _waiting_rows(self, readings: list[VariantReading | None]) -> Floats:
-        waiting = np.array([_pending(r) for r in readings], dtype=np.float64)
+        waiting = np.array([pending(r) for r in readings], dtype=np.float64)
         return np.asarray(waiting * self._arrivals.rows_per_request)
 
     def situation(
@@ -254,7 +254,7 @@ class ModelPredictor:
         if slowdown.max() > 1.0:
             table_s = table_s * slowdown[:, None]
         waiting_rows = self._waiting_rows(readings)
-        running_rows = np.array([_mean_batch(r) for r in readings])
+        running_rows = np.array([mean_batch(r) for r in readings])
         executions = [0 if r is None else r.executions for r in readings]
         left_s = self._unfinished_s(
             table_s,
@@ -342,8 +342,8 @@ class ModelPredictor:
     def pending(self, observation: Observation) -> int:
         """Return how many requests wait."""
         late = self.late(observation)
-        waiting = 0 if late is None else late.waiting_requests
-        return waiting + sum(map(_pending, self._readings(observation)))
+        queued = late.waiting_requests if late else 0
+        return queued + sum(map(pending, self._readings(observation)))
 
     def told_s(self, stated_s: list[float]) -> list[float]:
         """Return what to tell of latencies where so much is stated, of each variant."""
@@ -400,14 +400,3 @@ class ModelPredictor:
                 self._limits[i] = min(max(self._limits[i], stored), self._most[i])
         self._arrivals.restore(state["arrivals"])
         self._outcomes.restore(state["calibration"])
-
-
-def _mean_batch(reading: VariantReading | None) -> float:
-    """Return the rows of the batches that ended since the last observation; 0: none did."""
-    if reading is None or reading.executions < 1:
-        return 0.0
-    return reading.completed_rows / reading.executions
-
-
-def _pending(reading: VariantReading | None) -> int:
-    return 0 if reading is None or reading.pending_requests is None else reading.pending_requests

@@ -1,0 +1,63 @@
+"""A governor that binds late, in simulated time: what it earns, and that it learns it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from controller.twin.contest import GOVERNOR, LATE, LATE_COLD, possible
+from controller.twin.ladder import load_ladder
+from controller.twin.plan import Plan
+from controller.twin.replay import run_one
+from controller.twin.trace import load_trace
+
+DATA = Path(__file__).parents[2] / "benchmarks" / "data"
+
+
+def plan(ladder: str = "bert-t4", limit_s: float = 0.06, seconds: float = 20.0, **changes) -> Plan:
+    trace = load_trace(DATA / "azure-code.csv").window(0.0, seconds)
+    return replace(Plan(trace, load_ladder(DATA / f"{ladder}.yaml"), limit_s), **changes)
+
+
+def test_it_earns_more_than_an_alias_at_a_short_objective_and_keeps_it():
+    own = plan()
+    load = own.load()
+    late, early = (run_one(own, load, name, 1).score for name in (LATE, GOVERNOR))
+    assert late.slo_attainment >= 0.99
+    assert late.effective_quality > early.effective_quality + 0.01
+
+
+def test_without_a_profile_it_learns_from_its_own_probes():
+    own = plan("gpunet-v100", 0.2)
+    load = own.load()
+    cold, known = (run_one(own, load, name, 1).score for name in (LATE_COLD, LATE))
+    assert cold.slo_attainment >= 0.98
+    assert cold.effective_quality > known.effective_quality - 0.05
+
+
+def test_a_device_that_becomes_slower_is_followed():
+    own = plan("bert-a100", 0.06, slowdown=1.5)
+    load = own.load()
+    assert run_one(own, load, LATE, 1).score.slo_attainment >= 0.985
+
+
+def test_requests_of_several_rows_are_all_answered():
+    own = plan("gpunet-v100", 0.2, seconds=10.0, rows_per_request=3.0)
+    assert LATE in possible(own)
+    load = own.load()
+    score = run_one(own, load, LATE, 1).score
+    assert score.slo_attainment >= 0.97
+
+
+def test_the_same_seed_is_the_same_run():
+    own = plan(seconds=5.0)
+    load = own.load()
+    one, other = (run_one(own, load, LATE, 3).score for _ in range(2))
+    assert one.effective_quality == other.effective_quality
+    assert np.isfinite(one.p99_ms)
+
+
+@pytest.mark.parametrize("gpus", [2])
+def test_it_has_one_device(gpus):
+    assert LATE not in possible(plan(gpus=gpus))
