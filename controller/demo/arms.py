@@ -22,7 +22,7 @@ from controller.demo.processes import Usage
 from controller.demo.records import Records
 from controller.demo.scenario import Schedule
 
-_FIXED, _GOVERNOR = "fixed", "governor"
+_FIXED, _GOVERNOR, _LATE = "fixed", "governor", "late"
 _ABLATIONS = ("frozen", "shuffled")
 _STATUS_EVERY = 2  # progress lines
 # A governor begins without having learned anything. Engines that take as long for a row as for a
@@ -37,12 +37,15 @@ class Arm:
 
     variant: str | None = None  # None: the governor chooses
     ablation: str | None = None
+    late: bool = False  # with a dispatcher, which binds requests when batches begin
 
     @property
     def name(self) -> str:
         """Return the arm's name in every report."""
         if self.variant is not None:
             return f"{_FIXED}:{self.variant}"
+        if self.late:
+            return f"{_GOVERNOR}:{_LATE}"
         return _GOVERNOR if self.ablation is None else f"{_GOVERNOR}:{self.ablation}"
 
 
@@ -105,7 +108,7 @@ class View(Protocol):
 
 
 def parse(text: str | None, variants: Sequence[str]) -> tuple[Arm, ...]:
-    """Read a list of arms: `fixed`, `fixed:VARIANT`, `governor`, `governor:ABLATION`.
+    """Read a list of arms: `fixed`, `fixed:VARIANT`, `governor`, `governor:late` or `:ABLATION`.
 
     Args:
         text: the list; None: all, but for ablations.
@@ -117,7 +120,7 @@ def parse(text: str | None, variants: Sequence[str]) -> tuple[Arm, ...]:
     fixed = tuple(Arm(variant) for variant in variants)
     if text is None:
         return (*fixed, Arm())
-    governed = (Arm(), *(Arm(None, a) for a in _ABLATIONS))
+    governed = (Arm(), Arm(late=True), *(Arm(None, a) for a in _ABLATIONS))
     known: dict[str, tuple[Arm, ...]] = {arm.name: (arm,) for arm in (*fixed, *governed)}
     known[_FIXED] = fixed
     arms: list[Arm] = []
@@ -166,10 +169,10 @@ def _run_fixed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: P
 
 
 def _run_governed(bench: Bench, arm: Arm, schedule: Schedule, view: View, folder: Path) -> Result:
-    policy = policy_for(bench)
+    policy = policy_for(bench, late=arm.late)
     explained: dict[float, Explained] = {}
     with Governor(policy, folder, ablation=arm.ablation) as governor:
-        governor.wait_until_serving()
+        governor.wait_until_serving(late=arm.late)
         if bench.core is not None:
             time.sleep(_ENGINES_PROBED_S)
         with (
@@ -230,8 +233,8 @@ def follow(load: LoadRun, schedule: Schedule, neighbour: Neighbour | None) -> It
         yield progress
 
 
-def policy_for(bench: Bench, interval: str = "auto") -> str:
-    """Return the policy of a daemon that governs the bench's alias."""
+def policy_for(bench: Bench, interval: str = "auto", *, late: bool = False) -> str:
+    """Return the policy of a daemon that governs the bench's alias; `late`: with a dispatcher."""
     return policy_text(
         grpc=bench.server.grpc,
         metrics_url=bench.server.metrics_url,
@@ -243,6 +246,7 @@ def policy_for(bench: Bench, interval: str = "auto") -> str:
         choices=bench.choices,
         interval=interval,
         probing=None if bench.core is None else _ENGINES_PROBING,
+        dispatcher=bench.write_dispatcher() if late else None,
     )
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton
 
 from controller.actuation import alias as alias_config
+from controller.actuation.dispatcher_folder import write
 from controller.demo.channel import Channel
 from controller.demo.governed import Choice
 from controller.demo.load import LoadError, Target, Throughput, measure, write_pages
@@ -40,6 +41,7 @@ from controller.embedded.ladder import (
     sample_requests,
 )
 from controller.embedded.server import HOST, RunningServer, ServerError, start_server
+from controller.policy.model import DispatcherPolicy, ModelPolicy, Objective, VariantPolicy
 
 ALIAS = "digits"
 OBJECTIVE_MS = 60.0
@@ -188,6 +190,28 @@ class Bench:
                 )
         except triton.InferenceServerException as error:
             raise ServerError(f"the alias cannot be pointed at {variant}: {error}") from error
+
+    def write_dispatcher(self) -> tuple[str, Path]:
+        """Put a dispatcher of the alias into the repository; return its model and its key's file.
+
+        Raises:
+            DispatcherError: the variants do not fit.
+        """
+        name, key_file = (
+            f"{self.alias}_dispatcher",
+            self.models.repository.parent / "dispatcher.key",
+        )
+        variants = tuple(VariantPolicy(one.name, one.model, one.quality) for one in self.choices)
+        model = ModelPolicy(
+            self.alias,
+            Objective(self.objective_ms / 1e3, self.percentile),
+            variants,
+            client_max_batch=self.models.max_rows,
+            dispatcher=DispatcherPolicy(name, str(key_file)),
+        )
+        for _ in write([model], self.models.repository):
+            pass
+        return name, key_file
 
     def drain(self) -> None:
         """Wait until no variant has anything left of an earlier arm.

@@ -62,8 +62,13 @@ def policy_text(
     choices: Sequence[Choice],
     interval: str = "auto",
     probing: str | None = None,
+    dispatcher: tuple[str, Path] | None = None,
 ) -> str:
-    """Return the policy of the demo's daemon. `probing`: the share of a second; None: default."""
+    """Return the policy of the demo's daemon.
+
+    `probing`: the share of a second; None: default. `dispatcher`: its model and its key's file;
+    None: there is none.
+    """
     variants = "\n".join(
         _variant(choice, choices) for choice in choices if choice.profile_of is None
     )
@@ -81,12 +86,21 @@ models:
     objective: {{latency: {objective_ms:g}ms, percentile: {percentile:g}}}
     alias: virtual
     client_max_batch: {client_max_batch}
+{_dispatcher(dispatcher)}\
     variants:
 {variants}
 stability: {{min_dwell: 100ms}}
 {"" if probing is None else f"probing: {{max_busy: {probing}}}"}
 mode: act
 """
+
+
+def _dispatcher(dispatcher: tuple[str, Path] | None) -> str:
+    """Return a dispatcher's line; nothing where there is none."""
+    if dispatcher is None:
+        return ""
+    model, key_file = dispatcher
+    return f"    dispatcher: {{model: {model}, key_file: {key_file}}}\n"
 
 
 def _variant(choice: Choice, choices: Sequence[Choice]) -> str:
@@ -167,8 +181,10 @@ class Governor:
         """The daemon's process."""
         return self._process.pid
 
-    def wait_until_serving(self) -> None:
+    def wait_until_serving(self, *, late: bool = False) -> None:
         """Wait until the alias exists and every variant has been measured at least once.
+
+        `late`: and until the dispatcher serves.
 
         Raises:
             GovernorError: it ended, or does not serve in time. That a variant stays unknown is no
@@ -180,7 +196,8 @@ class Governor:
             model = self.model()
             if model is not None and model.get("serving"):
                 candidates = model.get("candidates") or [{}]
-                if all(candidate.get("known") for candidate in candidates):
+                ready = not late or model["serving"] == "dispatcher"
+                if ready and all(candidate.get("known") for candidate in candidates):
                     return
             if time.monotonic() > deadline_s:
                 if model is not None and model.get("serving"):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _WINDOW_S = 0.5  # in which arrivals are counted
 _DEVIATIONS = 2.0  # of a Poisson count
 _GAIN = 0.1  # of the slow-down, at each batch
+_SPREAD_GAIN = 0.02  # of the same one's variance
+_TAIL = 2.33  # deviations, of the one of a hundred batches that takes longest
 _LARGEST = 0.5  # of a batch's surprise, in its logarithm: one that stood still is no drift
 _REMEMBERED = 1024  # latencies
 _SHUNNED_S = 1.0  # a variant that could not be asked
@@ -94,6 +96,8 @@ class Dispatcher:
         self._seen: deque[tuple[float, int]] = deque()  # (when, rows that had arrived)
         self._slow = 0.0  # logarithm of what batches took lately over the plan
         self._last: tuple[str, int] | None = None  # (variant, rows) of the last batch
+        self._ended_s = -math.inf  # when that ended
+        self._variance = 0.0  # of the same logarithm, from batch to batch
         self._shunned: dict[str, float] = {}
         # Requests.
         self.arrived = self.completed = self.failed = self.refused = self.in_time = 0
@@ -197,10 +201,19 @@ class Dispatcher:
             self.in_time += took_s <= self.plan.limit_s
             self._latencies_s.append(took_s)
         self._last = batch.name, batch.rows
+        # One that was sent ahead waited for the one before it.
+        began_s, self._ended_s = max(batch.began_s, self._ended_s), now_s
         expected_s = _expected(self.plan, batch.name, batch.rows)
-        if expected_s and now_s > batch.began_s:
-            surprise = math.log((now_s - batch.began_s) / expected_s) - self._slow
-            self._slow += _GAIN * max(-_LARGEST, min(surprise, _LARGEST))
+        if expected_s and now_s > began_s:
+            surprise = math.log((now_s - began_s) / expected_s) - self._slow
+            surprise = max(-_LARGEST, min(surprise, _LARGEST))
+            self._slow += _GAIN * surprise
+            self._variance += _SPREAD_GAIN * (surprise * surprise - self._variance)
+
+    def ends_s(self, batch: Batch) -> float:
+        """Return when a batch ends, as far as the plan knows; its beginning where it does not."""
+        expected_s = _expected(self.plan, batch.name, batch.rows)
+        return batch.began_s + (expected_s * self.slowdown if expected_s else 0.0)
 
     def quantiles_s(self, *shares: float) -> list[float | None]:
         """Return quantiles of the last thousand latencies; None: there are none."""
@@ -213,6 +226,8 @@ class Dispatcher:
 
     def _choose(self, now_s: float, head: Sequence[Request], rate: float) -> int:
         plan, slow = self.plan, self.slowdown
+        # The plan's spread is of means of several batches, and of a quiet host.
+        spread = math.exp(_TAIL * math.sqrt(self._variance))
         rows = sum(request.rows for request in head)
         batches: dict[int, tuple[int, int]] = {}  # (requests, rows), by the most that fit
         slack_s = head[0].came_s + plan.limit_s - now_s
@@ -229,7 +244,7 @@ class Dispatcher:
                 requests, taken = _prefix(head, len(row))
                 count = len(requests)
                 batches[len(row)] = count, taken
-            takes_s = row[taken - 1] * plan.tail[v] * slow
+            takes_s = row[taken - 1] * max(plan.tail[v], spread) * slow
             if takes_s <= slack_s and self._leaves_time(now_s, head, count, taken, takes_s, rate):
                 return v
             if takes_s / taken < least_s:

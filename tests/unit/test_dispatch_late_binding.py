@@ -29,6 +29,16 @@ def answered(one: Dispatcher, now_s: float, took_s: float):
     return batch
 
 
+def slowed(by: float, batches: int) -> Dispatcher:
+    """Return one whose device took so many times as long as the plan says."""
+    one = Dispatcher(PLAN)
+    for at in range(batches):
+        one.come(float(at), 1)
+        batch = one.take(float(at))
+        one.ended(batch, at + by * {"best": 0.04, "fast": 0.005}[batch.name])
+    return one
+
+
 def test_a_lone_request_gets_the_best():
     batch = waiting(0.0).take(0.0)
     assert (batch.name, batch.rows) == ("best", 1)
@@ -87,13 +97,39 @@ def test_a_request_goes_where_its_rows_fit():
 
 
 def test_a_device_that_runs_slower_than_the_plan_is_found_out_in_a_few_batches():
+    assert slowed(2.0, 30).slowdown == pytest.approx(2.0, rel=0.1)
+    one = slowed(2.0, 300)
+    assert one.slowdown == pytest.approx(2.0, rel=0.01)
+    one.come(1000.0, 1)
+    assert one.take(1000.005).name == "best"
+    one.come(2000.0, 1)
+    assert one.take(2000.015).name == "fast", "88 ms would be too late for it"
+
+
+def test_times_that_scatter_leave_more_room_than_the_plan_says():
     one = Dispatcher(PLAN)
-    for at in range(60):
+    random = np.random.default_rng(1)
+    for at in range(500):
         one.come(float(at), 1)
-        answered(one, float(at), 0.08)
-    assert one.slowdown == pytest.approx(2.0, rel=0.05)
-    one.come(100.0, 1)
-    assert one.take(100.015).name == "fast", "88 ms would be too late for it"
+        batch = one.take(float(at))
+        one.ended(batch, at + {"best": 0.04, "fast": 0.005}[batch.name] * random.lognormal(0, 0.3))
+    one.come(1000.0, 1)
+    assert one.take(1000.03).name == "fast", "one of a hundred takes twice as long"
+    calm = Dispatcher(PLAN)
+    calm.come(1000.0, 1)
+    assert calm.take(1000.03).name == "best"
+
+
+def test_a_batch_that_was_sent_ahead_is_not_charged_with_its_wait():
+    one = Dispatcher(PLAN)
+    for at in range(16):
+        one.come(0.001 * at, 1)
+    first = one.take(0.016)
+    assert one.ends_s(first) == pytest.approx(0.016 + {"best": 0.04, "fast": 0.005}[first.name])
+    second = one.take(0.016)
+    one.ended(first, 0.016 + 0.005)
+    one.ended(second, 0.016 + 0.010)
+    assert one.slowdown == pytest.approx(1.0, rel=0.3)
 
 
 def test_one_batch_that_stood_still_is_no_drift():
@@ -104,10 +140,7 @@ def test_one_batch_that_stood_still_is_no_drift():
 
 
 def test_a_new_plan_that_knows_of_the_drift_does_not_count_it_twice():
-    one = Dispatcher(PLAN)
-    for at in range(60):
-        one.come(float(at), 1)
-        answered(one, float(at), 0.08)
+    one = slowed(2.0, 100)
     one.set_plan(PLAN._replace(took_s=((0.08,) * 8, (0.01,) * 8)))
     assert one.slowdown == pytest.approx(1.0, rel=0.05)
 

@@ -1,15 +1,16 @@
 """A dispatcher inside Triton: one queue for all variants of a model.
 
 Requests are taken over at once and answered later, through their response senders, so that the
-queue is here, where its length and ages are known. One thread takes batches from it, asks a
-variant (business logic scripting) and answers. A request with the control tensor is the
-governor's: signed, it brings a plan, and is answered with what happened since.
+queue is here, where its length and ages are known. Two threads in turn take batches from it and
+ask a variant (business logic scripting), a third one answers. A request with the control tensor is
+the governor's: signed, it brings a plan, and is answered with what happened since.
 
 This file is for the Python backend; `late_binding.py` and `signed.py` lie beside it.
 """
 
 import json
 import os
+import queue
 import threading
 import time
 
@@ -21,6 +22,9 @@ from signed import SignatureError, unseal
 CONTROL, REPORT = "GOVERNOR_CONTROL", "GOVERNOR_REPORT"
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _DRAIN_S = 10.0
+# A batch is on its way to a variant and back for about so long: the next one is sent so much before
+# the device is free. Longer, and it is bound too early.
+_AHEAD_S = 0.002
 
 
 class TritonPythonModel:
@@ -40,11 +44,17 @@ class TritonPythonModel:
         # Until the governor says more: one variant, of which nothing is known.
         first = Plan((value("first"),), (0.0,), ((1e-3,) * self.most_rows,), (1.0,), 1.0)
         self.dispatcher = Dispatcher(first)
-        self.running = 0
+        self.running = {}  # when the batches under way will have ended, by thread
         self.changed = threading.Condition()
         self.ending = False
-        self.worker = threading.Thread(target=self.work, daemon=True)
-        self.worker.start()
+        # Answers go out beside the next batch: the device should not wait for them.
+        self.answers = queue.SimpleQueue()
+        self.threads = [
+            threading.Thread(target=run, daemon=True)
+            for run in (self.work, self.work, self.respond)
+        ]
+        for thread in self.threads:
+            thread.start()
 
     def execute(self, requests):
         now_s = time.monotonic()
@@ -81,14 +91,23 @@ class TritonPythonModel:
     # -- batches -------------------------------------------------------------------------------
 
     def work(self):
+        """Take batches, one at a time and the next one just before it ends."""
         while True:
             with self.changed:
-                overdue = self.dispatcher.overdue(time.monotonic())
-                while not (batch := self.dispatcher.take(time.monotonic())) and not overdue:
-                    if self.ending:
-                        return
-                    self.changed.wait()
-                self.running = len(batch.requests) if batch else 0
+                overdue, batch = [], None
+                while not overdue and batch is None:
+                    now_s = time.monotonic()
+                    overdue = self.dispatcher.overdue(now_s)
+                    wait_s = self.ahead_s(now_s)
+                    if wait_s is not None and wait_s <= 0.0:
+                        batch = self.dispatcher.take(max(now_s, *self.running.values(), 0.0))
+                    if batch is None and not overdue:
+                        if self.ending and not self.dispatcher.waiting:
+                            self.answers.put(None)
+                            return
+                        self.changed.wait(wait_s if self.dispatcher.waiting else None)
+                if batch is not None:
+                    self.running[threading.get_ident()] = self.dispatcher.ends_s(batch)
             for request in overdue:
                 refuse(request.payload[1], "Request timeout expired")
             if batch is None:
@@ -96,11 +115,18 @@ class TritonPythonModel:
             try:
                 self.serve(batch)
             except Exception as error:  # a thread that dies would leave all that come unanswered
-                for request in batch.requests:
-                    fail(request.payload[1], f"{type(error).__name__}: {error}")
                 with self.changed:
                     self.dispatcher.ended(batch, time.monotonic(), failed=True)
-            self.running = 0
+                self.answers.put((batch, None, f"{type(error).__name__}: {error}"))
+            with self.changed:
+                del self.running[threading.get_ident()]
+                self.changed.notify_all()
+
+    def ahead_s(self, now_s):
+        """Return in how many seconds the next batch may be taken; None: when one has ended."""
+        if len(self.running) > 1:
+            return None
+        return max(self.running.values(), default=-1e9) - _AHEAD_S - now_s
 
     def serve(self, batch):
         parts = [request.payload[0] for request in batch.requests]
@@ -117,14 +143,29 @@ class TritonPythonModel:
                 break
             batch = other._replace(began_s=time.monotonic())
             answer = self.ask(batch.name, inputs, parameters)
-        failed = answer.has_error()
-        now_s = time.monotonic()
+        problem = answer.error().message() if answer.has_error() else None
         with self.changed:
-            self.dispatcher.ended(batch, now_s, failed=failed)
-        if failed:
-            for request in batch.requests:
-                fail(request.payload[1], answer.error().message())
-            return
+            self.dispatcher.ended(batch, time.monotonic(), failed=problem is not None)
+        self.answers.put((batch, answer, problem))
+
+    def respond(self):
+        working = len(self.threads) - 1
+        while working:
+            answered = self.answers.get()
+            if answered is None:
+                working -= 1
+                continue
+            batch, answer, problem = answered
+            try:
+                if problem is None:
+                    self.share_out(batch, answer)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+            if problem is not None:
+                for request in batch.requests:
+                    fail(request.payload[1], problem)
+
+    def share_out(self, batch, answer):
         tensors = {
             name: pb_utils.get_output_tensor_by_name(answer, name).as_numpy()
             for name in self.outputs
@@ -178,7 +219,7 @@ class TritonPythonModel:
             "refused": own.refused,
             "in_time": own.in_time,
             "waiting": own.waiting,
-            "running": self.running,
+            "running": len(self.running),
             "served": own.served,
             "slowdown": own.slowdown,
             "p50_s": p50_s,
@@ -189,8 +230,9 @@ class TritonPythonModel:
         """Answer all that wait: Triton unloads a model when its requests have ended."""
         with self.changed:
             self.ending = True
-            self.changed.notify()
-        self.worker.join(_DRAIN_S)
+            self.changed.notify_all()
+        for thread in self.threads:
+            thread.join(_DRAIN_S)
 
 
 def is_away(message):
