@@ -6,6 +6,7 @@ Owns the questions about models on the server. It must load, unload and change n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -43,6 +44,7 @@ async def check_models(
         configs = await _configs(client, headers, model, index)
         findings += _variants(model, index, configs)
         findings += _fit(model, configs)
+        findings += _dispatcher(model, index)
         findings.append(await _alias(client, headers, model, index, advised=model.name in advised))
     return findings
 
@@ -70,6 +72,22 @@ async def _config(client: Any, headers: dict[str, str], name: str) -> Config | N
         return None
     config: Config = MessageToDict(answer.config, preserving_proto_field_name=True)
     return config
+
+
+def _dispatcher(model: ModelPolicy, index: Index) -> list[Finding]:
+    """Return whether a model's dispatcher is there, and its key."""
+    if model.dispatcher is None:
+        return []
+    name, own = f"dispatcher {model.name}", model.dispatcher
+    write = "run `governor dispatcher write POLICY --repository FOLDER`"
+    try:
+        with Path(own.key_file).open("rb"):
+            pass
+    except OSError as error:
+        return [fail(name, f"its key cannot be read: {error}", write)]
+    if own.model not in index:
+        return [fail(name, f"{own.model} is not in Triton's model repository", write)]
+    return [ok(name, f"{own.model} is in the repository, its key is there")]
 
 
 def _variants(model: ModelPolicy, index: Index, configs: Mapping[str, Config]) -> list[Finding]:

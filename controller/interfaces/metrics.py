@@ -52,6 +52,7 @@ class _Document(Collector):
         models = _list(document, "models")
         yield from _models(models)
         yield from _variants(document, models)
+        yield from _dispatchers(models)
         yield from _machine(document)
         yield from _pool(_part(document, "memory"))
         yield from _sized(_part(document, "instances"))
@@ -271,6 +272,19 @@ def _variants(document: Json, models: Sequence[Json]) -> Iterator[Metric]:
         ready.add(_part(states, served_by).get("ready"), *of)
         factor.add(_part(_part(model, "calibration"), "factors").get(served_by), *of)
     yield from (serving.family, ready.family, factor.family)
+
+
+def _dispatchers(models: Sequence[Json]) -> Iterator[Metric]:
+    well = _Gauges("dispatcher_healthy", "Whether it answers, and has our plan.", ["model"])
+    waiting = _Gauges("dispatcher_waiting_requests", "Requests in its queue.", ["model"])
+    slower = _Gauges("dispatcher_slowdown_ratio", "Batches' times over the plan's.", ["model"])
+    for model in models:
+        own = _part(model, "dispatcher")
+        if own:
+            well.add(own.get("healthy"), model.get("name"))
+            waiting.add(own.get("waiting"), model.get("name"))
+            slower.add(own.get("slowdown"), model.get("name"))
+    yield from (well.family, waiting.family, slower.family)
 
 
 def _machine(document: Json) -> Iterator[Metric]:

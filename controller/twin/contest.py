@@ -116,12 +116,13 @@ def run(plan: Plan, load: Trace, policy: str, arrivals_s: Floats, seed: int) -> 
     governed = plan.policy or policy_for(
         server, plan.limit_s, plan.percentile, max_instances=plan.max_instances
     )
-    if policy in {LATE, LATE_COLD}:
+    bound_late = len(governed.models) == 1 and governed.models[0].dispatcher is not None
+    if policy in {LATE, LATE_COLD} or (bound_late and policy in {GOVERNOR, COLD}):
         return drive_late(
             server,
             late_policy(governed),
             rows=_rows(plan, len(arrivals_s), seed),
-            profiled=policy == LATE,
+            profiled=policy in {LATE, GOVERNOR},
             duration_s=load.duration_s,
             seed=seed,
         )
