@@ -6,7 +6,6 @@ Owns their tasks and what the ticks see of them. It must not make plans: the cor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ class Dispatchers:
         self._actuator = actuator
         self._of: dict[str, Dispatching] = {}
         self._task: asyncio.Task[None] | None = None
+        self._asking: dict[str, asyncio.Task[None]] = {}  # by model: one never waits for another
         self.set_policy(policy)
 
     def set_policy(self, policy: Policy) -> None:
@@ -57,13 +57,17 @@ class Dispatchers:
     async def stop(self) -> None:
         """Talk to nobody any more; they go on by their last plans."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            tasks = {self._task, *self._asking.values()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _talk(self) -> None:
         while True:
-            await asyncio.gather(*(self._ask(one) for one in list(self._of.values())))
+            for name, one in self._of.items():
+                asking = self._asking.get(name)
+                if asking is None or asking.done():
+                    self._asking[name] = asyncio.create_task(self._ask(one))
             await asyncio.sleep(_EVERY_S)
 
     async def _ask(self, one: Dispatching) -> None:
@@ -82,8 +86,8 @@ class Dispatchers:
         try:
             if alias.target != one.model and one.is_to_be_renewed():
                 await renew(keeper, variant)
-                return
-            await one.talk(keeper.server.control, variant.config)
+            else:
+                await one.talk(keeper.server.control, variant.config)
         except Exception:  # noqa: BLE001 - a bug there must not end the others' conversations
             _LOG.exception("%s: talking to its dispatcher failed", one.policy.name)
 

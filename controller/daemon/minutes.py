@@ -20,7 +20,7 @@ from controller.journal.minutes import MINUTE_S, MachineMinute, ModelMinute, add
 from controller.planning.decision import Decision
 from controller.policy.model import ModelPolicy, Policy
 from controller.prediction.predictor import Tally
-from controller.telemetry.observation import Observation, RequestSample
+from controller.telemetry.observation import Dispatched, Observation, RequestSample
 
 if TYPE_CHECKING:
     from controller.daemon.actions import ActionLog
@@ -99,32 +99,49 @@ class ModelRecorder:
             stratum.began_s = now_s
         stratum.completed += completed
         stratum.failed += failed
+        late = self._late(observation)
+        worth = {} if late is None or late.quality is None else {late.model: late.quality}
         for sample in samples:
-            self._note_traced(stratum, sample)
+            self._note_traced(stratum, sample, worth)
         if now_s - stratum.began_s >= _STRATUM_S:
             self._settle(now_s)
 
     def _count(self, observation: Observation, completed: int) -> int:
         """Add what the variants' counters say; return how many requests failed."""
-        minute, failed, counted = self.minute, 0, 0
-        for name in self._by_model:
-            reading = observation.variants.get(name)
-            if reading is not None:
-                failed += reading.failed_requests
-                counted += reading.completed_requests
+        minute, late = self.minute, self._late(observation)
+        readings = {name: observation.variants.get(name) for name in self._by_model}
+        known = {name: reading for name, reading in readings.items() if reading is not None}
+        # A batch of a dispatcher's is one request to a variant: its rows tell how many it had.
+        counts = {
+            name: reading.completed_requests if late is None else reading.completed_rows
+            for name, reading in known.items()
+        }
+        failed = sum(reading.failed_requests for reading in known.values())
+        failed = failed if late is None else late.failed_requests
+        counted = sum(counts.values())
         if not completed or not counted:
             return failed
-        share = min(completed / counted, 1.0)  # less than 1 where probes of ours are among them
+        share = completed / counted
+        # Less than 1 where probes of ours are among them.
+        share = min(share, 1.0) if late is None else share
         for name, variant in self._by_model.items():
-            reading = observation.variants.get(name)
-            if reading is None or not reading.completed_requests:
+            reading = readings[name]
+            if reading is None or not counts[name]:
                 continue
-            own = share * reading.completed_requests
+            own = share * counts[name]
             minute.variants.setdefault(variant.name, [0.0, 0.0])[1] += own
             minute.quality += own * variant.quality
-            minute.queue_s += share * reading.queue_s
-            minute.compute_s += share * reading.compute_s
+            # Of a batch, so of each of those in it; what they waited before nobody counts.
+            own_s = own / max(reading.completed_requests, 1)
+            minute.queue_s += own_s * reading.queue_s
+            minute.compute_s += own_s * reading.compute_s
         return failed
+
+    def _late(self, observation: Observation) -> Dispatched | None:
+        """Return what the dispatcher did, where it serves."""
+        late = observation.dispatched.get(self._policy.name)
+        reading = observation.models.get(self._policy.name)
+        return late if late and reading and reading.serving == late.model else None
 
     def _note_told(self, decision: Decision, completed: int) -> None:
         for candidate in decision.candidates:
@@ -142,14 +159,18 @@ class ModelRecorder:
             self.minute.peak_rps = max(self.minute.peak_rps, self._came / elapsed_s)
             self._second_s, self._came = now_s, 0.0
 
-    def _note_traced(self, stratum: _Stratum, sample: RequestSample) -> None:
+    def _note_traced(
+        self, stratum: _Stratum, sample: RequestSample, worth: Mapping[str, float]
+    ) -> None:
+        """Take a traced request in; `worth`: of what is no variant, by Triton's name."""
         variant = self._by_model.get(sample.model or "")
-        if variant is None:
+        quality = worth.get(sample.model or "") if variant is None else variant.quality
+        if quality is None:
             return
         stratum.buckets.append(bucket_of(sample.latency_s))
         if sample.latency_s <= self._policy.objective.latency_s:
             stratum.in_time += 1
-            stratum.quality += variant.quality
+            stratum.quality += quality
             self.minute.in_time += 1
         else:
             stratum.late += 1

@@ -1,6 +1,7 @@
 """The daemon and its dispatcher on a real server: late binding, and the way back to a variant."""
 
 import asyncio
+import copy
 import os
 import signal
 from pathlib import Path
@@ -41,6 +42,7 @@ def bound(start_triton, tmp_path):
     server = start_triton(root)
     policy["triton"] |= {"grpc": server.grpc, "metrics": server.metrics_url}
     daemon = GovernorProcess(tmp_path / "governor", policy)
+    daemon.policy = policy
     daemon.start()
     yield server, daemon
     daemon.stop()
@@ -115,4 +117,18 @@ async def test_a_governor_that_starts_again_finds_it_serving(bound):
         await asyncio.sleep(1.0)
         status = await asyncio.to_thread(daemon.status)
     assert status["models"][0]["switches"] == 0, daemon.log.read_text()
+    assert traffic.failures == []
+
+
+async def test_a_policy_without_it_leads_the_alias_to_a_variant(bound):
+    server, daemon = bound
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    async with Traffic(server.grpc, "chat", rate=40.0) as traffic:
+        policy = copy.deepcopy(daemon.policy)
+        del policy["models"]["chat"]["dispatcher"]
+        daemon.write_policy(policy)
+        await daemon.until(lambda m: m["serving"] in {"best", "fast"}, timeout_s=20.0)
+        daemon.write_policy(daemon.policy)
+        await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=20.0)
+        await asyncio.sleep(1.0)
     assert traffic.failures == []

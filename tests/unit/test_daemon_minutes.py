@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.daemon.minutes import Minutes
+from controller.daemon.minutes import Minutes, ModelRecorder
 from controller.journal.minutes import MachineMinute, ModelMinute, quantile_s
 from controller.planning.decision import Candidate, Decision, Reason
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
 from controller.prediction.predictor import Tally
 from controller.telemetry.observation import (
+    Dispatched,
     GpuReading,
     HostReading,
+    ModelReading,
     Observation,
     RequestSample,
     VariantReading,
@@ -315,3 +317,52 @@ def test_however_time_is_cut_into_minutes_they_come_to_the_whole(seen: Any, cuts
     assert whole.latencies == pytest.approx(summed.latencies)
     assert whole.known >= sum(len(latencies) for latencies, _, _ in seen)
     assert whole.known + whole.unknown >= whole.completed
+
+
+def test_batches_of_a_dispatcher_are_as_many_requests_as_they_had_rows():
+    """Each is one request to a variant, and of traced ones only the dispatcher is known."""
+    one = ModelRecorder(DIGITS, 100.0)
+    variants = {
+        "digits_wide": VariantReading(
+            "digits_wide", True, 0, 2, 10, executions=2, queue_s=0.002, compute_s=0.06
+        ),
+        "digits_slim": VariantReading(
+            "digits_slim", True, 0, 1, 5, executions=1, queue_s=0.001, compute_s=0.01
+        ),
+    }
+    late = Dispatched(
+        "late", healthy=True, arrived_requests=30, arrived_rows=30, failed_requests=2, quality=0.8
+    )
+    observation = Observation(
+        now_s=100.1,
+        sequence=0,
+        models={"digits": ModelReading("digits", "late", 0.0, ready=True)},
+        variants=variants,
+        window_s=0.1,
+        dispatched={"digits": late},
+    )
+    decision = Decision(
+        100.1,
+        0,
+        "digits",
+        "dispatcher",
+        "dispatcher",
+        "dispatcher",
+        Reason.LATE_BINDING,
+        (),
+        *[1.0] * 3,
+        0,
+        0.0,
+        1.0,
+    )
+    samples = [RequestSample("digits", "late", 100.0, 0.05), RequestSample("digits", "x", 100.0, 1)]
+    one.tick(observation, decision, Tally(30.0, 30), samples, seconds=0.1, triton_up=True)
+    minute = one.cut(101.5, 0, 0, last=True)
+    assert minute.completed == 30
+    assert minute.failed == 2
+    served = {name: counts[1] for name, counts in minute.variants.items()}
+    assert served == {"dispatcher": 0.0, "wide": pytest.approx(20.0), "slim": pytest.approx(10.0)}
+    assert minute.quality == pytest.approx(20 * 0.9 + 10 * 0.6)
+    assert minute.compute_s == pytest.approx(20 * 0.03 + 10 * 0.01)
+    assert (minute.in_time, minute.late) == (1, 0)
+    assert minute.known_quality == pytest.approx(30 * 0.8)
