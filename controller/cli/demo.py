@@ -57,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--arms",
         metavar="LIST",
-        help="run only these: fixed, fixed:VARIANT, governor (separated by commas)",
+        help="run only these: fixed, fixed:VARIANT, governor, governor:late (separated by commas)",
     )
     parser.add_argument(
         "--relief",

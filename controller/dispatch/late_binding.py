@@ -300,11 +300,14 @@ class Dispatcher:
     def _leave(self, requests: Sequence[Request]) -> None:
         self._rows -= sum(request.rows for request in requests)
         waiting = self._waiting
-        for request in requests:
+        for at, request in enumerate(requests):
             if waiting[0] is request:
                 waiting.popleft()
-            else:
-                waiting.remove(request)
+                continue
+            # Others of another kind are between. By identity: tensors are not to be compared.
+            gone = set(map(id, requests[at:]))
+            self._waiting = deque(one for one in waiting if id(one) not in gone)
+            break
 
     def _is_shunned(self, v: int, now_s: float) -> bool:
         until_s = self._shunned.get(self.plan.names[v]) if self._shunned else None

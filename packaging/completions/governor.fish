@@ -346,7 +346,7 @@ complete -c governor -n '_shtab_governor_using demo' -l json -xka "(__fish_compl
 complete -c governor -n '_shtab_governor_using demo' -l plot -xka "(__fish_complete_path (commandline -ct))" -d 'write the picture (default demo.png)'
 complete -c governor -n '_shtab_governor_using demo' -l no-plot -d 'write no picture'
 complete -c governor -n '_shtab_governor_using demo' -l quiet -d 'no live view, no table'
-complete -c governor -n '_shtab_governor_using demo' -l arms -x -d 'run only these: fixed, fixed:VARIANT, governor (separated by commas)'
+complete -c governor -n '_shtab_governor_using demo' -l arms -x -d 'run only these: fixed, fixed:VARIANT, governor, governor:late (separated by commas)'
 complete -c governor -n '_shtab_governor_using demo' -l relief -x -d 'instead: measure the time from a step in load to relief'
 complete -c governor -n '_shtab_governor_using; and test $_shtab_governor_npos -eq 0' -a completion -d 'print the script that completes this command in bash, zsh or fish'
 complete -c governor -n '_shtab_governor_using completion' -s h -l help -d 'show this help message and exit'

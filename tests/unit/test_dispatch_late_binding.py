@@ -90,6 +90,14 @@ def test_only_requests_of_one_kind_go_together():
     assert [r.payload for r in one.take(0.0).requests] == [2, 4]
 
 
+def test_tensors_of_requests_are_never_compared():
+    one = Dispatcher(PLAN)
+    for kind in "abaabb":
+        one.come(0.0, 1, kind, {"IN": np.zeros((2, 3))})
+    assert [one.take(0.0).rows for _ in range(2)] == [3, 3]
+    assert one.take(0.0) is None
+
+
 def test_a_request_goes_where_its_rows_fit():
     small = PLAN._replace(took_s=((0.04,) * 2, (0.005,) * 8))
     assert waiting(0.0, rows=2, plan=small).take(0.0).name == "best"

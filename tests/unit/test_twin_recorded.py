@@ -191,7 +191,10 @@ def test_the_command_reads_a_journal(learned, tmp_path, capsys):
     assert "s in between were not recorded" in told
     document = json.loads(out.read_text())
     names = [one["name"] for one in document["policies"]]
-    assert names == ["governor", "governor:cold", "fixed:best", "fixed:fastest"]
+    assert names == [
+        *("governor", "governor:cold", "governor:late", "governor:late-cold"),
+        *("fixed:best", "fixed:fastest"),
+    ]
     early = {
         name: fmean(
             one for one in document["timeline"]["effective_quality"][name][:10] if one is not None
