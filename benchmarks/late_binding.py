@@ -5,9 +5,9 @@
 
 The governor as it is with an alias that leads to one variant at a time, the same with a dispatcher
 (`governor:late`: the code that runs inside Triton, by plans that the core makes of what it learns;
-a batch takes a millisecond longer for it), the same without a profile, and the two published
-policies that bind late, which are given the true times and take nothing for themselves. A slow-down
-of 1.3 makes all latencies 1.3 times as long from half way on.
+half a millisecond to a variant and half back, batches sent ahead as there), the same without a
+profile, and the two published policies that bind late, which are given the true times and take
+nothing for themselves. A slow-down of 1.3 makes all latencies 1.3 times as long from half way on.
 """
 
 import argparse

@@ -26,6 +26,10 @@ _GAIN = 0.1  # of the slow-down, at each batch
 _SPREAD_GAIN = 0.02  # of the same one's variance
 _TAIL = 2.33  # deviations, of the one of a hundred batches that takes longest
 _LARGEST = 0.5  # of a batch's surprise, in its logarithm: one that stood still is no drift
+# A batch is on its way to a variant and back for about a millisecond. Behind a short one, of which
+# that is much, the next one is sent so long before the device is free.
+_AHEAD_S = 0.002
+_SHORT_S = 0.010
 _REMEMBERED = 1024  # latencies
 _SHUNNED_S = 1.0  # a variant that could not be asked
 
@@ -214,6 +218,15 @@ class Dispatcher:
         """Return when a batch ends, as far as the plan knows; its beginning where it does not."""
         expected_s = _expected(self.plan, batch.name, batch.rows)
         return batch.began_s + (expected_s * self.slowdown if expected_s else 0.0)
+
+    def sends_s(self, batch: Batch) -> float:
+        """Return when the next batch may be sent ahead of this one's end; infinite: not before.
+
+        Behind a long one that would be early for nothing: what it takes more than expected would
+        make those late that were in time when they were bound.
+        """
+        ends_s = self.ends_s(batch)
+        return ends_s - _AHEAD_S if ends_s - batch.began_s <= _SHORT_S else math.inf
 
     def quantiles_s(self, *shares: float) -> list[float | None]:
         """Return quantiles of the last thousand latencies; None: there are none."""

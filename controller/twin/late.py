@@ -36,7 +36,7 @@ from controller.twin.server import SimulatedTriton
 
 _STATISTICS_S: Final = 0.5
 _TOLD_S: Final = 0.2  # between two plans
-HOP_S: Final = 0.001  # that a batch takes longer for going through the dispatcher
+WAY_S: Final = 0.0005  # from the dispatcher to a variant, and the same back
 _UNKNOWN_S: Final = 1e-3  # before the first plan nothing is known
 
 
@@ -114,20 +114,31 @@ class _Run:
         served_by = np.full(len(arrivals), -1, dtype=np.int64)
         took_real_s: list[float] = []
         tick_s, look_s = self._policy.tick_s, phase_s(self._policy.tick_s, self._seed)
-        at, serving, ends_s = 0, -1, math.inf
+        at, serving, ends_s, now_s = 0, -1, math.inf, 0.0
         running: Batch | None = None
+        ahead: Batch | None = None  # was sent before the running one ended
         while at < len(arrivals) or running is not None or self._dispatcher.waiting:
             comes_s = arrivals[at] if at < len(arrivals) else math.inf
-            now_s = min(comes_s, ends_s, look_s)
+            sends_s = math.inf
+            if running is not None and ahead is None and self._dispatcher.waiting:
+                sends_s = max(self._dispatcher.sends_s(running), now_s)
+            now_s = min(comes_s, ends_s, look_s, sends_s)
             if now_s == ends_s:
                 if running is not None:
-                    self._dispatcher.ended(running, now_s)
+                    back_s = now_s + WAY_S
+                    self._dispatcher.ended(running, back_s)
                     variant = self._names.index(running.name)
                     for request in running.requests:
-                        done_s[request.payload], served_by[request.payload] = now_s, variant
+                        done_s[request.payload], served_by[request.payload] = back_s, variant
                     self._switches += variant != serving and serving >= 0
                     serving, running = variant, None
                 ends_s = math.inf
+                if ahead is not None:
+                    variant = self._names.index(ahead.name)
+                    ends_s = now_s + self._takes_s(variant, ahead.rows, now_s, probe=False)
+                    running, ahead = ahead, None
+            elif now_s == sends_s and running is not None:
+                ahead = self._dispatcher.take(max(now_s, self._dispatcher.ends_s(running)))
             elif now_s == comes_s:
                 rows = 1 if self._rows is None else int(self._rows[at])
                 self._dispatcher.come(now_s, rows, None, at)
@@ -152,7 +163,7 @@ class _Run:
         if batch is None:
             return None, math.inf
         variant = self._names.index(batch.name)
-        return batch, now_s + self._takes_s(variant, batch.rows, now_s, probe=False)
+        return batch, now_s + WAY_S + self._takes_s(variant, batch.rows, now_s, probe=False)
 
     def _takes_s(self, variant: int, rows: int, now_s: float, *, probe: bool) -> float:
         factor = noise_factor(self._given, self._seed, self._batches)
@@ -162,7 +173,7 @@ class _Run:
         self._ended.append((variant, rows, took_s, probe))
         self._unpolled.append((variant, rows, took_s))
         self._busy_s += took_s
-        return took_s if probe else took_s + HOP_S
+        return took_s
 
     # -- the governor --------------------------------------------------------------------------
 

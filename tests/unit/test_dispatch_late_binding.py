@@ -132,12 +132,14 @@ def test_a_batch_that_was_sent_ahead_is_not_charged_with_its_wait():
     one = Dispatcher(PLAN)
     for at in range(16):
         one.come(0.001 * at, 1)
-    first = one.take(0.016)
-    assert one.ends_s(first) == pytest.approx(0.016 + {"best": 0.04, "fast": 0.005}[first.name])
-    second = one.take(0.016)
-    one.ended(first, 0.016 + 0.005)
-    one.ended(second, 0.016 + 0.010)
-    assert one.slowdown == pytest.approx(1.0, rel=0.3)
+    first = one.take(0.07)
+    assert first.name == "fast"
+    assert one.ends_s(first) == pytest.approx(0.075)
+    assert one.sends_s(first) == pytest.approx(0.073), "it is a short one"
+    second = one.take(0.073)
+    one.ended(first, 0.075)
+    one.ended(second, 0.080)
+    assert one.slowdown == pytest.approx(1.0)
 
 
 def test_one_batch_that_stood_still_is_no_drift():
@@ -151,6 +153,13 @@ def test_a_new_plan_that_knows_of_the_drift_does_not_count_it_twice():
     one = slowed(2.0, 100)
     one.set_plan(PLAN._replace(took_s=((0.08,) * 8, (0.01,) * 8)))
     assert one.slowdown == pytest.approx(1.0, rel=0.05)
+
+
+def test_behind_a_long_batch_nothing_is_sent_ahead():
+    one = waiting(0.0, 0.0)
+    batch = one.take(0.0)
+    assert batch.name == "best"
+    assert one.sends_s(batch) == math.inf
 
 
 def test_who_cannot_be_asked_is_left_out_for_a_second():

@@ -22,9 +22,7 @@ from signed import SignatureError, unseal
 CONTROL, REPORT = "GOVERNOR_CONTROL", "GOVERNOR_REPORT"
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _DRAIN_S = 10.0
-# A batch is on its way to a variant and back for about so long: the next one is sent so much before
-# the device is free. Longer, and it is bound too early.
-_AHEAD_S = 0.002
+_LONG_S = 1e6
 
 
 class TritonPythonModel:
@@ -44,7 +42,8 @@ class TritonPythonModel:
         # Until the governor says more: one variant, of which nothing is known.
         first = Plan((value("first"),), (0.0,), ((1e-3,) * self.most_rows,), (1.0,), 1.0)
         self.dispatcher = Dispatcher(first)
-        self.running = {}  # when the batches under way will have ended, by thread
+        # When the batches under way will have ended, and when the next may be sent; by thread.
+        self.running = {}
         self.changed = threading.Condition()
         self.ending = False
         # Answers go out beside the next batch: the device should not wait for them.
@@ -91,7 +90,7 @@ class TritonPythonModel:
     # -- batches -------------------------------------------------------------------------------
 
     def work(self):
-        """Take batches, one at a time and the next one just before it ends."""
+        """Take batches, one at a time, and the next one just before a short one ends."""
         while True:
             with self.changed:
                 overdue, batch = [], None
@@ -100,14 +99,18 @@ class TritonPythonModel:
                     overdue = self.dispatcher.overdue(now_s)
                     wait_s = self.ahead_s(now_s)
                     if wait_s is not None and wait_s <= 0.0:
-                        batch = self.dispatcher.take(max(now_s, *self.running.values(), 0.0))
+                        ends_s = max((ends_s for ends_s, _ in self.running.values()), default=0.0)
+                        batch = self.dispatcher.take(max(now_s, ends_s))
                     if batch is None and not overdue:
                         if self.ending and not self.dispatcher.waiting:
                             self.answers.put(None)
                             return
                         self.changed.wait(wait_s if self.dispatcher.waiting else None)
                 if batch is not None:
-                    self.running[threading.get_ident()] = self.dispatcher.ends_s(batch)
+                    self.running[threading.get_ident()] = (
+                        self.dispatcher.ends_s(batch),
+                        self.dispatcher.sends_s(batch),
+                    )
             for request in overdue:
                 refuse(request.payload[1], "Request timeout expired")
             if batch is None:
@@ -124,9 +127,10 @@ class TritonPythonModel:
 
     def ahead_s(self, now_s):
         """Return in how many seconds the next batch may be taken; None: when one has ended."""
-        if len(self.running) > 1:
-            return None
-        return max(self.running.values(), default=-1e9) - _AHEAD_S - now_s
+        if not self.running:
+            return 0.0
+        ahead_s = max(sends_s for _, sends_s in self.running.values()) - now_s
+        return ahead_s if len(self.running) == 1 and ahead_s < _LONG_S else None
 
     def serve(self, batch):
         parts = [request.payload[0] for request in batch.requests]
