@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, Final
 from controller import dispatch
 from controller.actuation import alias as shape
 from controller.actuation.client import CONTROL, REPORT
-from controller.actuation.profiles import Made
+from controller.actuation.profiles import Made, replacing
 from controller.policy.model import DispatcherPolicy, ModelPolicy
 
 _CONFIG: Final = "config.pbtxt"
@@ -107,11 +106,8 @@ def _key(path: Path, *, dry_run: bool) -> bytes:
 
 
 def _put(folder: Path, config: str, files: dict[str, bytes]) -> None:
-    """Put a folder in place; what was there stays until all of the new one is written."""
-    staging, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        (staging / "1").mkdir(parents=True)
+    with replacing(folder) as staging:
+        (staging / "1").mkdir()
         for name, content in files.items():
             (staging / "1" / name).write_bytes(content)
         (staging / "1" / "key").chmod(0o640)
@@ -119,14 +115,6 @@ def _put(folder: Path, config: str, files: dict[str, bytes]) -> None:
         # folder changed. A file of that name has no folder's place for it.
         (staging / "1" / "__pycache__").write_bytes(b"")
         (staging / _CONFIG).write_text(config, encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        staging.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for rest in (staging, old):
-            shutil.rmtree(rest, ignore_errors=True)
 
 
 def _config(model: ModelPolicy, dispatcher: DispatcherPolicy, repository: Path) -> str:

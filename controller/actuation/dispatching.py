@@ -54,6 +54,7 @@ class Dispatching:
             raise ValueError(f"{policy.name} has no dispatcher")
         self.policy = policy
         self.model = policy.dispatcher.model
+        self._key_file = Path(policy.dispatcher.key_file)
         self.report: Mapping[str, Any] | None = None
         self.error: str | None = "it was not asked yet"
         self._clock, self._new_serial = clock, serial
@@ -97,7 +98,7 @@ class Dispatching:
         body = {"plan": None if plan is None else plan.values()}
         try:
             # Read each time: it may be made anew, and who may not read it should know soon.
-            key = Path(self.policy.dispatcher.key_file).read_bytes().strip()  # type: ignore[union-attr]  # noqa: ASYNC240
+            key = self._key_file.read_bytes().strip()
             message = seal(key, self._serial, body)
             report = await control.command(config, message, deadline_s=_ANSWER_S)
         except OSError as error:
@@ -185,7 +186,6 @@ class Dispatching:
             rejected_requests=ended["refused"],
             waiting_requests=int(report.get("waiting", 0)),
             quality=self.quality,
-            error=self.error,
         )
 
     def view(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import enum
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -118,20 +119,18 @@ def _links_in(name: str, target: Path) -> dict[Path, str]:
     return found
 
 
-def _write(target: Path, config: str, folders: list[Path], links: dict[Path, str]) -> None:
-    """Put a folder in place; what was there stays until all of the new one is written.
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a folder to write to, which then takes the place of another one.
 
-    Beside it, under a name that no model has: a server in explicit mode looks at no such folder.
+    What was there stays until all of the new one is written. Beside it, under a name that no model
+    has: a server in explicit mode looks at no such folder.
     """
     staging, old = (target.with_name(f".{target.name}.{what}") for what in ("new", "old"))
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        for folder in folders:
-            (staging / folder.relative_to(target)).mkdir(parents=True, exist_ok=True)
-        for path, to in links.items():
-            (staging / path.relative_to(target)).symlink_to(to)
-        (staging / _CONFIG).write_text(config, encoding="utf-8")
+        yield staging
         if target.exists():
             target.rename(old)
         staging.rename(target)
@@ -140,6 +139,15 @@ def _write(target: Path, config: str, folders: list[Path], links: dict[Path, str
             old.rename(target)
         for rest in (staging, old):
             shutil.rmtree(rest, ignore_errors=True)
+
+
+def _write(target: Path, config: str, folders: list[Path], links: dict[Path, str]) -> None:
+    with replacing(target) as staging:
+        for folder in folders:
+            (staging / folder.relative_to(target)).mkdir(parents=True, exist_ok=True)
+        for path, to in links.items():
+            (staging / path.relative_to(target)).symlink_to(to)
+        (staging / _CONFIG).write_text(config, encoding="utf-8")
 
 
 def _contents(source: Path, target: Path) -> tuple[list[Path], dict[Path, str]]:

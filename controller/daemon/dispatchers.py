@@ -116,11 +116,6 @@ class Dispatchers:
         """Return the order of a model's variants by speed with its dispatcher last."""
         return (*order, DISPATCHER) if model in self._of else order
 
-    @property
-    def models(self) -> frozenset[str]:
-        """Return Triton's names of all of them."""
-        return frozenset(self._names)
-
     def view(self, model: str) -> dict[str, Any] | None:
         """Return how a model's is; None: it has none."""
         one = self._of.get(model)

@@ -154,7 +154,6 @@ class Dispatched:
     rejected_requests: int = 0  # of these, by a limit of its queue
     waiting_requests: int = 0
     quality: float | None = None  # mean, of what it answered lately
-    error: str | None = None  # why it is not healthy
 
     def as_reading(self) -> VariantReading:
         """Return the same as of a variant: what came will be answered but for what failed."""

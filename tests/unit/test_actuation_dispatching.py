@@ -157,7 +157,7 @@ async def test_what_a_load_would_not_mend_asks_for_none(world, fault):
         await world.talk(1.0)
     assert world.own.ill
     assert not world.own.is_to_be_renewed()
-    assert str(fault) in (world.own.observed(None).error or "")
+    assert str(fault) in (world.own.view()["error"] or "")
 
 
 async def test_a_key_that_cannot_be_read_is_told(world, tmp_path):
