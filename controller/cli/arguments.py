@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 
 def checked(parse: Callable[[str], float]) -> Callable[[str], float]:
@@ -31,3 +32,18 @@ def duration(text: str) -> float:
     if duration_s <= 0.0:
         raise ValueError("must be longer than 0")
     return duration_s
+
+
+def into_repository(parser: argparse.ArgumentParser) -> None:
+    """Add what commands share that write a policy's folders into a model repository."""
+    parser.add_argument("policy", type=Path, metavar="POLICY", help="the policy that names them")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="Triton's model repository, as it is on this machine",
+    )
+    parser.add_argument("--host", metavar="NAME", help="whose policy; default: this machine's")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")

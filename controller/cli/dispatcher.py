@@ -6,10 +6,10 @@ Owns the command line and what is printed. It must not know how a folder is made
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.cli import output
+from controller.cli.arguments import into_repository
 
 if TYPE_CHECKING:
     from controller.actuation.dispatcher_folder import Written
@@ -32,17 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "that this command did not write is never touched. Triton loads it when the governor asks.",
         allow_abbrev=False,
     )
-    make.add_argument("policy", type=Path, metavar="POLICY", help="the policy that names them")
-    make.add_argument(
-        "--repository",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="Triton's model repository, as it is on this machine",
-    )
-    make.add_argument("--host", metavar="NAME", help="whose policy; default: this machine's")
-    make.add_argument("--dry-run", action="store_true", help="say what would be done")
-    make.add_argument("--json", action="store_true", help="print it as JSON")
+    into_repository(make)
     make.set_defaults(run=run_write)
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.cli import output
+from controller.cli.arguments import into_repository
 
 if TYPE_CHECKING:
     from controller.actuation.profiles import Profile
@@ -34,17 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "loads them when the governor asks for them.",
         allow_abbrev=False,
     )
-    make.add_argument("policy", type=Path, metavar="POLICY", help="the policy that names them")
-    make.add_argument(
-        "--repository",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="Triton's model repository, as it is on this machine",
-    )
-    make.add_argument("--host", metavar="NAME", help="whose policy; default: this machine's")
-    make.add_argument("--dry-run", action="store_true", help="say what would be done")
-    make.add_argument("--json", action="store_true", help="print it as JSON")
+    into_repository(make)
     make.set_defaults(run=run_materialise)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import tritonclient.grpc.aio as triton
 from google.protobuf.json_format import MessageToDict
 
@@ -49,6 +50,18 @@ def make_policy(grpc: str, *variants: str, **settings: Any) -> Policy:
 def precompile(root: Path) -> None:
     """Do what a model's first import does to its folder, so that loads are warm at once."""
     compileall.compile_dir(str(root), quiet=1)
+
+
+def kill_model(server_pid: int, model: str) -> None:
+    """Kill the processes in which a model of the Python backend runs."""
+    victims = [
+        one
+        for one in psutil.Process(server_pid).children(recursive=True)
+        if any(model in Path(word).parts for word in one.cmdline())
+    ]
+    assert victims
+    for one in victims:
+        one.kill()
 
 
 async def until(

@@ -2,16 +2,12 @@
 
 import asyncio
 import json
-import os
-import signal
 import time
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc.aio as triton
-from governed import precompile
+from governed import kill_model, precompile
 from repository import alias_config, to_pbtxt, write_model
 from tritonclient.utils import InferenceServerException
 
@@ -177,14 +173,7 @@ async def test_it_is_there_again_after_its_process_died(served):
     await own.tell(BOTH)
     waiting = [asyncio.create_task(own.ask()) for _ in range(20)]
     await asyncio.sleep(0.01)
-    victims = [
-        one
-        for one in psutil.Process(served.pid).children(recursive=True)
-        if any("late" in Path(word).parts for word in one.cmdline())
-    ]
-    assert victims
-    for one in victims:
-        os.kill(one.pid, signal.SIGKILL)
+    kill_model(served.pid, "late")
     for _ in range(3):
         began_s = time.monotonic()
         with pytest.raises(InferenceServerException, match="not healthy"):

@@ -2,15 +2,11 @@
 
 import asyncio
 import copy
-import os
-import signal
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from governed import precompile
+from governed import kill_model, precompile
 from governor_process import GovernorProcess, echo_policy, free_port
 from repository import write_model
 from traffic import DEADLINE_S, Traffic
@@ -73,14 +69,7 @@ async def test_a_dispatcher_that_dies_is_left_for_a_variant_and_comes_back(bound
     await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
     async with Traffic(server.grpc, "chat", rate=40.0) as traffic:
         await asyncio.sleep(2.0)
-        victims = [
-            one
-            for one in psutil.Process(server.pid).children(recursive=True)
-            if any("chat_late" in Path(word).parts for word in one.cmdline())
-        ]
-        assert victims
-        for one in victims:
-            os.kill(one.pid, signal.SIGKILL)
+        kill_model(server.pid, "chat_late")
         killed_s = time.monotonic()
         await daemon.until(lambda m: m["serving"] in {"best", "fast"}, timeout_s=20.0)
         left = len(traffic.failures)
