@@ -24,7 +24,9 @@ from controller.policy.model import DispatcherPolicy, ModelPolicy
 _CONFIG: Final = "config.pbtxt"
 _MARK: Final = "# Made by `governor dispatcher write`: change the policy, and run it again.\n"
 _MOST_AT_ONCE: Final = 32  # requests that Triton hands over in one call
-_CODE: Final = ("late_binding.py", "signed.py", "server/model.py")
+# Of the package `controller.dispatch`; all else of it lies beside that, in a package of its own.
+_MODEL: Final = "server/model.py"
+_PACKAGE: Final = "dispatch"
 
 
 class DispatcherError(Exception):
@@ -68,9 +70,9 @@ def _write(
         return Written(model.name, folder, Made.THEIRS)
     config = _MARK + _config(model, dispatcher, repository)
     files = {"key": _key(Path(dispatcher.key_file), dry_run=dry_run)}
-    for name in _CODE:
-        path = Path(dispatch.__file__).parent / name
-        files[path.name] = path.read_bytes()
+    code = Path(dispatch.__file__).parent
+    files["model.py"] = (code / _MODEL).read_bytes()
+    files |= {f"{_PACKAGE}/{path.name}": path.read_bytes() for path in sorted(code.glob("*.py"))}
     made = Made.MADE
     if folder.exists():
         same = there.read_text("utf-8") == config and all(
@@ -107,13 +109,14 @@ def _key(path: Path, *, dry_run: bool) -> bytes:
 
 def _put(folder: Path, config: str, files: dict[str, bytes]) -> None:
     with replacing(folder) as staging:
-        (staging / "1").mkdir()
+        (staging / "1" / _PACKAGE).mkdir(parents=True)
         for name, content in files.items():
             (staging / "1" / name).write_bytes(content)
         (staging / "1" / "key").chmod(0o640)
         # Python writes what it compiled beside what it imports, and Triton makes a model anew whose
         # folder changed. A file of that name has no folder's place for it.
-        (staging / "1" / "__pycache__").write_bytes(b"")
+        for within in (staging / "1", staging / "1" / _PACKAGE):
+            (within / "__pycache__").write_bytes(b"")
         (staging / _CONFIG).write_text(config, encoding="utf-8")
 
 

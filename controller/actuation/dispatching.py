@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.actuation.client import Fault, TritonError
-from controller.dispatch.late_binding import Plan
+from controller.dispatch.plan import Plan
 from controller.dispatch.signed import seal
 from controller.policy.model import ModelPolicy
 from controller.ports import ActionRecord, Outcome

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.actuation.dispatching import Dispatching, renew
-from controller.dispatch.late_binding import Plan
+from controller.dispatch.plan import Plan
 from controller.policy.model import DISPATCHER, Policy
 from controller.telemetry.observation import BatchSample, Dispatched, VariantReading
 

@@ -1,14 +1,12 @@
-"""Which variant serves the next batch, and who is in it.
+"""The queue of a dispatcher: who is in the next batch, and which variant serves it.
 
-Owns the queue of a dispatcher and its choice. Pure, and of the standard library alone: Triton's
-Python loads this very file. It must not know a clock, a thread or a tensor.
+Owns who waits. Of the standard library alone, in Python 3.8's terms: Triton's Python loads this
+very file. It must not know a clock, a thread or a tensor.
 
-Method. When the device is free, all that wait (as many as fit) go out as one batch, on the best
-variant that (a) has the oldest of them answered in time, and (b) leaves those in time that come
-meanwhile: so many as the rate of the last half second makes likely, two standard deviations more,
-on the variant that is fastest for them. Where none does, the fastest serves. A look ahead of one
-batch is what RAMSIS (Mendoza et al., EuroSys 2024) solves a decision process for, and what
-SlackFit (Khare et al., NSDI 2025) leaves out.
+A batch is bound when the device is about to be free, by `choice`. Where nothing has the oldest in
+time, whoever can no longer be in time is put off, so that those behind him still are (Clockwork,
+Gujarati et al., OSDI 2020, refuses such requests instead), and the others go to the variant that
+gets most done. Who was put off is served as soon as nobody else is late for it.
 """
 
 from __future__ import annotations
@@ -17,59 +15,18 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .choice import Chooser, Moment, spread
+from .pace import Arrivals, Pace
+from .plan import Plan, expected_s
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WINDOW_S = 0.5  # in which arrivals are counted
-_DEVIATIONS = 2.0  # of a Poisson count
-_GAIN = 0.1  # of the slow-down, at each batch
-_SPREAD_GAIN = 0.02  # of the same one's variance
-_TAIL = 2.33  # deviations, of the one of a hundred batches that takes longest
-_LARGEST = 0.5  # of a batch's surprise, in its logarithm: one that stood still is no drift
-# A batch is on its way to a variant and back for about a millisecond. Behind a short one, of which
-# that is much, the next one is sent so long before the device is free.
-_AHEAD_S = 0.002
-_SHORT_S = 0.010
+# A batch is on its way to a variant and back for about a millisecond. So long before the device is
+# free the next one is sent.
+_AHEAD_S = 0.001
 _REMEMBERED = 1024  # latencies
 _SHUNNED_S = 1.0  # a variant that could not be asked
-
-
-class Plan(NamedTuple):
-    """What may serve, and how long each takes."""
-
-    names: tuple[str, ...]  # Triton's, of the variants that may serve now
-    quality: tuple[float, ...]
-    took_s: tuple[tuple[float, ...], ...]  # of 1, 2, ... rows; as many as fit into a batch
-    tail: tuple[float, ...]  # what a batch's time is multiplied with, to be kept nearly always
-    limit_s: float  # the objective
-    timeout_s: float | None = None  # who waits longer is refused
-    most_waiting: int | None = None  # who finds so many requests waiting is refused
-
-    @classmethod
-    def read(cls, value: dict[str, Any]) -> Plan:
-        """Return a plan from JSON values. Raises ValueError, KeyError, TypeError."""
-        plan = cls(
-            tuple(map(str, value["names"])),
-            tuple(map(float, value["quality"])),
-            tuple(tuple(map(float, row)) for row in value["took_s"]),
-            tuple(map(float, value["tail"])),
-            float(value["limit_s"]),
-            None if value.get("timeout_s") is None else float(value["timeout_s"]),
-            None if value.get("most_waiting") is None else int(value["most_waiting"]),
-        )
-        sizes = {len(plan.names), len(plan.quality), len(plan.took_s), len(plan.tail)}
-        if len(sizes) != 1 or not plan.names:
-            raise ValueError("a plan needs as many of each as it has variants, and one at least")
-        numbers = [plan.limit_s, *plan.tail, *(took for row in plan.took_s for took in row)]
-        if not all(plan.took_s) or not all(math.isfinite(x) and x > 0.0 for x in numbers):
-            raise ValueError("times of a plan are positive, and every variant has one")
-        if not all(0.0 <= one <= 1.0 for one in plan.quality):
-            raise ValueError("quality is from 0 to 1")
-        return plan
-
-    def values(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return self._asdict()
 
 
 class Request(NamedTuple):
@@ -87,7 +44,7 @@ class Batch(NamedTuple):
     name: str  # Triton's, of the variant
     requests: tuple[Request, ...]
     rows: int
-    began_s: float
+    began_s: float  # or will begin, at the earliest
 
 
 class Dispatcher:
@@ -96,59 +53,39 @@ class Dispatcher:
     def __init__(self, plan: Plan) -> None:
         self._waiting: deque[Request] = deque()
         self._rows = 0  # that wait
-        self._arrived_rows = 0
-        self._seen: deque[tuple[float, int]] = deque()  # (when, rows that had arrived)
-        self._slow = 0.0  # logarithm of what batches took lately over the plan
-        self._last: tuple[str, int] | None = None  # (variant, rows) of the last batch
-        self._ended_s = -math.inf  # when that ended
-        self._variance = 0.0  # of the same logarithm, from batch to batch
+        self._put_off: deque[Request] = deque()  # they are late whatever is done
+        self._arrivals, self._pace = Arrivals(), Pace()
         self._shunned: dict[str, float] = {}
         # Requests.
         self.arrived = self.completed = self.failed = self.refused = self.in_time = 0
         self.served: dict[str, int] = {}  # requests, by variant
         self._latencies_s: deque[float] = deque(maxlen=_REMEMBERED)
-        self.set_plan(plan)
+        self.plan, self._chooser = plan, Chooser(plan)
 
     def set_plan(self, plan: Plan) -> None:
         """Serve by another plan from the next batch on."""
-        before = getattr(self, "plan", None)
-        if before is not None and self._last is not None:
-            # What is known of the device's pace is so of its time, not of the plan's.
-            old, new = _expected(before, *self._last), _expected(plan, *self._last)
-            self._slow = self._slow + math.log(old / new) if old and new else 0.0
-        self.plan = plan
-        # By quality, of equal ones the faster first.
-        order = range(len(plan.names))
-        self._order = sorted(order, key=lambda v: (-plan.quality[v], plan.took_s[v][-1]))
-        most = max(map(len, plan.took_s))
-        # Of so many rows, in as many batches as it takes, on the variant that is fastest for them.
-        self._fastest_s = [
-            min(
-                row[min(rows, len(row)) - 1] * math.ceil(rows / len(row)) * tail
-                for row, tail in zip(plan.took_s, plan.tail)  # noqa: B905 - Python 3.8 has none
-            )
-            for rows in range(1, 2 * most + 1)
-        ]
+        self._pace.replan(self.plan, plan)
+        self.plan, self._chooser = plan, Chooser(plan)
 
     @property
     def waiting(self) -> int:
         """Return how many requests wait."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._put_off)
 
     @property
     def slowdown(self) -> float:
         """Return what batches took lately over what the plan says."""
-        return math.exp(self._slow)
+        return self._pace.slowdown
 
     def come(self, now_s: float, rows: int, kind: Any = None, payload: Any = None) -> bool:
         """Take in a request; return whether there was room for it."""
         most = self.plan.most_waiting
-        if most is not None and len(self._waiting) >= most:
+        if most is not None and self.waiting >= most:
             self.refused += 1
             return False
         self._waiting.append(Request(now_s, rows, kind, payload))
         self._rows += rows
-        self._arrived_rows += rows
+        self._arrivals.rows += rows
         self.arrived += 1
         return True
 
@@ -156,24 +93,36 @@ class Dispatcher:
         """Return those who have waited for too long; they wait no more."""
         found: list[Request] = []
         timeout_s = self.plan.timeout_s
-        while timeout_s is not None and self._waiting:
-            if now_s - self._waiting[0].came_s <= timeout_s:
-                break
-            found.append(self._waiting.popleft())
-            self._rows -= found[-1].rows
+        if timeout_s is None:
+            return found
+        for queue in (self._put_off, self._waiting):
+            while queue and now_s - queue[0].came_s > timeout_s:
+                found.append(queue.popleft())
+                if queue is self._waiting:
+                    self._rows -= found[-1].rows
         self.refused += len(found)
         return found
 
-    def take(self, now_s: float) -> Batch | None:
-        """Return the next batch; None: nothing waits."""
-        if not self._waiting:
+    def take(self, now_s: float, behind: Batch | None = None) -> Batch | None:
+        """Return the next batch; None: nothing waits.
+
+        Args:
+            now_s: the time.
+            behind: the batch that is under way; None: the device is free.
+        """
+        if not self.waiting:
             return None
-        rate = self._rate(now_s)
-        head = self._together()
-        v = self._choose(now_s, head, rate)
-        requests, rows = _prefix(head, len(self.plan.took_s[v]))
-        self._leave(requests)
-        return Batch(self.plan.names[v], tuple(requests), rows, now_s)
+        moment = self._moment(now_s, behind)
+        if self._waiting:
+            found = self._put_off_first(moment) or self._in_time(moment)
+            if found is not None:
+                return found
+            self._put_off_late(moment)
+            # Perhaps those who are left can be in time after all.
+            found = self._in_time(moment) if self._waiting else None
+            if found is not None:
+                return found
+        return self._most_done(moment, self._waiting or self._put_off)
 
     def again(self, batch: Batch) -> Batch | None:
         """Return a batch whose variant could not be asked, on another one; None: there is none.
@@ -182,11 +131,7 @@ class Dispatcher:
         """
         plan = self.plan
         self._shunned[batch.name] = batch.began_s + _SHUNNED_S
-        others = [
-            v
-            for v in self._order
-            if not self._is_shunned(v, batch.began_s) and len(plan.took_s[v]) >= batch.rows
-        ]
+        others = [v for v in range(len(plan.names)) if self._may(v, batch.rows, batch.began_s)]
         if not others:
             return None
         fastest = min(others, key=lambda v: plan.took_s[v][batch.rows - 1])
@@ -204,29 +149,14 @@ class Dispatcher:
             took_s = now_s - request.came_s
             self.in_time += took_s <= self.plan.limit_s
             self._latencies_s.append(took_s)
-        self._last = batch.name, batch.rows
-        # One that was sent ahead waited for the one before it.
-        began_s, self._ended_s = max(batch.began_s, self._ended_s), now_s
-        expected_s = _expected(self.plan, batch.name, batch.rows)
-        if expected_s and now_s > began_s:
-            surprise = math.log((now_s - began_s) / expected_s) - self._slow
-            surprise = max(-_LARGEST, min(surprise, _LARGEST))
-            self._slow += _GAIN * surprise
-            self._variance += _SPREAD_GAIN * (surprise * surprise - self._variance)
-
-    def ends_s(self, batch: Batch) -> float:
-        """Return when a batch ends, as far as the plan knows; its beginning where it does not."""
-        expected_s = _expected(self.plan, batch.name, batch.rows)
-        return batch.began_s + (expected_s * self.slowdown if expected_s else 0.0)
+        self._pace.ended(self.plan, batch.name, batch.rows, batch.began_s, now_s)
 
     def sends_s(self, batch: Batch) -> float:
-        """Return when the next batch may be sent ahead of this one's end; infinite: not before.
+        """Return when the next batch may be sent, ahead of this one's end.
 
-        Behind a long one that would be early for nothing: what it takes more than expected would
-        make those late that were in time when they were bound.
+        It changes when the one before ends: this one begins no earlier.
         """
-        ends_s = self.ends_s(batch)
-        return ends_s - _AHEAD_S if ends_s - batch.began_s <= _SHORT_S else math.inf
+        return self._ends_s(batch) - _AHEAD_S
 
     def quantiles_s(self, *shares: float) -> list[float | None]:
         """Return quantiles of the last thousand latencies; None: there are none."""
@@ -235,112 +165,135 @@ class Dispatcher:
             return [None for _ in shares]
         return [known[min(math.ceil(share * len(known)), len(known)) - 1] for share in shares]
 
-    # -- the choice ----------------------------------------------------------------------------
+    # -- batches -------------------------------------------------------------------------------
 
-    def _choose(self, now_s: float, head: Sequence[Request], rate: float) -> int:
-        plan, slow = self.plan, self.slowdown
-        # The plan's spread is of means of several batches, and of a quiet host.
-        spread = math.exp(_TAIL * math.sqrt(self._variance))
-        rows = sum(request.rows for request in head)
-        batches: dict[int, tuple[int, int]] = {}  # (requests, rows), by the most that fit
-        slack_s = head[0].came_s + plan.limit_s - now_s
-        fallback, least_s = -1, math.inf
-        for v in self._order:
-            row = plan.took_s[v]
-            if head[0].rows > len(row) or self._is_shunned(v, now_s):
-                continue
-            if rows <= len(row):
-                count, taken = len(head), rows
-            elif len(row) in batches:
-                count, taken = batches[len(row)]
-            else:
-                requests, taken = _prefix(head, len(row))
-                count = len(requests)
-                batches[len(row)] = count, taken
-            takes_s = row[taken - 1] * max(plan.tail[v], spread) * slow
-            if takes_s <= slack_s and self._leaves_time(now_s, head, count, taken, takes_s, rate):
-                return v
-            if takes_s / taken < least_s:
-                fallback, least_s = v, takes_s / taken
-        if fallback < 0:  # nobody takes so many rows, or all were shunned: the widest says why
-            fallback = max(self._order, key=lambda v: len(plan.took_s[v]))
-        return fallback
+    def _moment(self, now_s: float, behind: Batch | None) -> Moment:
+        pace, late_s, begins_s = self._pace, 0.0, now_s
+        seen = spread(pace.deviation)
+        if behind is not None:
+            ends_s = self._ends_s(behind)
+            begins_s = max(now_s, ends_s)
+            began_s = max(behind.began_s, pace.ended_s)
+            late_s = self._chooser.spread_of(behind.name, seen) * (ends_s - began_s)
+        rate = self._arrivals.rate(now_s)
+        return Moment(begins_s, late_s, rate, pace.slowdown, seen)
 
-    def _leaves_time(
-        self,
-        now_s: float,
-        head: Sequence[Request],
-        count: int,
-        taken: int,
-        takes_s: float,
-        rate: float,
-    ) -> bool:
-        """Return whether those who wait on, and those who come meanwhile, are in time after it."""
-        coming = rate * takes_s
-        rows = self._rows - taken + coming + _DEVIATIONS * math.sqrt(coming)
-        if rows <= 0.0:
-            return True
-        # The oldest of them; whoever comes at once has waited for the whole batch.
-        came_s = head[count].came_s if count < len(head) else now_s
-        fastest_s, at = self._fastest_s, math.ceil(rows)
-        needs_s = (
-            fastest_s[at - 1] if at <= len(fastest_s) else fastest_s[-1] * rows / len(fastest_s)
+    def _ends_s(self, batch: Batch) -> float:
+        """Return when a batch ends, as far as the plan knows; its beginning where it does not."""
+        planned_s = expected_s(self.plan, batch.name, batch.rows)
+        began_s = max(batch.began_s, self._pace.ended_s)
+        return began_s + (planned_s * self.slowdown if planned_s else 0.0)
+
+    def _in_time(self, moment: Moment) -> Batch | None:
+        """Return the best batch that is in time, and leaves time; None: there is none."""
+        most = self._chooser.most_rows
+        together = _together(self._waiting, most)
+        oldest = together[0]
+
+        def fits(most: int) -> tuple[int, int, float]:
+            count, rows = _prefix(together, most)
+            return count, rows, together[count].came_s if count < len(together) else math.inf
+
+        found = self._chooser.best(
+            moment,
+            oldest.came_s,
+            fits,
+            self._rows,
+            lambda v: self._may(v, oldest.rows, moment.now_s),
         )
-        return takes_s + needs_s * self.slowdown <= came_s + self.plan.limit_s - now_s
+        return found and self._go(self._waiting, together[: found[1]], found[0], moment)
 
-    def _rate(self, now_s: float) -> float:
-        """Return rows a second, of the last half second. After idleness all came within it."""
-        seen = self._seen
-        seen.append((now_s, self._arrived_rows))
-        while len(seen) > 1 and seen[1][0] <= now_s - _WINDOW_S:
-            seen.popleft()
-        return (self._arrived_rows - seen[0][1]) / _WINDOW_S
+    def _put_off_first(self, moment: Moment) -> Batch | None:
+        """Return a batch of those who were put off, if nobody else is late for it."""
+        if not self._put_off:
+            return None
+        together = _together(self._put_off, self._chooser.most_rows)
+        found = self._quickest(sum(request.rows for request in together), together[0], moment)
+        if found is None:
+            return None
+        v, _, takes_s = found
+        off_s = self._chooser.spread_of(self.plan.names[v], moment.spread) * takes_s
+        came_s = self._waiting[0].came_s
+        if not self._chooser.leaves_time(moment, takes_s, off_s, self._rows, came_s):
+            return None
+        return self._most_done(moment, self._put_off)
 
-    def _together(self) -> list[Request]:
-        """Return those who wait and fit together with the oldest, as many as a batch can hold."""
-        most, kind = max(map(len, self.plan.took_s)), self._waiting[0].kind
-        found: list[Request] = []
-        rows = 0
-        for request in self._waiting:
-            if request.kind != kind:
-                continue
-            found.append(request)
-            rows += request.rows
-            if rows > most:  # one more than fits: it is who waits on
-                break
-        return found
+    def _put_off_late(self, moment: Moment) -> None:
+        """Put off who would be late even in the next batch of the variant that gets most done."""
+        waiting, limit_s = self._waiting, self.plan.limit_s
+        while waiting:
+            found = self._quickest(self._rows, waiting[0], moment)
+            if found is None or waiting[0].came_s + limit_s >= moment.now_s + found[2]:
+                return
+            self._rows -= waiting[0].rows
+            self._put_off.append(waiting.popleft())
 
-    def _leave(self, requests: Sequence[Request]) -> None:
-        self._rows -= sum(request.rows for request in requests)
-        waiting = self._waiting
-        for at, request in enumerate(requests):
-            if waiting[0] is request:
-                waiting.popleft()
-                continue
-            # Others of another kind are between. By identity: tensors are not to be compared.
-            gone = set(map(id, requests[at:]))
-            self._waiting = deque(one for one in waiting if id(one) not in gone)
-            break
+    def _most_done(self, moment: Moment, queue: deque[Request]) -> Batch:
+        """Return a batch on the variant that gets most done."""
+        together = _together(queue, self._chooser.most_rows)
+        found = self._quickest(sum(request.rows for request in together), together[0], moment)
+        # Nobody takes so many rows, or all were shunned: the widest says why.
+        v = self._chooser.widest() if found is None else found[0]
+        most = len(self.plan.took_s[v]) if found is None else found[1]
+        return self._go(queue, together[: _prefix(together, most)[0]], v, moment)
 
-    def _is_shunned(self, v: int, now_s: float) -> bool:
+    def _go(
+        self, queue: deque[Request], requests: Sequence[Request], v: int, moment: Moment
+    ) -> Batch:
+        rows = sum(request.rows for request in requests)
+        if queue is self._waiting:
+            self._rows -= rows
+        _leave(queue, requests)
+        return Batch(self.plan.names[v], tuple(requests), rows, moment.now_s)
+
+    def _quickest(
+        self, rows: int, oldest: Request, moment: Moment
+    ) -> tuple[int, int, float] | None:
+        may = lambda v: self._may(v, oldest.rows, moment.now_s)  # noqa: E731 - as in `_in_time`
+        return self._chooser.quickest(rows, oldest.rows, moment.slowdown, may)
+
+    def _may(self, v: int, rows: int, now_s: float) -> bool:
+        """Return whether a variant takes so many rows and was not shunned."""
+        if rows > len(self.plan.took_s[v]):
+            return False
         until_s = self._shunned.get(self.plan.names[v]) if self._shunned else None
-        return until_s is not None and now_s < until_s
+        return until_s is None or now_s >= until_s
 
 
-def _prefix(requests: Sequence[Request], most: int) -> tuple[list[Request], int]:
-    """Return the first ones that fit into so many rows, one at least, and their rows."""
-    found, rows = [requests[0]], requests[0].rows
+def _together(queue: deque[Request], most: int) -> list[Request]:
+    """Return those who fit together with the oldest: one more than so many rows hold."""
+    kind = queue[0].kind
+    found: list[Request] = []
+    rows = 0
+    for request in queue:
+        if request.kind != kind:
+            continue
+        found.append(request)
+        rows += request.rows
+        if rows > most:  # it is who waits on
+            break
+    return found
+
+
+def _prefix(requests: Sequence[Request], most: int) -> tuple[int, int]:
+    """Return how many of the first fit into so many rows, one at least, and their rows."""
+    count, rows = 1, requests[0].rows
     for request in requests[1:]:
         if rows + request.rows > most:
             break
-        found.append(request)
+        count += 1
         rows += request.rows
-    return found, rows
+    return count, rows
 
 
-def _expected(plan: Plan, name: str, rows: int) -> float | None:
-    """Return what a batch takes by a plan; None: it says nothing of it."""
-    if name not in plan.names:
-        return None
-    row = plan.took_s[plan.names.index(name)]
-    return row[rows - 1] if rows <= len(row) else None
+def _leave(queue: deque[Request], requests: Sequence[Request]) -> None:
+    for at, request in enumerate(requests):
+        if queue[0] is request:
+            queue.popleft()
+            continue
+        # Others of another kind are between. By identity: tensors are not to be compared.
+        gone = set(map(id, requests[at:]))
+        stay = [one for one in queue if id(one) not in gone]
+        queue.clear()
+        queue.extend(stay)
+        break

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from controller.dispatch.late_binding import Plan
+from controller.dispatch.plan import Plan
 from controller.planning.decision import Decision, Reason
 from controller.policy.model import DISPATCHER, ModelPolicy
 from controller.prediction.predictor import ModelPredictor

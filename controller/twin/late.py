@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.dispatch.late_binding import Batch, Dispatcher, Plan
+from controller.dispatch.late_binding import Batch, Dispatcher
+from controller.dispatch.plan import Plan
 from controller.planning.core import GovernorCore
 from controller.policy.model import DISPATCHER, DispatcherPolicy, Policy
 from controller.telemetry.observation import (
@@ -37,6 +38,7 @@ from controller.twin.server import SimulatedTriton
 _STATISTICS_S: Final = 0.5
 _TOLD_S: Final = 0.2  # between two plans
 WAY_S: Final = 0.0005  # from the dispatcher to a variant, and the same back
+_MOST_FLYING: Final = 2  # batches: one under way, and one sent ahead
 _UNKNOWN_S: Final = 1e-3  # before the first plan nothing is known
 
 
@@ -97,9 +99,10 @@ class _Run:
         self._governed = False
         self._told_s = -math.inf
         self._batches = self._switches = 0
-        self._probes: deque[tuple[int, int]] = deque()
-        self._done: list[ProbeDone] = []
-        self._ended: list[tuple[int, int, float, bool]] = []  # since the last look
+        self._probes: list[tuple[float, ProbeDone]] = []  # (when it ends, what is then told)
+        self._free_s = 0.0  # when the device has done all that it was given
+        # (variant, rows, seconds), with when it ends where that is to come.
+        self._executing: deque[tuple[float, int, int, float]] = deque()
         self._unpolled: list[tuple[int, int, float]] = []
         self._seen = (0, 0)  # requests and rows that came
         self._came_rows = 0
@@ -114,31 +117,29 @@ class _Run:
         served_by = np.full(len(arrivals), -1, dtype=np.int64)
         took_real_s: list[float] = []
         tick_s, look_s = self._policy.tick_s, phase_s(self._policy.tick_s, self._seed)
-        at, serving, ends_s, now_s = 0, -1, math.inf, 0.0
-        running: Batch | None = None
-        ahead: Batch | None = None  # was sent before the running one ended
-        while at < len(arrivals) or running is not None or self._dispatcher.waiting:
+        at, serving, now_s = 0, -1, 0.0
+        flying: deque[tuple[Batch, float]] = deque()  # (what was sent, when its answer is back)
+        while at < len(arrivals) or flying or self._dispatcher.waiting:
             comes_s = arrivals[at] if at < len(arrivals) else math.inf
+            back_s = flying[0][1] if flying else math.inf
             sends_s = math.inf
-            if running is not None and ahead is None and self._dispatcher.waiting:
-                sends_s = max(self._dispatcher.sends_s(running), now_s)
-            now_s = min(comes_s, ends_s, look_s, sends_s)
-            if now_s == ends_s:
-                if running is not None:
-                    back_s = now_s + WAY_S
-                    self._dispatcher.ended(running, back_s)
-                    variant = self._names.index(running.name)
-                    for request in running.requests:
-                        done_s[request.payload], served_by[request.payload] = back_s, variant
-                    self._switches += variant != serving and serving >= 0
-                    serving, running = variant, None
-                ends_s = math.inf
-                if ahead is not None:
-                    variant = self._names.index(ahead.name)
-                    ends_s = now_s + self._takes_s(variant, ahead.rows, now_s, probe=False)
-                    running, ahead = ahead, None
-            elif now_s == sends_s and running is not None:
-                ahead = self._dispatcher.take(max(now_s, self._dispatcher.ends_s(running)))
+            if self._dispatcher.waiting and len(flying) < _MOST_FLYING:
+                sends_s = max(self._dispatcher.sends_s(flying[0][0]), now_s) if flying else now_s
+            now_s = min(back_s, sends_s, comes_s, look_s)
+            if now_s == back_s:
+                batch, _ = flying.popleft()
+                self._dispatcher.ended(batch, now_s)
+                variant = self._names.index(batch.name)
+                for request in batch.requests:
+                    done_s[request.payload], served_by[request.payload] = now_s, variant
+                self._switches += variant != serving and serving >= 0
+                serving = variant
+            elif now_s == sends_s:
+                sent = self._dispatcher.take(now_s, flying[0][0] if flying else None)
+                if sent is not None:
+                    variant = self._names.index(sent.name)
+                    ends_s = self._execute(variant, sent.rows, now_s + WAY_S)
+                    flying.append((sent, ends_s + WAY_S))
             elif now_s == comes_s:
                 rows = 1 if self._rows is None else int(self._rows[at])
                 self._dispatcher.come(now_s, rows, None, at)
@@ -147,33 +148,20 @@ class _Run:
             else:
                 took_real_s.append(self._look(now_s))
                 look_s = look_s + tick_s if look_s + tick_s < duration_s else math.inf
-            if ends_s == math.inf:
-                running, ends_s = self._begin(now_s)
         return Outcome(
             done_s - np.array(arrivals), served_by, self._switches, np.array(took_real_s)
         )
 
-    def _begin(self, now_s: float) -> tuple[Batch | None, float]:
-        """Start what is next on the device; return it and when it ends."""
-        if self._probes:
-            variant, rows = self._probes.popleft()
-            self._done.append(ProbeDone(self._names[variant], rows))
-            return None, now_s + self._takes_s(variant, rows, now_s, probe=True)
-        batch = self._dispatcher.take(now_s)
-        if batch is None:
-            return None, math.inf
-        variant = self._names.index(batch.name)
-        return batch, now_s + WAY_S + self._takes_s(variant, batch.rows, now_s, probe=False)
-
-    def _takes_s(self, variant: int, rows: int, now_s: float, *, probe: bool) -> float:
+    def _execute(self, variant: int, rows: int, comes_s: float) -> float:
+        """Return when the device has executed a batch that comes there then."""
+        began_s = max(comes_s, self._free_s)
         factor = noise_factor(self._given, self._seed, self._batches)
-        factor *= self._server.physics.slowdown_at(now_s)
+        factor *= self._server.physics.slowdown_at(began_s)
         self._batches += 1
         took_s = self._server.variants[variant].service_s(rows) * factor
-        self._ended.append((variant, rows, took_s, probe))
-        self._unpolled.append((variant, rows, took_s))
-        self._busy_s += took_s
-        return took_s
+        self._free_s = began_s + took_s
+        self._executing.append((self._free_s, variant, rows, took_s))
+        return self._free_s
 
     # -- the governor --------------------------------------------------------------------------
 
@@ -190,7 +178,8 @@ class _Run:
         for probe in core.probes(observation):
             variant = self._names.index(probe.model)
             rows = min(probe.rows, self._server.variants[variant].max_batch)
-            self._probes.append((variant, rows))
+            ends_s = self._execute(variant, rows, now_s)
+            self._probes.append((ends_s, ProbeDone(probe.model, rows)))
             core.probe_spent(self._server.variants[variant].service_s(rows), now_s)
         return took_s
 
@@ -204,9 +193,11 @@ class _Run:
             model: VariantReading(model, ready=True, pending_requests=0) for model in self._names
         }
         ended = defaultdict(list)
-        for variant, rows, took_s, _ in self._ended:
+        while self._executing and self._executing[0][0] <= now_s:
+            _, variant, rows, took_s = self._executing.popleft()
             ended[self._names[variant]].append((rows, took_s))
-        self._ended = []
+            self._unpolled.append((variant, rows, took_s))
+            self._busy_s += took_s
         for model, batches in ended.items():
             readings[model] = replace(
                 readings[model],
@@ -218,7 +209,8 @@ class _Run:
         used = None if window_s <= 0.0 else min((self._busy_s - self._used_s) / window_s, 1.0)
         self._used_s = self._busy_s
         self._looked_s, self._sequence = now_s, self._sequence + 1
-        done, self._done = tuple(self._done), []
+        done = tuple(probe for ends_s, probe in self._probes if ends_s <= now_s)
+        self._probes = [one for one in self._probes if one[0] > now_s]
         return Observation(
             now_s=now_s,
             sequence=self._sequence,

@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from controller.actuation.client import CONTROL, REPORT
 from controller.actuation.dispatcher_folder import write
-from controller.dispatch.late_binding import Plan
+from controller.dispatch.plan import Plan
 from controller.dispatch.signed import seal
 from controller.policy.model import DispatcherPolicy, ModelPolicy, Objective, VariantPolicy
 

@@ -65,8 +65,13 @@ def test_it_promises_what_the_variants_share(root):
     assert found.parameters["client_max_batch"].string_value == "4"
     assert [(g.count, g.kind) for g in found.instance_group] == [(1, 2)], "one queue, on the host"
     code = {path.name for path in (root / "late" / "1").iterdir()}
-    assert code == {"model.py", "late_binding.py", "signed.py", "key", "__pycache__"}
-    assert (root / "late" / "1" / "__pycache__").is_file(), "no place for Python to write to"
+    assert code == {"model.py", "dispatch", "key", "__pycache__"}
+    package = Path(shape.__file__).parents[1] / "dispatch"
+    within = {path.name for path in (root / "late" / "1" / "dispatch").iterdir()}
+    assert within == {path.name for path in package.glob("*.py")} | {"__pycache__"}
+    for folder in ("1", "1/dispatch"):
+        told = root / "late" / folder / "__pycache__"
+        assert told.is_file(), "no place for Python to write to"
 
 
 def test_its_key_is_one_that_few_may_read(root):
@@ -159,7 +164,10 @@ def test_the_command_says_what_it_did(root, capsys):
     assert "config.pbtxt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["late_binding.py", "signed.py", "server/model.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["choice.py", "late_binding.py", "pace.py", "plan.py", "signed.py", "server/model.py"],
+)
 def test_what_runs_in_triton_needs_no_new_python_and_nothing_of_ours(name):
     path = Path(shape.__file__).parents[1] / "dispatch" / name
     tree = ast.parse(path.read_text(), feature_version=(3, 8))

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.dispatch.late_binding import Dispatcher, Plan
+from controller.dispatch.late_binding import Dispatcher
+from controller.dispatch.pace import Arrivals, Pace
+from controller.dispatch.plan import Plan
 
 LIMIT_S = 0.1
 # A batch of the best takes 40 ms however full, of the fast 5.
@@ -67,7 +69,7 @@ def test_those_who_come_meanwhile_count():
         busy.come(at * 0.01, 1)
         answered(busy, at * 0.01, 0.004)
     busy.set_plan(slow)
-    busy._slow = 0.0
+    busy._pace = Pace()
     busy.come(0.5, 1)
     assert busy.take(0.5).name == "fast", "after 60 ms there were three batches more of 30"
 
@@ -134,12 +136,35 @@ def test_a_batch_that_was_sent_ahead_is_not_charged_with_its_wait():
         one.come(0.001 * at, 1)
     first = one.take(0.07)
     assert first.name == "fast"
-    assert one.ends_s(first) == pytest.approx(0.075)
-    assert one.sends_s(first) == pytest.approx(0.073), "it is a short one"
-    second = one.take(0.073)
+    assert one.sends_s(first) == pytest.approx(0.074), "a millisecond before its end"
+    second = one.take(0.074, first)
     one.ended(first, 0.075)
     one.ended(second, 0.080)
     assert one.slowdown == pytest.approx(1.0)
+
+
+def test_what_is_sent_ahead_is_in_time_from_when_the_device_is_free():
+    def last(waited_s: float, behind: bool) -> str:
+        one = waiting(0.0)
+        first = one.take(0.0)
+        one.come(0.039 - waited_s, 1)
+        if not behind:
+            one.ended(first, 0.04)
+        return one.take(0.039, first if behind else None).name
+
+    assert last(0.055, behind=True) == "fast", "which may be free some milliseconds later"
+    assert last(0.055, behind=False) == "best"
+    assert last(0.045, behind=True) == "best"
+
+
+def test_when_to_send_ahead_follows_the_end_of_the_batch_before():
+    one = waiting(0.0)
+    first = one.take(0.0)
+    one.come(0.01, 1)
+    second = one.take(0.039, first)
+    assert one.sends_s(second) == pytest.approx(0.079), "two batches of 40 ms, less a millisecond"
+    one.ended(first, 0.045)
+    assert one.sends_s(second) == pytest.approx(0.084, abs=0.001), "it began 5 ms later"
 
 
 def test_one_batch_that_stood_still_is_no_drift():
@@ -155,11 +180,83 @@ def test_a_new_plan_that_knows_of_the_drift_does_not_count_it_twice():
     assert one.slowdown == pytest.approx(1.0, rel=0.05)
 
 
-def test_behind_a_long_batch_nothing_is_sent_ahead():
-    one = waiting(0.0, 0.0)
-    batch = one.take(0.0)
-    assert batch.name == "best"
-    assert one.sends_s(batch) == math.inf
+# The best does 16 rows as long as one, the other 8 in half the objective.
+OVERLOADED = Plan(
+    ("best", "fast"),
+    (0.9, 0.8),
+    ((0.04,) * 16, tuple(0.02 + 0.00375 * rows for rows in range(1, 17))),
+    (1.1, 1.1),
+    LIMIT_S,
+)
+
+
+def test_in_an_overload_a_batch_takes_half_the_objective_at_most():
+    """Of 16 rows in 80 ms, who comes at the beginning would be late."""
+    one = waiting(*([0.0] * 40), plan=OVERLOADED._replace(took_s=OVERLOADED.took_s[1:] * 2))
+    assert one.take(0.03).rows == 8
+
+
+def test_who_cannot_be_in_time_any_more_does_not_make_others_late():
+    one = waiting(*([0.0] * 8), *([0.07] * 8), plan=OVERLOADED)
+    first = one.take(0.09)
+    assert [request.payload for request in first.requests] == list(range(8, 16))
+    one.ended(first, 0.09 + 0.04)
+    second = one.take(0.13)
+    assert [request.payload for request in second.requests] == list(range(8)), "nobody else waits"
+    assert one.waiting == 0
+
+
+def test_who_was_put_off_goes_as_soon_as_nobody_is_late_for_him():
+    one = waiting(*([0.0] * 8), *([0.07] * 8), plan=OVERLOADED)
+    one.take(0.09)
+    one.come(0.125, 1, None, "new")
+    assert [request.payload for request in one.take(0.13).requests] == list(range(8))
+    late = waiting(*([0.0] * 8), *([0.07] * 8), plan=OVERLOADED)
+    late.take(0.09)
+    late.come(0.08, 1, None, "waits for long")
+    assert [request.payload for request in late.take(0.13).requests] == ["waits for long"]
+    assert late.waiting == 8
+
+
+def test_those_who_were_put_off_count_as_waiting_and_are_refused_in_their_turn():
+    limits = OVERLOADED._replace(timeout_s=0.3, most_waiting=9)
+    one = waiting(*([0.0] * 8), 0.07, plan=limits)
+    one.take(0.09)
+    assert one.waiting == 8
+    assert one.come(0.1, 1)
+    assert not one.come(0.1, 1), "nine wait"
+    assert [request.payload for request in one.overdue(0.31)] == list(range(8))
+    assert one.waiting == 1
+
+
+def test_with_everybody_late_the_oldest_goes_first():
+    one = waiting(*(0.001 * at for at in range(10)), plan=OVERLOADED)
+    assert [request.payload for request in one.take(1.0).requests] == list(range(10))
+
+
+def test_a_load_that_jumps_is_seen_within_a_few_batches():
+    """Of a thousand a second, 50 ms long, after a hundred."""
+    arrivals = Arrivals()
+    for step in range(200):
+        arrivals.rows += 1
+        rate = arrivals.rate(step * 0.01)
+    assert rate == pytest.approx(100.0, rel=0.05)
+    for step in range(1, 6):
+        arrivals.rows += 10
+        rate = arrivals.rate(2.0 + step * 0.01)
+    assert 700.0 < rate < 1000.0
+    for step in range(1, 101):
+        arrivals.rows += 1
+        rate = arrivals.rate(2.05 + step * 0.01)
+    assert rate < 120.0
+
+
+def test_a_load_that_only_scatters_is_not_taken_for_more():
+    arrivals, random, rates = Arrivals(), np.random.default_rng(1), []
+    for step in range(2000):
+        arrivals.rows += int(random.poisson(5.0))
+        rates.append(arrivals.rate(step * 0.01))
+    assert np.mean(rates[100:]) == pytest.approx(500.0, rel=0.1)
 
 
 def test_who_cannot_be_asked_is_left_out_for_a_second():
@@ -230,13 +327,14 @@ def test_everybody_is_answered_once_and_no_batch_is_too_large(data):
         (1.1,) * len(sizes),
         0.1,
     )
-    one, now_s, came, seen = Dispatcher(plan), 0.0, 0, []
+    one, now_s, came, seen, seen_last = Dispatcher(plan), 0.0, 0, [], None
     for _ in range(60):
         now_s += float(random.exponential(0.02))
         if random.random() < 0.6:
             one.come(now_s, int(random.integers(1, client + 1)), int(random.integers(2)), came)
             came += 1
-        elif (batch := one.take(now_s)) is not None:
+        elif (batch := one.take(now_s, seen_last if random.random() < 0.3 else None)) is not None:
+            seen_last = batch
             assert batch.rows == sum(request.rows for request in batch.requests)
             assert 1 <= batch.rows <= len(plan.took_s[plan.names.index(batch.name)])
             assert len({request.kind for request in batch.requests}) == 1

@@ -5,7 +5,7 @@ queue is here, where its length and ages are known. Two threads in turn take bat
 ask a variant (business logic scripting), a third one answers. A request with the control tensor is
 the governor's: signed, it brings a plan, and is answered with what happened since.
 
-This file is for the Python backend; `late_binding.py` and `signed.py` lie beside it.
+This file is for the Python backend; the package `dispatch` lies beside it.
 """
 
 import json
@@ -16,13 +16,13 @@ import time
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from late_binding import Dispatcher, Plan
-from signed import SignatureError, unseal
+from dispatch.late_binding import Dispatcher
+from dispatch.plan import Plan
+from dispatch.signed import SignatureError, unseal
 
 CONTROL, REPORT = "GOVERNOR_CONTROL", "GOVERNOR_REPORT"
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _DRAIN_S = 10.0
-_LONG_S = 1e6
 
 
 class TritonPythonModel:
@@ -42,7 +42,7 @@ class TritonPythonModel:
         # Until the governor says more: one variant, of which nothing is known.
         first = Plan((value("first"),), (0.0,), ((1e-3,) * self.most_rows,), (1.0,), 1.0)
         self.dispatcher = Dispatcher(first)
-        # When the batches under way will have ended, and when the next may be sent; by thread.
+        # The batches under way, by thread.
         self.running = {}
         self.changed = threading.Condition()
         self.ending = False
@@ -90,7 +90,7 @@ class TritonPythonModel:
     # -- batches -------------------------------------------------------------------------------
 
     def work(self):
-        """Take batches, one at a time, and the next one just before a short one ends."""
+        """Take batches, one at a time, and the next one just before one ends."""
         while True:
             with self.changed:
                 overdue, batch = [], None
@@ -99,18 +99,14 @@ class TritonPythonModel:
                     overdue = self.dispatcher.overdue(now_s)
                     wait_s = self.ahead_s(now_s)
                     if wait_s is not None and wait_s <= 0.0:
-                        ends_s = max((ends_s for ends_s, _ in self.running.values()), default=0.0)
-                        batch = self.dispatcher.take(max(now_s, ends_s))
+                        batch = self.dispatcher.take(now_s, next(iter(self.running.values()), None))
                     if batch is None and not overdue:
                         if self.ending and not self.dispatcher.waiting:
                             self.answers.put(None)
                             return
                         self.changed.wait(wait_s if self.dispatcher.waiting else None)
                 if batch is not None:
-                    self.running[threading.get_ident()] = (
-                        self.dispatcher.ends_s(batch),
-                        self.dispatcher.sends_s(batch),
-                    )
+                    self.running[threading.get_ident()] = batch
             for request in overdue:
                 refuse(request.payload[1], "Request timeout expired")
             if batch is None:
@@ -127,10 +123,10 @@ class TritonPythonModel:
 
     def ahead_s(self, now_s):
         """Return in how many seconds the next batch may be taken; None: when one has ended."""
-        if not self.running:
-            return 0.0
-        ahead_s = max(sends_s for _, sends_s in self.running.values()) - now_s
-        return ahead_s if len(self.running) == 1 and ahead_s < _LONG_S else None
+        if len(self.running) > 1:
+            return None
+        sends_s = (self.dispatcher.sends_s(batch) for batch in self.running.values())
+        return max(sends_s, default=now_s) - now_s
 
     def serve(self, batch):
         parts = [request.payload[0] for request in batch.requests]
