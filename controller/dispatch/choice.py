@@ -57,7 +57,7 @@ class Chooser:
                 (row[min(rows, len(row)) - 1] * math.ceil(rows / len(row)), own)
                 for row, own in zip(plan.took_s, self._spread)  # noqa: B905 - not in 3.8
             )
-            for rows in range(1, 3 * self.most_rows + 1)
+            for rows in range(1, self.most_rows + 1)
         ]
 
     def spread_of(self, name: str, spread: float) -> float:
@@ -155,8 +155,9 @@ class Chooser:
 
     def _needs(self, rows: float) -> tuple[float, float]:
         """Return what so many rows need at least, by the plan, and the spread of that."""
-        fastest, at = self._fastest, math.ceil(rows)
-        if at <= len(fastest):
-            return fastest[at - 1]
+        fastest = self._fastest
+        full, rest = divmod(math.ceil(rows), len(fastest))
+        if not full:
+            return fastest[rest - 1]
         needs_s, own = fastest[-1]
-        return needs_s * rows / len(fastest), own
+        return full * needs_s + (fastest[rest - 1][0] if rest else 0.0), own
