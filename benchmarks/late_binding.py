@@ -61,10 +61,8 @@ def main() -> None:
     groups: dict[tuple[float, float], list[list[tuple[float, float]]]] = {}
     for (limit_ms, slowdown, ladder, trace, start_s), row in zip(cells, found, strict=True):
         groups.setdefault((limit_ms, slowdown), []).append(row)
-        print(
-            f"| {_where(limit_ms, slowdown)} | {ladder} | {trace.stem} {start_s:.0f} s | {_row(row)} |",
-            flush=True,
-        )
+        window = f"{trace.stem} {start_s:.0f} s"
+        print(f"| {_where(limit_ms, slowdown)} | {ladder} | {window} | {_row(row)} |", flush=True)
     print()
     print(f"| objective | slow-down | of all cells | {' | '.join(args.policies)} |")
     print("| ---: | ---: | --- |" + " ---: |" * len(args.policies))

@@ -34,6 +34,7 @@ def spread(deviation: float) -> float:
 class Moment(NamedTuple):
     """When a batch is to begin, and what is known then."""
 
+    sent_s: float  # the time
     now_s: float  # when the device is free
     late_s: float  # standard deviation of that
     rate: float  # rows a second that come

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     name: str  # Triton's, of the variant
     requests: tuple[Request, ...]
     rows: int
-    began_s: float  # or will begin, at the earliest
+    sent_s: float
 
 
 class Dispatcher:
@@ -130,8 +130,8 @@ class Dispatcher:
         It is not chosen again for a second, nor is who failed before.
         """
         plan = self.plan
-        self._shunned[batch.name] = batch.began_s + _SHUNNED_S
-        others = [v for v in range(len(plan.names)) if self._may(v, batch.rows, batch.began_s)]
+        self._shunned[batch.name] = batch.sent_s + _SHUNNED_S
+        others = [v for v in range(len(plan.names)) if self._may(v, batch.rows, batch.sent_s)]
         if not others:
             return None
         fastest = min(others, key=lambda v: plan.took_s[v][batch.rows - 1])
@@ -149,12 +149,12 @@ class Dispatcher:
             took_s = now_s - request.came_s
             self.in_time += took_s <= self.plan.limit_s
             self._latencies_s.append(took_s)
-        self._pace.ended(self.plan, batch.name, batch.rows, batch.began_s, now_s)
+        self._pace.ended(self.plan, batch.name, batch.rows, batch.sent_s, now_s)
 
     def sends_s(self, batch: Batch) -> float:
         """Return when the next batch may be sent, ahead of this one's end.
 
-        It changes when the one before ends: this one begins no earlier.
+        Of one that was sent ahead itself it is known when the one before it has ended.
         """
         return self._ends_s(batch) - _AHEAD_S
 
@@ -173,15 +173,15 @@ class Dispatcher:
         if behind is not None:
             ends_s = self._ends_s(behind)
             begins_s = max(now_s, ends_s)
-            began_s = max(behind.began_s, pace.ended_s)
+            began_s = max(behind.sent_s, pace.ended_s)
             late_s = self._chooser.spread_of(behind.name, seen) * (ends_s - began_s)
         rate = self._arrivals.rate(now_s)
-        return Moment(begins_s, late_s, rate, pace.slowdown, seen)
+        return Moment(now_s, begins_s, late_s, rate, pace.slowdown, seen)
 
     def _ends_s(self, batch: Batch) -> float:
         """Return when a batch ends, as far as the plan knows; its beginning where it does not."""
         planned_s = expected_s(self.plan, batch.name, batch.rows)
-        began_s = max(batch.began_s, self._pace.ended_s)
+        began_s = max(batch.sent_s, self._pace.ended_s)
         return began_s + (planned_s * self.slowdown if planned_s else 0.0)
 
     def _in_time(self, moment: Moment) -> Batch | None:
@@ -244,7 +244,7 @@ class Dispatcher:
         if queue is self._waiting:
             self._rows -= rows
         _leave(queue, requests)
-        return Batch(self.plan.names[v], tuple(requests), rows, moment.now_s)
+        return Batch(self.plan.names[v], tuple(requests), rows, moment.sent_s)
 
     def _quickest(
         self, rows: int, oldest: Request, moment: Moment

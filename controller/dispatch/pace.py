@@ -61,11 +61,11 @@ class Pace:
         """Return the standard deviation of its logarithm, from batch to batch."""
         return math.sqrt(self._variance)
 
-    def ended(self, plan: Plan, name: str, rows: int, began_s: float, now_s: float) -> None:
+    def ended(self, plan: Plan, name: str, rows: int, sent_s: float, now_s: float) -> None:
         """Take note of what a batch took."""
         self._last = name, rows
         # One that was sent ahead waited for the one before it.
-        took_s = now_s - max(began_s, self.ended_s)
+        took_s = now_s - max(sent_s, self.ended_s)
         self.ended_s = now_s
         planned_s = expected_s(plan, name, rows)
         if planned_s and took_s > 0.0:

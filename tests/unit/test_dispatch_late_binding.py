@@ -162,7 +162,6 @@ def test_when_to_send_ahead_follows_the_end_of_the_batch_before():
     first = one.take(0.0)
     one.come(0.01, 1)
     second = one.take(0.039, first)
-    assert one.sends_s(second) == pytest.approx(0.079), "two batches of 40 ms, less a millisecond"
     one.ended(first, 0.045)
     assert one.sends_s(second) == pytest.approx(0.084, abs=0.001), "it began 5 ms later"
 

@@ -141,7 +141,7 @@ class TritonPythonModel:
                 other = self.dispatcher.again(batch)
             if other is None:
                 break
-            batch = other._replace(began_s=time.monotonic())
+            batch = other._replace(sent_s=time.monotonic())
             answer = self.ask(batch.name, inputs, parameters)
         problem = answer.error().message() if answer.has_error() else None
         with self.changed:
