@@ -13,13 +13,13 @@ what SlackFit (Khare et al., NSDI 2025) leaves out.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
 from .plan import Plan
 
 TAIL = 2.33  # standard deviations, of the one of a hundred that is worst
+_STEP = 0.02  # of the slow-down, in its logarithm: batches for an overload are chosen anew
 
 
 def spread(deviation: float) -> float:
@@ -52,6 +52,7 @@ class Chooser:
         self._order = sorted(order, key=lambda v: (-plan.quality[v], plan.took_s[v][-1]))
         self._spread = [(tail - 1.0) / TAIL for tail in plan.tail]
         self.most_rows = max(map(len, plan.took_s))
+        self._sizes: dict[int, list[int]] = {}  # by the slow-down
         # Of so many rows, in as many batches as it takes, on the variant that is fastest for them.
         self._fastest = [
             min(
@@ -131,24 +132,32 @@ class Chooser:
     def quickest(
         self, waiting_rows: int, first_rows: int, slowdown: float, may: Callable[[int], bool]
     ) -> tuple[int, int, float] | None:
-        """Return who gets most done: a variant, the most rows, what a batch takes; None: nobody.
-
-        A batch that takes more than half the objective would make those late that come at its
-        beginning, were they to wait for another one like it.
-        """
-        plan = self._plan
-        half_s = plan.limit_s / 2.0 / slowdown
+        """Return who gets most done: a variant, the most rows, what a batch takes; None: nobody."""
+        plan, sizes = self._plan, self._overload_rows(slowdown)
         found, least_s = None, math.inf
         for v in self._order:
             row = plan.took_s[v]
             if not may(v):
                 continue
-            most = max(bisect_right(row, half_s), first_rows)
+            most = max(sizes[v], first_rows)
             takes_s = row[min(waiting_rows, most) - 1] * slowdown
             each_s = takes_s / min(waiting_rows, most)
             if each_s < least_s:
                 found, least_s = (v, most, takes_s), each_s
         return found
+
+    def _overload_rows(self, slowdown: float) -> list[int]:
+        """Return, of each variant, with how many rows a batch gets most done that is in time.
+
+        With batch after batch of T seconds whoever comes waits for 0 to T of them and is in one for
+        T: of an objective of L a share of (L - T) / T is in time, all where T is half of L or less.
+        """
+        step = round(math.log(slowdown) / _STEP)
+        if step not in self._sizes:
+            limit_s = self._plan.limit_s / math.exp(step * _STEP)
+
+            self._sizes[step] = [_most_in_time(row, limit_s) for row in self._plan.took_s]
+        return self._sizes[step]
 
     def widest(self) -> int:
         """Return the variant with the largest batches."""
@@ -162,3 +171,13 @@ class Chooser:
             return fastest[rest - 1]
         needs_s, own = fastest[-1]
         return full * needs_s + (fastest[rest - 1][0] if rest else 0.0), own
+
+
+def _most_in_time(row: tuple[float, ...], limit_s: float) -> int:
+    """Return the rows of a batch with which most rows a second are in time."""
+
+    def done(rows: int) -> float:
+        takes_s = row[rows - 1]
+        return rows / takes_s * max(min((limit_s - takes_s) / takes_s, 1.0), 0.0)
+
+    return max(range(1, len(row) + 1), key=done)
