@@ -2,12 +2,14 @@
 
     python benchmarks/late_on_triton.py [--ladder bert-t4] [--trace azure-code] [--limit-ms 100]
                                         [--seconds 60] [--seed 1] [--slower 1.0]
+                                        [--rivals backlog,model-switching-tuned]
 
 The server, the governor and the dispatcher are the real ones. The models are not: each sleeps as
 long as a recorded ladder says that its batch takes on a GPU, and holds a lock meanwhile, as one
 batch at a time runs on a device. So the host's processors are as free as beside a GPU, which with
 the demo's models, computed by these same processors, they are not. The same open-loop requests,
-scaled as in a replay, go to every arm; in time is what the client saw.
+scaled as in a replay, go to every arm; in time is what the client saw. Rivals know the ladder, read
+the metrics page at their own interval and move the alias with one call, nothing checked.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from google.protobuf import json_format, text_format
 from numpy.typing import NDArray
+from rival_driver import Place, RivalDriver
 from tritonclient.grpc import model_config_pb2
 
 from controller.actuation import alias as shape
@@ -34,8 +37,10 @@ from controller.demo.governed import Choice, Governor, policy_text
 from controller.embedded.install import install
 from controller.embedded.server import free_ports, start_server
 from controller.policy.model import DispatcherPolicy, ModelPolicy, Objective, VariantPolicy
+from controller.twin.contest import RIVALS
 from controller.twin.ladder import TwinVariant, load_ladder
 from controller.twin.plan import Plan
+from controller.twin.rivals import Setting
 from controller.twin.trace import load_trace
 
 DATA = Path(__file__).with_name("data")
@@ -83,6 +88,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--slower", type=float, default=1.0, help="every time of the ladder, times")
+    parser.add_argument("--rivals", default="backlog,model-switching-tuned")
     args = parser.parse_args()
     ladder = load_ladder(DATA / f"{args.ladder}.yaml")
     trace = load_trace(DATA / f"{args.trace}.csv").window(0.0, args.seconds)
@@ -94,12 +100,16 @@ def main() -> int:
     print("| arm | effective quality | in time | failed | mean quality | p50 | p99 | client late |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory(prefix="tg-late-", dir="/tmp") as name:
-        asyncio.run(_arms(Path(name), variants, due_s, args.limit_ms))
+        asyncio.run(_arms(Path(name), variants, due_s, args.limit_ms, args.rivals.split(",")))
     return 0
 
 
 async def _arms(
-    folder: Path, variants: list[TwinVariant], due_s: NDArray[np.float64], limit_ms: float
+    folder: Path,
+    variants: list[TwinVariant],
+    due_s: NDArray[np.float64],
+    limit_ms: float,
+    rivals: Sequence[str],
 ) -> None:
     root = folder / "models"
     for tag, variant in enumerate(variants):
@@ -137,6 +147,12 @@ async def _arms(
         for variant in (max(variants, key=lambda v: v.quality), fastest):
             await _point(server.grpc, variant.name)
             _tell(f"fixed:{variant.name}", await _ask(server.grpc, due_s), variants, limit_ms)
+        setting = Setting(tuple(variants), limit_ms / 1e3, 0.01)
+        place = Place(server.grpc, server.metrics_url, ALIAS, [v.name for v in variants], 1)
+        for name in filter(None, rivals):
+            await _point(server.grpc, variants[setting.fastest].name)
+            with RivalDriver(place, RIVALS[name](setting), setting.fastest):
+                _tell(name, await _ask(server.grpc, due_s), variants, limit_ms)
         for arm, dispatcher in (("governor", None), ("governor:late", (DISPATCHER, key_file))):
             own = folder / arm.replace(":", "-")
             with Governor(policy_text(**told, dispatcher=dispatcher), own) as governor:

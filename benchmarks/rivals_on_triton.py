@@ -11,22 +11,18 @@ what the fastest does.
 """
 
 import argparse
-import http.client
 import json
 import sys
-import threading
-import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 from batches import difference, totals
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
+from rival_driver import Place, RivalDriver
 from tritonclient import grpc as triton
 
-from controller.actuation import alias as alias_config
 from controller.demo import arms, scores
 from controller.demo.arms import Arm
 from controller.demo.bench import Bench, open_bench
@@ -35,10 +31,9 @@ from controller.demo.load import LoadRun
 from controller.demo.records import Records
 from controller.demo.scenario import Schedule, Shape
 from controller.demo.session import WARMUP_S, prepare
-from controller.telemetry.triton_metrics import PageParser
 from controller.twin.contest import RIVALS
 from controller.twin.ladder import TwinVariant, interpolate
-from controller.twin.rivals import Rival, Setting, View
+from controller.twin.rivals import Rival, Setting
 from controller.twin.trace import Trace, load_trace
 
 _PROFILE_CALLS = 20
@@ -152,91 +147,29 @@ def _profile(bench: Bench, name: str) -> TwinVariant:
     return TwinVariant(name, choice.quality, interpolate(spent.means_ms))
 
 
-class _Driver(threading.Thread):
-    """Lets a rival look at the server and move the alias."""
-
-    def __init__(self, bench: Bench, rival: Rival, setting: Setting) -> None:
-        super().__init__(daemon=True)
-        self._bench, self._rival = bench, rival
-        self._models = [choice.model for choice in bench.choices]
-        self._serving = self._models.index(
-            next(c.model for c in bench.choices if c.name == setting.variants[setting.fastest].name)
-        )
-        self._ending = threading.Event()
-        self.counting = threading.Event()
-        self.switches = 0
-        self._failed: Exception | None = None
-
-    def stop(self) -> None:
-        """End it; raise what ended it before."""
-        self._ending.set()
-        self.join(30.0)
-        if self._failed is not None:
-            raise RuntimeError("the rival did not drive to the end") from self._failed
-
-    def run(self) -> None:
-        """Look at every tick."""
-        try:
-            self._drive()
-        except Exception as error:  # noqa: BLE001 - told by `stop`
-            self._failed = error
-
-    def _drive(self) -> None:
-        url = urlsplit(self._bench.server.metrics_url)
-        page = http.client.HTTPConnection(url.hostname or "", url.port, timeout=5.0)
-        parser, rows_per_request = PageParser(), Shape().rows_per_request
-        first = None
-        with triton.InferenceServerClient(self._bench.server.grpc) as client:
-            configs = self._configs(client)
-            due_s = time.monotonic()
-            while not self._ending.wait(max(due_s - time.monotonic(), 0.0)):
-                due_s += self._rival.tick_s
-                page.request("GET", url.path)
-                counters = parser.parse(page.getresponse().read())
-                own = [counters[model] for model in self._models]
-                pending = [round((one.pending_requests or 0) * rows_per_request) for one in own]
-                done = round(sum(one.completed_rows for one in own))
-                first = done if first is None else first
-                # A rival's capacities are rows: so is what it is told of the load.
-                arrived = done - first + sum(pending)
-                view = View(time.monotonic(), self._serving, arrived, pending)
-                chosen = self._rival.choose(view)
-                if chosen is not None and chosen != self._serving:
-                    client.load_model(
-                        self._bench.alias, config=configs[chosen], files={"file:1/alias": b"x"}
-                    )
-                    self._serving = chosen
-                    self.switches += self.counting.is_set()
-        page.close()
-
-    def _configs(self, client: triton.InferenceServerClient) -> list[str]:
-        bench = self._bench
-        return [
-            json.dumps(
-                alias_config.build(
-                    bench.alias,
-                    [client.get_model_config(model, as_json=True)["config"]],
-                    client_max_batch=bench.models.max_rows,
-                )
-            )
-            for model in self._models
-        ]
-
-
 def _run(bench: Bench, rival: Rival, setting: Setting, schedule: Schedule) -> tuple[Records, int]:
     bench.drain()
     bench.point(bench.fastest.name)
-    driver = _Driver(bench, rival, setting)
-    driver.start()
-    try:
-        with LoadRun(bench.target(), schedule, bench.folder) as load:
-            for progress in load:
-                bench.check()
-                if progress.time_s >= 0.0:
-                    driver.counting.set()
-            records = load.records()
-    finally:
-        driver.stop()
+    models = [choice.model for choice in bench.choices]
+    place = Place(
+        bench.server.grpc,
+        bench.server.metrics_url,
+        bench.alias,
+        models,
+        bench.models.max_rows,
+        Shape().rows_per_request,
+    )
+    first = setting.variants[setting.fastest].name
+    serving = models.index(next(c.model for c in bench.choices if c.name == first))
+    with (
+        RivalDriver(place, rival, serving) as driver,
+        LoadRun(bench.target(), schedule, bench.folder) as load,
+    ):
+        for progress in load:
+            bench.check()
+            if progress.time_s >= 0.0:
+                driver.counting.set()
+        records = load.records()
     return records, driver.switches
 
 

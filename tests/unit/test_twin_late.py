@@ -80,4 +80,4 @@ def test_in_an_overload_those_who_can_be_in_time_are():
     late, early = (run_one(own, load, name, 1).score for name in (LATE, GOVERNOR))
     assert load.rate_rps.max() > 1.4 * max(v.capacity_rps(own.limit_s) for v in own.variants)
     assert early.slo_attainment <= 0.5, "once late, an alias leaves everybody late"
-    assert late.slo_attainment >= 0.8
+    assert late.slo_attainment >= 0.7
