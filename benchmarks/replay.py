@@ -21,7 +21,7 @@ from joblib import Parallel, delayed
 from provenance import code_digest
 from replay_report import DATA, Cell, report
 
-from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, RIVALS
+from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, LATE, LATE_COLD, RIVALS
 from controller.twin.ladder import load_ladder
 from controller.twin.plan import Plan, ReplayError
 from controller.twin.replay import oracle_quality, run_one
@@ -30,7 +30,7 @@ from controller.twin.trace import load_trace
 
 OBJECTIVES_MS = {"short": 60, "long": 200}
 WINDOWS = (0, 300)  # seconds where windows of a trace begin
-POLICIES = (GOVERNOR, COLD, *RIVALS, CLAIRVOYANT)
+POLICIES = (GOVERNOR, COLD, LATE, LATE_COLD, *RIVALS, CLAIRVOYANT)
 SLOWDOWN = 1.3
 FASTEST = "fixed:fastest"  # the zero of the score
 

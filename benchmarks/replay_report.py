@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, RIVALS
+from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, LATE, LATE_COLD, RIVALS
 
 OWN = "pressure"  # no rival of the field: a rule of our own that was not taken
 DATA = Path(__file__).parent / "data"
@@ -41,10 +41,14 @@ class Cell:
         """Return who of the realisable rivals did best."""
         return max(COMPARED, key=lambda name: self.policies[name]["effective_quality"])
 
-    @property
-    def in_time(self) -> bool:
-        """Return whether the governor met the objective, or nearly did what a clairvoyant does."""
-        got = self.policies[GOVERNOR]["slo_attainment"]
+    def is_ahead(self, name: str) -> bool:
+        """Return whether a governor is above every realisable rival."""
+        best = self.policies[self.best_rival]["effective_quality"]
+        return bool(self.policies[name]["effective_quality"] > best)
+
+    def in_time(self, name: str) -> bool:
+        """Return whether a governor met the objective, or nearly did what a clairvoyant does."""
+        got = self.policies[name]["slo_attainment"]
         best = self.policies.get(CLAIRVOYANT, {}).get("slo_attainment", 1.0)
         return got >= PERCENTILE or got >= best - NEAR
 
@@ -81,6 +85,8 @@ def _told(args: argparse.Namespace) -> str:
     return (
         f"Every policy gets the same arrivals: {windows}, load and score as in [replay](replay.md)."
         f" `{GOVERNOR}` starts with the profile that the rivals get, `{COLD}` has measured nothing."
+        f" `{LATE}` has a dispatcher in Triton ([late binding](late-binding.md)), which costs every"
+        f" request a millisecond; `{LATE_COLD}` is the same, and has measured nothing."
         f" All but `{CLAIRVOYANT}`, which knows every arrival, could run on an unmodified Triton."
         f" `{OWN}` is a rule of our own that was not taken: it is told every arrival at once and"
         " has the true service times, but calibrates nothing."
@@ -105,23 +111,23 @@ def _sums(cells: Sequence[Cell]) -> list[str]:
             f"{fmean(one['switches'] for one in of):.0f} | "
             f"{fmean(one['decision_ms'] for one in of):.2f} |"
         )
-    total = len(cells)
-    ahead = [
-        c.policies[GOVERNOR]["effective_quality"] > c.policies[c.best_rival]["effective_quality"]
-        for c in cells
-    ]
+    return [*lines, "", *(_told_of(name, cells) for name in (GOVERNOR, LATE))]
+
+
+def _told_of(name: str, cells: Sequence[Cell]) -> str:
+    ahead = sum(cell.is_ahead(name) for cell in cells)
+    met = sum(cell.in_time(name) for cell in cells)
     told = [
-        f"`{GOVERNOR}` is above every rival in {sum(ahead)} of {total} cells",
+        f"- `{name}` is above every rival in {ahead} of {len(cells)} cells",
+        f"meets the objective, or comes within {NEAR:.1%} of `{CLAIRVOYANT}`, in {met}",
     ]
-    met = sum(cell.in_time for cell in cells)
-    told.append(f"meets the objective, or comes within {NEAR:.1%} of `{CLAIRVOYANT}`, in {met}")
     if CLAIRVOYANT in cells[0].policies:
         best, ours = (
-            fmean(cell.policies[name]["headroom_captured"] for cell in cells)
-            for name in (CLAIRVOYANT, GOVERNOR)
+            fmean(cell.policies[one]["headroom_captured"] for cell in cells)
+            for one in (CLAIRVOYANT, name)
         )
         told.append(f"gets {ours / best:.0%} of the headroom that `{CLAIRVOYANT}` gets")
-    return [*lines, "", f"{'; '.join(told)}."]
+    return f"{'; '.join(told)}."
 
 
 def _coverage(cells: Sequence[Cell]) -> list[str]:
@@ -140,7 +146,8 @@ def _coverage(cells: Sequence[Cell]) -> list[str]:
 
 
 def _each(cells: Sequence[Cell]) -> list[str]:
-    columns = ["trace", "ladder", GOVERNOR, "in time", "covered", COLD, OWN]
+    columns = ["trace", "ladder", GOVERNOR, "in time", "covered", COLD]
+    columns += [LATE, "in time", LATE_COLD, "in time", OWN]
     columns += ["best rival", "its headroom", "in time", CLAIRVOYANT, "in time"]
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for cell in cells:
@@ -152,8 +159,13 @@ def _each(cells: Sequence[Cell]) -> list[str]:
             f"| {cell.trace} {cell.start_s} s | {cell.ladder} | "
             f"{ours['headroom_captured']:.0%} | {ours['slo_attainment']:.2%} | "
             f"{ours['coverage']:.2%} | {policies[COLD]['headroom_captured']:.0%} | "
+            f"{_room(policies[LATE])} | {_room(policies[LATE_COLD])} | "
             f"{policies[OWN]['headroom_captured']:.0%} | "
             f"{best} | {theirs['headroom_captured']:.0%} | {theirs['slo_attainment']:.2%} | "
             f"{room} | {'' if knows is None else format(knows['slo_attainment'], '.2%')} |"
         )
     return lines
+
+
+def _room(one: Mapping[str, Any]) -> str:
+    return f"{one['headroom_captured']:.0%} | {one['slo_attainment']:.2%}"
