@@ -174,10 +174,11 @@ class Chooser:
 
 
 def _most_in_time(row: tuple[float, ...], limit_s: float) -> int:
-    """Return the rows of a batch with which most rows a second are in time."""
+    """Return the rows of a batch with which most rows a second are in time, or done at all."""
 
-    def done(rows: int) -> float:
+    def done(rows: int) -> tuple[float, float]:
         takes_s = row[rows - 1]
-        return rows / takes_s * max(min((limit_s - takes_s) / takes_s, 1.0), 0.0)
+        in_time = max(min((limit_s - takes_s) / takes_s, 1.0), 0.0)
+        return rows / takes_s * in_time, rows / takes_s
 
     return max(range(1, len(row) + 1), key=done)

@@ -56,6 +56,7 @@ class Dispatcher:
     """The queue of one model, and who serves its next batch."""
 
     def __init__(self, plan: Plan) -> None:
+        """Begin with a plan of which nothing is known but names, until another one is set."""
         self._waiting: deque[Request] = deque()
         self._rows = 0  # that wait
         self._put_off: deque[Request] = deque()  # they are late whatever is done
@@ -67,10 +68,15 @@ class Dispatcher:
         self.served: dict[str, int] = {}  # requests, by variant
         self._latencies_s: deque[float] = deque(maxlen=_REMEMBERED)
         self.plan, self._chooser = plan, Chooser(plan)
+        self._knows = False
 
     def set_plan(self, plan: Plan) -> None:
         """Serve by another plan from the next batch on."""
-        self._pace.replan(self.plan, plan)
+        if self._knows:
+            self._pace.replan(self.plan, plan)
+        else:
+            self._pace.forget()
+        self._knows = True
         self.plan, self._chooser = plan, Chooser(plan)
 
     @property
@@ -133,15 +139,20 @@ class Dispatcher:
     def again(self, batch: Batch) -> Batch | None:
         """Return a batch whose variant could not be asked, on another one; None: there is none.
 
-        It is not chosen again for a second, nor is who failed before.
+        It is not chosen again for a second, nor is who failed before. Who does not fit into the
+        other's batch waits again, in front.
         """
-        plan = self.plan
+        plan, requests = self.plan, batch.requests
         self._shunned[batch.name] = batch.sent_s + _SHUNNED_S
-        others = [v for v in range(len(plan.names)) if self._may(v, batch.rows, batch.sent_s)]
+        others = [v for v in range(len(plan.names)) if self._may(v, requests[0].rows, batch.sent_s)]
         if not others:
             return None
-        fastest = min(others, key=lambda v: plan.took_s[v][batch.rows - 1])
-        return batch._replace(name=plan.names[fastest])
+        most = {v: min(batch.rows, len(plan.took_s[v])) for v in others}
+        v = min(others, key=lambda v: (-most[v], plan.took_s[v][most[v] - 1]))
+        count, rows = _prefix(requests, len(plan.took_s[v]))
+        self._waiting.extendleft(reversed(requests[count:]))
+        self._rows += batch.rows - rows
+        return Batch(plan.names[v], requests[:count], rows, batch.sent_s)
 
     def ended(self, batch: Batch, now_s: float, *, failed: bool = False) -> None:
         """Take note that a batch was answered, and of the time since it began."""
@@ -195,10 +206,14 @@ class Dispatcher:
         most = self._chooser.most_rows
         together = _together(self._waiting, most)
         oldest = together[0]
+        # The first of another kind waits on, whatever goes.
+        kind = oldest.kind
+        other_s = next((one.came_s for one in self._waiting if one.kind != kind), math.inf)
 
         def fits(most: int) -> tuple[int, int, float]:
             count, rows = _prefix(together, most)
-            return count, rows, together[count].came_s if count < len(together) else math.inf
+            next_s = together[count].came_s if count < len(together) else math.inf
+            return count, rows, min(next_s, other_s)
 
         found = self._chooser.best(
             moment,
@@ -264,7 +279,9 @@ class Dispatcher:
         """Return those who were put off and go along with so many rows, as it costs little."""
         found: list[Request] = []
         row = self.plan.took_s[v]
-        most = bisect_right(row, row[rows - 1] * _FREE) if self._put_off else rows
+        if not self._put_off or rows > len(row):
+            return found
+        most = bisect_right(row, row[rows - 1] * _FREE)
         while self._put_off and self._put_off[0].kind == kind:
             rows += self._put_off[0].rows
             if rows > most:

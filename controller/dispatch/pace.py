@@ -49,7 +49,6 @@ class Pace:
         self.ended_s = -math.inf  # when the last batch ended
         self._slow = 0.0  # logarithm of what batches took lately over the plan
         self._variance = 0.0  # of the same logarithm, from batch to batch
-        self._last: tuple[str, int] | None = None  # (variant, rows) of the last batch
 
     @property
     def slowdown(self) -> float:
@@ -63,7 +62,6 @@ class Pace:
 
     def ended(self, plan: Plan, name: str, rows: int, sent_s: float, now_s: float) -> None:
         """Take note of what a batch took."""
-        self._last = name, rows
         # One that was sent ahead waited for the one before it.
         took_s = now_s - max(sent_s, self.ended_s)
         self.ended_s = now_s
@@ -74,9 +72,18 @@ class Pace:
             self._slow += _GAIN * surprise
             self._variance += _SPREAD_GAIN * (surprise * surprise - self._variance)
 
+    def forget(self) -> None:
+        """Forget what was seen beside a plan that knew nothing."""
+        self._slow = self._variance = 0.0
+
     def replan(self, before: Plan, after: Plan) -> None:
         """Hold on to the device's pace where the plan's times change."""
-        if self._last is not None:
-            # What is known of it is so of its time, not of the plan's.
-            old, new = expected_s(before, *self._last), expected_s(after, *self._last)
-            self._slow = self._slow + math.log(old / new) if old and new else 0.0
+        # What is known of it is so of its time, not of the plan's. By the change that most cells
+        # had: a variant that was measured anew says nothing of the device.
+        shared = sorted(
+            math.log(old / new)
+            for name, row in zip(after.names, after.took_s)  # noqa: B905 - not in Python 3.8
+            if name in before.names
+            for old, new in zip(before.took_s[before.names.index(name)], row)  # noqa: B905
+        )
+        self._slow = self._slow + shared[len(shared) // 2] if shared else 0.0

@@ -16,9 +16,16 @@ LIMIT_S = 0.1
 PLAN = Plan(("best", "fast"), (0.9, 0.8), ((0.04,) * 8, (0.005,) * 8), (1.1, 1.1), LIMIT_S)
 
 
+def planned(plan: Plan) -> Dispatcher:
+    """Return a dispatcher that was told a plan."""
+    one = Dispatcher(plan)
+    one.set_plan(plan)
+    return one
+
+
 def waiting(*came_s: float, plan: Plan = PLAN, rows: int = 1) -> Dispatcher:
     """Return a dispatcher with requests that came then."""
-    one = Dispatcher(plan)
+    one = planned(plan)
     for at, when_s in enumerate(came_s):
         one.come(when_s, rows, None, at)
     return one
@@ -33,7 +40,7 @@ def answered(one: Dispatcher, now_s: float, took_s: float):
 
 def slowed(by: float, batches: int) -> Dispatcher:
     """Return one whose device took so many times as long as the plan says."""
-    one = Dispatcher(PLAN)
+    one = planned(PLAN)
     for at in range(batches):
         one.come(float(at), 1)
         batch = one.take(float(at))
@@ -288,6 +295,51 @@ def test_a_load_that_only_scatters_is_not_taken_for_more():
         arrivals.rows += int(random.poisson(5.0))
         rates.append(arrivals.rate(step * 0.01))
     assert np.mean(rates[100:]) == pytest.approx(500.0, rel=0.1)
+
+
+def test_what_was_seen_before_the_first_plan_is_forgotten():
+    one = Dispatcher(PLAN._replace(took_s=((0.001,) * 8, (0.001,) * 8)))
+    for at in range(50):
+        one.come(float(at), 1)
+        answered(one, float(at), 0.04)
+    one.set_plan(PLAN)
+    assert one.slowdown == 1.0
+    one.come(100.0, 1)
+    assert one.take(100.057).name == "fast", "it knows nothing of a device 25 times as fast"
+
+
+def test_a_variant_that_was_measured_anew_says_nothing_of_the_device():
+    one = slowed(1.2, 100)
+    rows = (PLAN.took_s[0], (0.01, *PLAN.took_s[1][1:]))
+    one.set_plan(PLAN._replace(took_s=rows))
+    assert one.slowdown == pytest.approx(1.2, rel=0.05)
+
+
+def test_who_waits_on_of_another_kind_is_counted_from_when_he_came():
+    one = Dispatcher(PLAN._replace(took_s=((0.055,) * 8, (0.01,) * 8)))
+    for kind in "ab":
+        one.come(0.0, 1, kind)
+    assert one.take(0.037).name == "fast", "55 and 10 ms more would be too late for the other"
+
+
+def test_with_nothing_ever_in_time_batches_are_full():
+    slow = PLAN._replace(took_s=((0.2,) * 8, (0.15,) * 8))
+    one = waiting(*([0.0] * 20), plan=slow)
+    assert [one.take(0.1).rows for _ in range(3)] == [8, 8, 4]
+
+
+def test_who_does_not_fit_where_a_batch_goes_instead_waits_again_in_front():
+    plan = PLAN._replace(took_s=((0.04,) * 8, (0.005,) * 3))
+    one = waiting(*([0.0] * 6), plan=plan)
+    one.come(0.01, 1, None, "later")
+    batch = one.take(0.02)
+    assert (batch.name, batch.rows) == ("best", 7)
+    other = one.again(batch)
+    assert (other.name, [r.payload for r in other.requests]) == ("fast", [0, 1, 2])
+    assert one.waiting == 4
+    assert [r.payload for r in one.take(0.03).requests] == [3, 4, 5]
+    assert [r.payload for r in one.take(0.03).requests] == ["later"]
+    assert one._rows == 0
 
 
 def test_who_cannot_be_asked_is_left_out_for_a_second():

@@ -46,6 +46,7 @@ class TritonPythonModel:
         self.running = {}
         self.changed = threading.Condition()
         self.ending = False
+        self.broken = None  # why it chooses no more; the governor leaves it then
         # Answers go out beside the next batch: the device should not wait for them.
         self.answers = queue.SimpleQueue()
         self.threads = [
@@ -76,8 +77,8 @@ class TritonPythonModel:
             if tensor is not None:
                 tensors[name] = np.array(tensor.as_numpy())  # its memory ends with the request
         rows = len(next(iter(tensors.values())))
-        if rows > self.most_rows:
-            fail(sender, f"a request may have {self.most_rows} rows, this one has {rows}")
+        if not 1 <= rows <= self.most_rows:
+            fail(sender, f"a request may have 1 to {self.most_rows} rows, this one has {rows}")
             return
         shapes = tuple((name, value.dtype.str, value.shape[1:]) for name, value in tensors.items())
         kind = (shapes, request.parameters())
@@ -90,6 +91,15 @@ class TritonPythonModel:
     # -- batches -------------------------------------------------------------------------------
 
     def work(self):
+        """Take batches; if that fails, say so to the governor, who leads clients elsewhere."""
+        try:
+            self.take_batches()
+        except Exception as error:
+            self.broken = f"its choice failed: {type(error).__name__}: {error}"
+            pb_utils.Logger.log_error(self.broken)
+            raise
+
+    def take_batches(self):
         """Take batches, one at a time, and the next one just before one ends."""
         while True:
             with self.changed:
@@ -129,20 +139,16 @@ class TritonPythonModel:
         return max(sends_s, default=now_s) - now_s
 
     def serve(self, batch):
-        parts = [request.payload[0] for request in batch.requests]
-        inputs = [
-            pb_utils.Tensor(name, np.concatenate([part[name] for part in parts]))
-            for name in parts[0]
-        ]
         parameters = json.loads(batch.requests[0].kind[1] or "{}")
-        answer = self.ask(batch.name, inputs, parameters)
-        while answer.has_error() and is_away(answer.error().message()):
+        answer = self.ask(batch.name, joined(batch), parameters)
+        while answer.has_error() and is_away(batch.name, answer.error().message()):
             with self.changed:
                 other = self.dispatcher.again(batch)
-            if other is None:
-                break
-            batch = other._replace(sent_s=time.monotonic())
-            answer = self.ask(batch.name, inputs, parameters)
+                if other is None:
+                    break
+                batch = other._replace(sent_s=time.monotonic())
+                self.running[threading.get_ident()] = batch
+            answer = self.ask(batch.name, joined(batch), parameters)
         problem = answer.error().message() if answer.has_error() else None
         with self.changed:
             self.dispatcher.ended(batch, time.monotonic(), failed=problem is not None)
@@ -191,6 +197,8 @@ class TritonPythonModel:
     # -- the governor --------------------------------------------------------------------------
 
     def obey(self, message):
+        if self.broken is not None:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(self.broken))
         try:
             body = unseal(self.key, bytes(message), self.serial)
             plan = Plan.read(body["plan"]) if body.get("plan") is not None else None
@@ -235,10 +243,19 @@ class TritonPythonModel:
             thread.join(_DRAIN_S)
 
 
-def is_away(message):
-    """Return whether a variant could not be asked at all, by Triton's words."""
+def joined(batch):
+    """Return the inputs of all its requests as tensors of one."""
+    parts = [request.payload[0] for request in batch.requests]
+    return [
+        pb_utils.Tensor(name, np.concatenate([part[name] for part in parts])) for name in parts[0]
+    ]
+
+
+def is_away(name, message):
+    """Return whether a variant could not be asked at all, by Triton's words, which name it."""
     lowered = message.lower()
-    return any(words in lowered for words in ("not ready", "not found", "unknown model"))
+    away = any(words in lowered for words in ("not ready", "not found", "unknown model"))
+    return away and name in message
 
 
 def refuse(sender, message):
