@@ -155,7 +155,6 @@ class Chooser:
         step = round(math.log(slowdown) / _STEP)
         if step not in self._sizes:
             limit_s = self._plan.limit_s / math.exp(step * _STEP)
-
             self._sizes[step] = [_most_in_time(row, limit_s) for row in self._plan.took_s]
         return self._sizes[step]
 
