@@ -17,14 +17,20 @@ from controller.telemetry.observation import Observation
 
 MAX_PROBED: Final = 64  # rows
 _WANTED: Final = 3  # batches of a size
+_KNOWN: Final = 2.0  # batches of a variant: with fewer it cannot serve (`ServiceTimes.known`)
 _WHILE_LOADING: Final = 1  # the same, beside a load: it disturbs, so the others can wait
 _IDLE_AFTER_S: Final = 0.2  # without a queue
 _RETRY_S: Final = 2.0
+_LOOK_AGAIN_S: Final = 0.5  # where nothing was wanted; statistics come as often
 # A busy service is never idle: after so long without a chance, a moment will do in which
 # little waits.
 _PATIENCE_S: Final = 1.0
+_STRANGE_PATIENCE_S: Final = 0.1  # the same for a variant that nobody has measured
 _LITTLE: Final = 0.1  # of the shortest objective
 _SHORT: Final = 0.25  # of the same: what a probe of several rows may take then
+# Of a model's objective, that a full batch may be expected to take to be worth a probe. Whoever
+# comes during a longer one is late, and of two longer ones the second never is in time.
+_LONGEST: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class ProbePlan:
         self._quiet_since_s: float | None = None
         self._wanted_since_s: float | None = None
         self._allowed_at_s = 0.0
+        self._look_at_s = 0.0  # nothing was wanted: whether that is so still
 
     def set_policy(self, policy: ProbingPolicy) -> None:
         """Follow a new policy."""
@@ -75,26 +82,33 @@ class ProbePlan:
             self._quiet_since_s = None
         elif self._quiet_since_s is None:
             self._quiet_since_s = now_s
-        if not self._policy.enabled or now_s < self._allowed_at_s:
+        if not self._policy.enabled or now_s < max(self._allowed_at_s, self._look_at_s):
             return ()
-        wanted = self._wanted(observation, policy, samples, models)
+        wanted = self._wanted(observation, policy, samples, models, table_s)
         if not wanted:
             self._wanted_since_s = None
+            self._look_at_s = now_s + _LOOK_AGAIN_S  # as at nearly every tick
             return ()
         if self._wanted_since_s is None:
             self._wanted_since_s = now_s
         if self._quiet_since_s is None or now_s - self._quiet_since_s < _IDLE_AFTER_S:
             shortest_s = min(model.objective.latency_s for model in policy.models)
-            if now_s - self._wanted_since_s < _PATIENCE_S or work_s > _LITTLE * shortest_s:
+            if work_s > _LITTLE * shortest_s:
                 return ()
-            wanted = [
+            # Of a variant nobody has measured the time can only be found out, and soon: until then
+            # it cannot serve.
+            strange = [
                 probe
                 for probe in wanted
-                # Of a variant nobody has measured the time can only be found out.
-                if samples[models.index(probe.model)].sum() == 0.0
-                or table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
+                if probe.rows == 1 and samples[models.index(probe.model)].sum() < _KNOWN
             ]
-            if not wanted:
+            wanted = strange or [
+                probe
+                for probe in wanted
+                if table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
+            ]
+            patience_s = _STRANGE_PATIENCE_S if strange else _PATIENCE_S
+            if not wanted or now_s - self._wanted_since_s < patience_s:
                 return ()
         probe = wanted[0]
         count, _ = self._asked.get(probe, (0, 0.0))
@@ -113,15 +127,11 @@ class ProbePlan:
         policy: Policy,
         samples: NDArray[np.float64],
         models: tuple[str, ...],
+        table_s: NDArray[np.float64],
     ) -> list[Probe]:
         """Return what may be asked: what was measured least first, of that the smallest batches."""
         found: list[tuple[float, int, Probe]] = []
         enough = _WHILE_LOADING if observation.operations else _WANTED
-        rows_asked = sorted(
-            {rows for m in policy.models for v in m.variants for rows in self._batches(m, v)}
-        )
-        if not (samples[:, np.array(rows_asked, dtype=np.intp) - 1] < enough).any():
-            return []  # as at nearly every tick
         for model_policy in policy.models:
             reading = observation.models.get(model_policy.name)
             if reading is not None and (reading.switching or reading.paused or reading.held):
@@ -134,10 +144,13 @@ class ProbePlan:
                     continue
                 if not model_policy.lets(variant):
                     continue  # whoever may not serve is left alone
-                times = samples[models.index(variant.model)]
+                row = models.index(variant.model)
+                times = samples[row]
                 sizes = self._batches(model_policy, variant)
                 # Larger ones only when the first is known.
-                for order, rows in enumerate(sizes if times.any() else sizes[:1]):
+                longest_s = _LONGEST * model_policy.objective.latency_s
+                sizes = self._short(sizes, table_s[row], longest_s) if times.any() else sizes[:1]
+                for order, rows in enumerate(sizes):
                     probe, seen = Probe(variant.model, rows), float(times[rows - 1])
                     if seen < enough and self._may_ask(probe, observation.now_s, enough):
                         asked, _ = self._asked.get(probe, (0, 0.0))
@@ -148,6 +161,20 @@ class ProbePlan:
         # Statistics come late: after the wanted number was sent, look before sending more.
         count, last_s = self._asked.get(probe, (0, -np.inf))
         return count < enough or (count == enough == _WANTED) or now_s - last_s >= _RETRY_S
+
+    def _short(
+        self, sizes: tuple[int, ...], takes_s: NDArray[np.float64], longest_s: float
+    ) -> tuple[int, ...]:
+        """Return sizes with each that takes too long halved until it does not."""
+        if self._policy.batches:
+            return sizes  # the operator knows best
+        short = []
+        for size in sizes:
+            rows = size
+            while rows > 1 and takes_s[rows - 1] > longest_s:
+                rows //= 2
+            short.append(rows)
+        return tuple(dict.fromkeys(short))
 
     def _batches(self, model: ModelPolicy, variant: VariantPolicy) -> tuple[int, ...]:
         # Of a profile its own largest batch tells most: an engine that is compiled for one shape

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from controller.policy.model import (
     ModelPolicy,
@@ -34,10 +35,19 @@ TABLE_S = np.array([[0.001], [0.006]]) * np.arange(1.0, 9.0)
 class Bench:
     """A plan that is asked every 20 ms; what it asks for is measured at once."""
 
-    def __init__(self, *, enabled: bool = True, policy: Policy = POLICY) -> None:
+    def __init__(
+        self,
+        *,
+        enabled: bool = True,
+        policy: Policy = POLICY,
+        known: bool = False,
+        table_s: NDArray[np.float64] = TABLE_S,
+    ) -> None:
+        self.table_s = table_s
         self.policy = policy
         self.plan = ProbePlan(ProbingPolicy(enabled=enabled))
         self.samples = np.zeros((2, 8))
+        self.samples[:, 0] = 2.0 if known else 0.0
         self.tick = 0
 
     def run(self, ticks: int, *, pending: int, work_s: float, loading: bool = False) -> list[Probe]:
@@ -58,11 +68,13 @@ class Bench:
                 host=HostReading(cpu_count=2),
                 operations={"other": "load"} if loading else {},
             )
-            asked = self.plan.next(observation, self.policy, self.samples, NAMES, TABLE_S, work_s)
+            asked = self.plan.next(
+                observation, self.policy, self.samples, NAMES, self.table_s, work_s
+            )
             for probe in asked:
                 row = NAMES.index(probe.model)
                 self.samples[row, probe.rows - 1] += 1
-                self.plan.spent(TABLE_S[row, probe.rows - 1], now_s)
+                self.plan.spent(self.table_s[row, probe.rows - 1], now_s)
             found.extend(asked)
         return found
 
@@ -89,7 +101,7 @@ def test_beside_a_load_every_size_is_asked_once_and_the_others_after_it():
 
 
 def test_it_waits_for_an_idle_moment():
-    bench = Bench()
+    bench = Bench(known=True)
     assert bench.run(9, pending=0, work_s=0.0) == []
     assert bench.run(1, pending=1, work_s=0.0) == []  # starts the waiting anew
     assert bench.run(9, pending=0, work_s=0.0) == []
@@ -97,12 +109,36 @@ def test_it_waits_for_an_idle_moment():
 
 
 def test_where_no_idle_moment_comes_little_waiting_will_do():
-    bench = Bench()
+    bench = Bench(known=True)
     assert bench.run(49, pending=1, work_s=0.005) == []
     asked = bench.run(3000, pending=1, work_s=0.005)
     assert Probe("slow", 1) in asked
     assert Probe("slow", 3) in asked  # 18 ms of an objective of 100
     assert Probe("slow", 8) not in asked  # 48 ms
+
+
+def test_a_variant_that_nobody_has_measured_is_asked_soon_and_again_on_a_busy_service():
+    """It cannot serve before two batches of it were measured, however long it takes."""
+    slow = 6.0 * TABLE_S  # 36 ms for a row of `slow`: more than a quarter of the objective
+    asked = Bench(table_s=slow).run(100, pending=1, work_s=0.005)
+    assert [asked.count(Probe(name, 1)) for name in NAMES] == [2, 2]
+    assert Probe("slow", 3) not in asked
+    assert Bench(table_s=slow).run(7, pending=1, work_s=0.005) != []
+
+
+def test_a_batch_that_is_expected_to_take_over_half_the_objective_is_halved_until_it_does_not():
+    asked = Bench(table_s=2.0 * TABLE_S).run(9000, pending=0, work_s=0.0)
+    sizes = {name: {probe.rows for probe in asked if probe.model == name} for name in NAMES}
+    assert sizes == {"fast": {1, 3, 8}, "slow": {1, 3, 4}}  # 12 ms a row: 36 and 48 of 100 ms
+    slower = Bench(table_s=10.0 * TABLE_S).run(9000, pending=0, work_s=0.0)
+    assert {probe.rows for probe in slower if probe.model == "slow"} == {1}
+
+
+def test_sizes_that_the_operator_wants_are_asked_however_long_they_take():
+    bench = Bench(table_s=10.0 * TABLE_S)
+    bench.plan = ProbePlan(ProbingPolicy(batches=(1, 8)))
+    asked = bench.run(30000, pending=0, work_s=0.0)
+    assert {probe.rows for probe in asked if probe.model == "slow"} == {1, 8}
 
 
 @pytest.mark.parametrize("work_s", [0.011, 0.2])
