@@ -186,12 +186,14 @@ class Dispatching:
             rejected_requests=ended["refused"],
             waiting_requests=int(report.get("waiting", 0)),
             quality=self.quality,
+            told_s=report.get("told_s"),
         )
 
     def view(self) -> dict[str, Any]:
         """Return how it is, JSON-ready."""
         report = self.report or {}
         served, completed = report.get("served", {}), report.get("completed", 0)
+        told = report.get("told", 0)
         names = {variant.model: variant.name for variant in self.policy.variants}
         return {
             "model": self.model,
@@ -207,6 +209,8 @@ class Dispatching:
             "slowdown": report.get("slowdown"),
             "p50_ms": _ms(report.get("p50_s")),
             "p99_ms": _ms(report.get("p99_s")),
+            "told_p99_ms": _ms(report.get("told_s")),
+            "coverage": report["told_kept"] / told if told else None,
             "served": {names.get(name, name): count for name, count in served.items()},
         }
 

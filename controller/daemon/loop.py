@@ -300,7 +300,7 @@ class Daemon:
                     ready = True
                     self._manager.ready()
                     _LOG.info("governing %s", ", ".join(m.name for m in self.policy.models))
-            await self._rest.after_tick(stopping)
+            await self._rest.after_tick(stopping, at_ease=self.core.at_ease)
 
     async def _is_pressing(self, budget_s: float) -> bool:
         """Return whether what waits cannot wait for the tick."""

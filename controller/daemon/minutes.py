@@ -92,7 +92,7 @@ class ModelRecorder:
         minute.waiting_s += decision.backlog_requests * seconds
         minute.waiting_most = max(minute.waiting_most, decision.backlog_requests)
         if completed:
-            self._note_told(decision, completed)
+            self._note_told(decision, self._late(observation), completed)
         self._follow_peak(now_s, arrived)
         stratum = self._stratum
         if not (stratum.completed or stratum.failed or stratum.in_time or stratum.late):
@@ -143,7 +143,10 @@ class ModelRecorder:
         reading = observation.models.get(self._policy.name)
         return late if late and reading and reading.serving == late.model else None
 
-    def _note_told(self, decision: Decision, completed: int) -> None:
+    def _note_told(self, decision: Decision, late: Dispatched | None, completed: int) -> None:
+        if late is not None and late.told_s is not None:
+            self.minute.told_s += late.told_s * completed
+            self.minute.told_of += completed
         for candidate in decision.candidates:
             if candidate.variant == decision.serving:
                 # False for what is infinite, and for no number at all.

@@ -35,12 +35,12 @@ class Rest:
         """Follow a new policy from the next tick on."""
         self._pacing.set_policy(policy)
 
-    async def after_tick(self, stopping: asyncio.Task[bool]) -> None:
+    async def after_tick(self, stopping: asyncio.Task[bool], *, at_ease: bool = False) -> None:
         """Return when the next tick is due, by the clock or by what waits; or `stopping` is done.
 
         Never raises for a glance that fails: the tick will come.
         """
-        self._pacing.ticked(self._clock())
+        self._pacing.ticked(self._clock(), at_ease=at_ease)
         while True:
             wait_s = max(self._pacing.at_s - self._clock(), 0.0)
             done, _ = await asyncio.wait({stopping}, timeout=wait_s)

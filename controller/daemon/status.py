@@ -141,7 +141,11 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "rate_rps": decision.rate_rps if decision else None,
         "queue": decision.backlog_requests if decision else None,
         "backlog_ms": ms(decision.backlog_s) if decision else None,
-        "predicted_p99_ms": ms(chosen.told_p99_s) if chosen else None,
+        "predicted_p99_ms": dispatcher["told_p99_ms"]
+        if dispatcher and late
+        else ms(chosen.told_p99_s)
+        if chosen
+        else None,
         "measured_p99_ms": ms(score.measured_s),
         "attainment": score.attainment,
         "burn_rate": score.burn_rate,
@@ -152,7 +156,7 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "failed_actions": daemon.actions.failure_counts.get(policy.name, 0),
         "decisions": dict(daemon.decision_counts.get(policy.name, ())),
         "calibration": {
-            "coverage": coverage,
+            "coverage": dispatcher["coverage"] if dispatcher and late else coverage,
             "factor": factors.get(reading.serving or "", 1.0),
             "factors": factors,
         },

@@ -18,8 +18,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .choice import Chooser, Moment, spread
+from .outlook import Outlook, Queue
 from .pace import Arrivals, Pace
 from .plan import Plan, expected_s
+from .promise import OVERLOAD, PATIENCE, Promise, Told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
 # free the next one is sent.
 _AHEAD_S = 0.001
 _FREE = 1.02  # of a batch's time: so much longer it may be for those who were put off
-_TURN = 10  # of so many batches one is theirs, whoever is late for it ...
-_PATIENCE = 20.0  # ... once one of them has waited for so many objectives
+_TURN = 10  # of so many batches one is theirs, once one of them lost his `PATIENCE`
 _REMEMBERED = 1024  # latencies
 _SHUNNED_S = 1.0  # a variant that could not be asked
 
@@ -41,6 +42,7 @@ class Request(NamedTuple):
     rows: int
     kind: Any  # only requests of one kind (shapes, parameters) fit into a batch together
     payload: Any
+    told: Told | None = None  # None: nothing was known when it came
 
 
 class Batch(NamedTuple):
@@ -60,6 +62,7 @@ class Dispatcher:
         self._waiting: deque[Request] = deque()
         self._rows = 0  # that wait
         self._put_off: deque[Request] = deque()  # they are late whatever is done
+        self._late_s = -math.inf  # when somebody was put off last
         self._since_turn = 0  # batches, since those who were put off had one
         self._arrivals, self._pace = Arrivals(), Pace()
         self._shunned: dict[str, float] = {}
@@ -67,6 +70,8 @@ class Dispatcher:
         self.arrived = self.completed = self.failed = self.refused = self.in_time = 0
         self.served: dict[str, int] = {}  # requests, by variant
         self._latencies_s: deque[float] = deque(maxlen=_REMEMBERED)
+        self.promise = Promise()
+        self._outlook = Outlook(self._pace)
         self.plan, self._chooser = plan, Chooser(plan)
         self._knows = False
 
@@ -95,8 +100,9 @@ class Dispatcher:
         if most is not None and self.waiting >= most:
             self.refused += 1
             return False
-        self._waiting.append(Request(now_s, rows, kind, payload))
         self._rows += rows
+        told = self._tell(now_s, rows) if self._knows else None
+        self._waiting.append(Request(now_s, rows, kind, payload, told))
         self._arrivals.rows += rows
         self.arrived += 1
         return True
@@ -125,16 +131,9 @@ class Dispatcher:
         if not self.waiting:
             return None
         moment = self._moment(now_s, behind)
-        if self._waiting:
-            found = self._put_off_first(moment) or self._in_time(moment)
-            if found is not None:
-                return found
-            self._put_off_late(moment)
-            # Perhaps those who are left can be in time after all.
-            found = self._in_time(moment) if self._waiting else None
-            if found is not None:
-                return found
-        return self._most_done(moment, self._waiting or self._put_off)
+        batch = self._next(moment)
+        self._outlook.sent(batch, moment.rate)
+        return batch
 
     def again(self, batch: Batch) -> Batch | None:
         """Return a batch whose variant could not be asked, on another one; None: there is none.
@@ -152,10 +151,14 @@ class Dispatcher:
         count, rows = _prefix(requests, len(plan.took_s[v]))
         self._waiting.extendleft(reversed(requests[count:]))
         self._rows += batch.rows - rows
-        return Batch(plan.names[v], requests[:count], rows, batch.sent_s)
+        other = Batch(plan.names[v], requests[:count], rows, batch.sent_s)
+        self._outlook.landed(batch)
+        self._outlook.sent(other)
+        return other
 
     def ended(self, batch: Batch, now_s: float, *, failed: bool = False) -> None:
         """Take note that a batch was answered, and of the time since it began."""
+        self._outlook.landed(batch)
         count = len(batch.requests)
         if failed:
             self.failed += count
@@ -166,6 +169,7 @@ class Dispatcher:
             took_s = now_s - request.came_s
             self.in_time += took_s <= self.plan.limit_s
             self._latencies_s.append(took_s)
+            self.promise.ended(request.told, took_s, self.plan.allowed)
         self._pace.ended(self.plan, batch.name, batch.rows, batch.sent_s, now_s)
 
     def sends_s(self, batch: Batch) -> float:
@@ -182,7 +186,27 @@ class Dispatcher:
             return [None for _ in shares]
         return [known[min(math.ceil(share * len(known)), len(known)) - 1] for share in shares]
 
+    def _tell(self, now_s: float, rows: int) -> Told:
+        """Return what to tell of a request that comes now, whose rows are counted already."""
+        queue = Queue(self._rows, self._waiting[0].came_s if self._waiting else now_s)
+        may = lambda v: self._may(v, rows, now_s)  # noqa: E731 - as in `_in_time`
+        where, foreseen_s = self._outlook.of(now_s, rows, queue, self.plan, self._chooser, may)
+        where = OVERLOAD if now_s < self._late_s + self.plan.limit_s else where
+        return self.promise.tell(where, foreseen_s, self.plan.limit_s, self.plan.allowed)
+
     # -- batches -------------------------------------------------------------------------------
+
+    def _next(self, moment: Moment) -> Batch:
+        if self._waiting:
+            found = self._put_off_first(moment) or self._in_time(moment)
+            if found is not None:
+                return found
+            self._put_off_late(moment)
+            # Perhaps those who are left can be in time after all.
+            found = self._in_time(moment) if self._waiting else None
+            if found is not None:
+                return found
+        return self._most_done(moment, self._waiting or self._put_off)
 
     def _moment(self, now_s: float, behind: Batch | None) -> Moment:
         pace, late_s, begins_s = self._pace, 0.0, now_s
@@ -236,7 +260,7 @@ class Dispatcher:
         off_s = self._chooser.spread_of(self.plan.names[v], moment.spread) * takes_s
         came_s = self._waiting[0].came_s
         waited = (moment.now_s - together[0].came_s) / self.plan.limit_s
-        turn = waited > _PATIENCE and self._since_turn >= _TURN - 1
+        turn = waited > PATIENCE and self._since_turn >= _TURN - 1
         if not turn and not self._chooser.leaves_time(moment, takes_s, off_s, self._rows, came_s):
             return None
         return self._most_done(moment, self._put_off)
@@ -248,8 +272,10 @@ class Dispatcher:
             found = self._quickest(self._rows, waiting[0], moment)
             if found is None or waiting[0].came_s + limit_s >= moment.now_s + found[2]:
                 return
-            self._rows -= waiting[0].rows
-            self._put_off.append(waiting.popleft())
+            late, self._late_s = waiting.popleft(), moment.sent_s
+            self._rows -= late.rows
+            told = self.promise.late(late.told, moment.now_s + found[2] - late.came_s)
+            self._put_off.append(late._replace(told=told))
 
     def _most_done(self, moment: Moment, queue: deque[Request]) -> Batch:
         """Return a batch on the variant that gets most done."""

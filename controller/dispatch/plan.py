@@ -19,6 +19,7 @@ class Plan(NamedTuple):
     limit_s: float  # the objective
     timeout_s: float | None = None  # who waits longer is refused
     most_waiting: int | None = None  # who finds so many requests waiting is refused
+    allowed: float = 0.01  # share of the requests that may be later than the objective
 
     @classmethod
     def read(cls, value: dict[str, Any]) -> Plan:
@@ -31,10 +32,13 @@ class Plan(NamedTuple):
             float(value["limit_s"]),
             None if value.get("timeout_s") is None else float(value["timeout_s"]),
             None if value.get("most_waiting") is None else int(value["most_waiting"]),
+            float(value.get("allowed", 0.01)),
         )
         sizes = {len(plan.names), len(plan.quality), len(plan.took_s), len(plan.tail)}
         if len(sizes) != 1 or not plan.names:
             raise ValueError("a plan needs as many of each as it has variants, and one at least")
+        if not 0.0 < plan.allowed < 1.0:
+            raise ValueError("what may be late is a share between 0 and 1")
         numbers = [plan.limit_s, *plan.tail, *(took for row in plan.took_s for took in row)]
         if not all(plan.took_s) or not all(math.isfinite(x) and x > 0.0 for x in numbers):
             raise ValueError("times of a plan are positive, and every variant has one")

@@ -72,6 +72,7 @@ class GovernorCore:
         self._placement: Placement | None = None
         self._work_s = 0.0  # that waited at the last step
         self.late = LateBinding()
+        self.at_ease = False  # dispatchers choose, and nothing is left to measure
 
     def _new_service(self, policy: Policy) -> ServiceTimes:
         models = dict.fromkeys(v.model for model in policy.models for v in model.variants)
@@ -177,9 +178,11 @@ class GovernorCore:
             )
         if shares and not stalled:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
+        self.at_ease = False
         if observation.dispatched:
             predictors = [mind.predictor for mind in minds]
             decisions = self.late.bind(self._policy.models, decisions, predictors, observation)
+            self.at_ease = self.late.chooses and self._probes.is_done(observation.now_s)
         return decisions
 
     def _weigh_instances(

@@ -30,6 +30,7 @@ class LateBinding:
 
     def __init__(self) -> None:
         self.plans: dict[str, Plan | None] = {}  # by model; None: nothing can serve
+        self.chooses = False  # for every model a dispatcher does, and not the governor
 
     def bind(
         self,
@@ -44,10 +45,13 @@ class LateBinding:
             for policy, decision, predictor in zip(policies, decisions, predictors, strict=True)
             if policy.dispatcher is not None
         }
-        return tuple(
+        bound = tuple(
             bind_late(policy, decision, observation)
             for policy, decision in zip(policies, decisions, strict=True)
         )
+        self.chooses = all(one.reason is Reason.LATE_BINDING for one in bound)
+        self.chooses = self.chooses and all(one.serving == DISPATCHER for one in bound)
+        return bound
 
 
 def plan_for(policy: ModelPolicy, decision: Decision, predictor: ModelPredictor) -> Plan | None:
@@ -76,6 +80,7 @@ def plan_for(policy: ModelPolicy, decision: Decision, predictor: ModelPredictor)
         limit_s=policy.objective.latency_s,
         timeout_s=None if policy.queue is None else policy.queue.timeout_s,
         most_waiting=None if policy.queue is None else policy.queue.max_size,
+        allowed=policy.objective.allowed_miss_ratio,
     )
 
 

@@ -56,6 +56,10 @@ class ProbePlan:
         """Follow a new policy."""
         self._policy = policy
 
+    def is_done(self, now_s: float) -> bool:
+        """Return whether nothing was wanted when it was looked at last, a moment ago."""
+        return not self._policy.enabled or now_s <= self._look_at_s
+
     def next(
         self,
         observation: Observation,

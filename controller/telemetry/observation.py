@@ -154,6 +154,7 @@ class Dispatched:
     rejected_requests: int = 0  # of these, by a limit of its queue
     waiting_requests: int = 0
     quality: float | None = None  # mean, of what it answered lately
+    told_s: float | None = None  # latency that its last request was told, at the percentile
 
     def as_reading(self) -> VariantReading:
         """Return the same as of a variant: what came will be answered but for what failed."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from controller.dispatch.late_binding import Batch, Dispatcher
 from controller.dispatch.plan import Plan
 from controller.planning.core import GovernorCore
+from controller.planning.pacing import interval_s
 from controller.policy.model import DISPATCHER, DispatcherPolicy, Policy
 from controller.telemetry.observation import (
     BatchSample,
@@ -115,8 +116,9 @@ class _Run:
         arrivals = self._arrivals
         done_s = np.full(len(arrivals), np.inf)
         served_by = np.full(len(arrivals), -1, dtype=np.int64)
+        told_s = np.full(len(arrivals), math.nan)
         took_real_s: list[float] = []
-        tick_s, look_s = self._policy.tick_s, phase_s(self._policy.tick_s, self._seed)
+        look_s = phase_s(self._policy.tick_s, self._seed)
         at, serving, now_s = 0, -1, 0.0
         flying: deque[tuple[Batch, float]] = deque()  # (what was sent, when its answer is back)
         while at < len(arrivals) or flying or self._dispatcher.waiting:
@@ -132,6 +134,8 @@ class _Run:
                 variant = self._names.index(batch.name)
                 for request in batch.requests:
                     done_s[request.payload], served_by[request.payload] = now_s, variant
+                    if request.told is not None:
+                        told_s[request.payload] = request.told.told_s
                 self._switches += variant != serving and serving >= 0
                 serving = variant
             elif now_s == sends_s:
@@ -147,9 +151,14 @@ class _Run:
                 at += 1
             else:
                 took_real_s.append(self._look(now_s))
-                look_s = look_s + tick_s if look_s + tick_s < duration_s else math.inf
+                look_s += interval_s(self._policy, at_ease=self._core.at_ease)
+                look_s = look_s if look_s < duration_s else math.inf
         return Outcome(
-            done_s - np.array(arrivals), served_by, self._switches, np.array(took_real_s)
+            done_s - np.array(arrivals),
+            served_by,
+            self._switches,
+            np.array(took_real_s),
+            stated_s=told_s,
         )
 
     def _execute(self, variant: int, rows: int, comes_s: float) -> float:
@@ -229,6 +238,7 @@ class _Run:
                     arrived_requests=came,
                     arrived_rows=came_rows,
                     waiting_requests=own.waiting,
+                    told_s=own.promise.last_s,
                 )
             },
         )

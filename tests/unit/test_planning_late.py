@@ -13,6 +13,8 @@ from controller.policy.model import (
     DispatcherPolicy,
     GpuPolicy,
     MemoryPolicy,
+    Objective,
+    ProbingPolicy,
     QueuePolicy,
 )
 from controller.telemetry.observation import Dispatched, ModelReading, VariantReading
@@ -42,6 +44,21 @@ def test_the_alias_is_led_to_a_dispatcher_that_is_well():
     (decision,) = core().step(seen(10.0, serving="late"))
     assert not decision.changes
     assert decision.serving == DISPATCHER
+
+
+def test_it_is_at_ease_where_the_dispatcher_serves_and_nothing_is_left_to_measure():
+    one = core()
+    one.step(seen(10.0, serving="late"))
+    assert not one.at_ease, "nobody looked yet whether something is to be measured"
+    one.set_policy(replace(BOUND, probing=ProbingPolicy(enabled=False)))
+    one.step(seen(10.1))
+    assert not one.at_ease, "the alias leads elsewhere"
+    one.step(seen(10.2, serving="late"))
+    assert one.at_ease
+    one.step(seen(10.3, serving="late", late=replace(WELL, healthy=False, ill=True)))
+    assert not one.at_ease
+    one.step(seen(10.4, serving="late", late=None))
+    assert not one.at_ease
 
 
 @pytest.mark.parametrize(
@@ -101,6 +118,14 @@ def test_the_plan_has_those_that_are_known_and_may_serve():
     look = seen(10.1)
     one.step(replace(look, variants={**look.variants, **away}))
     assert one.late.plans["m"].names == ("m_tiny", "m_mid")
+
+
+def test_the_plan_says_how_many_may_be_late():
+    model = replace(BOUND.models[0], objective=Objective(0.1, 95.0))
+    one = taught()
+    one.set_policy(replace(BOUND, models=(model,)))
+    one.step(seen(10.0))
+    assert one.late.plans["m"].allowed == pytest.approx(0.05)
 
 
 def test_limits_of_the_queue_go_into_the_plan():

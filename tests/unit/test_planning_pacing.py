@@ -3,11 +3,13 @@
 import itertools
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from taught_core import POLICY
 
-from controller.planning.pacing import Pacing
+from controller.planning.pacing import Pacing, interval_s
+from controller.policy.model import Objective
 
 AUTO = replace(POLICY, interval_s=None)  # 60 ms: a tick every 20, a glance every 5
 TICK_S, GLANCE_S = 0.020, 0.005
@@ -64,3 +66,17 @@ def test_a_loop_that_is_late_does_not_catch_up_by_ticking_faster():
     assert pacing.at_s >= 0.5
     pacing.ticked(pacing.at_s)
     assert pacing.at_s > 0.5
+
+
+def test_where_dispatchers_choose_ticks_are_100_ms_apart_and_nothing_is_glanced_at():
+    pacing = Pacing(AUTO, 0.0)
+    pacing.ticked(0.0, at_ease=True)
+    assert (pacing.at_s, pacing.is_glance) == (0.1, False)
+    pacing.ticked(0.1, at_ease=False)
+    assert (pacing.at_s, pacing.is_glance) == (pytest.approx(0.105), True)
+
+
+def test_an_operators_interval_is_kept_where_dispatchers_choose_too():
+    assert interval_s(replace(AUTO, interval_s=0.03), at_ease=True) == 0.03
+    long = replace(AUTO, models=(replace(AUTO.models[0], objective=Objective(2.0, 99.0)),))
+    assert interval_s(long, at_ease=True) == long.tick_s == 0.1

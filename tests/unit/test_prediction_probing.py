@@ -153,6 +153,18 @@ def test_probes_keep_to_their_share_of_time():
     assert 0.0 < took_s <= POLICY.probing.max_busy_ratio * 200 * 0.02 + TABLE_S.max()
 
 
+def test_it_is_done_when_nothing_is_wanted_and_looks_again_later():
+    bench = Bench()
+    bench.run(10, pending=1, work_s=0.5)
+    assert not bench.plan.is_done(0.2), "what is wanted may not be asked now"
+    bench.samples[:] = 3.0
+    bench.run(1, pending=1, work_s=0.5)
+    assert bench.plan.is_done(0.3)
+    assert not bench.plan.is_done(1.0)
+    bench.samples[0] = 0.0
+    assert bench.run(60, pending=0, work_s=0.0) != []
+
+
 def test_none_are_sent_where_the_policy_wants_none():
     assert Bench(enabled=False).run(1000, pending=0, work_s=0.0) == []
 

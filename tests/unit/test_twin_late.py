@@ -42,6 +42,15 @@ def test_a_device_that_becomes_slower_is_followed():
     assert run_one(own, load, LATE, 1).score.slo_attainment >= 0.985
 
 
+@pytest.mark.parametrize("slowdown", [1.0, 1.3])
+def test_what_is_told_holds_for_99_of_a_hundred(slowdown):
+    own = plan("gpunet-v100", 0.06, slowdown=slowdown)
+    load = own.load()
+    score = run_one(own, load, LATE, 1).score
+    assert 0.985 <= score.coverage <= 0.995
+    assert score.stated_over_p99 <= 1.3
+
+
 def test_requests_of_several_rows_are_all_answered():
     own = plan("gpunet-v100", 0.2, seconds=10.0, rows_per_request=3.0)
     assert LATE in possible(own)

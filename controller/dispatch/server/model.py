@@ -232,6 +232,9 @@ class TritonPythonModel:
             "slowdown": own.slowdown,
             "p50_s": p50_s,
             "p99_s": p99_s,
+            "told_s": own.promise.last_s,
+            "told": own.promise.told,
+            "told_kept": own.promise.kept,
         }
 
     def finalize(self):

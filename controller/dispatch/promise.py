@@ -1,0 +1,117 @@
+"""What is told of a request's latency when it comes: meant to hold for 99 of a hundred, say.
+
+Of the standard library alone, like all that runs inside Triton. It must not decide.
+
+Method. The queue foresees when a request is answered (`outlook`). By what factor it came out
+otherwise is remembered by how long was foreseen, in shares of the objective: a quantile of the
+factors of the like is told. Which quantile is steered by what was told too little so far, beyond
+what is allowed (the integral in Angelopoulos, Candes & Tibshirani, conformal PID control, NeurIPS
+2023): the share that is told too little tends to what is allowed, whatever the load does. Where
+more were told too little, no less than the objective is told until that is made up for. Who is put
+off is known to be late long before he is answered, so he counts at once.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from typing import NamedTuple
+
+IN_NEXT, BEHIND, OVERLOAD = range(3)  # where a request that comes will be: what a moment is like
+_REMEMBERED = 1024  # factors of moments of one kind
+_ENOUGH = 20  # of them, for a quantile
+_FINEST = 8  # halvings of the square root: shorter moments are alike
+_AIM = 0.8  # of the share that is allowed: bursts come on top
+_FULL = 15.0  # requests that may be told too little by now: then twice that share is
+_LEAST, _MOST = 0.05, 5.0  # of the share that is allowed
+_OWED, _CREDIT = -1000.0, 100.0  # requests, at most
+_SHORTEST_S = 1e-6
+# Whoever is put off is served after so many objectives at the latest, nearly always.
+PATIENCE = 20.0
+
+
+class Told(NamedTuple):
+    """What was told of one request, and on what grounds."""
+
+    told_s: float
+    foreseen_s: float
+    like: tuple[int, int]
+    missed: bool = False  # it is counted as late already
+
+
+class _Factors:
+    """The last factors of one kind, in their order and by size."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, factor: float) -> None:
+        self._last.append(factor)
+        insort(self._sorted, factor)
+        if len(self._last) > _REMEMBERED:
+            del self._sorted[bisect_left(self._sorted, self._last.popleft())]
+
+    def quantile(self, late: float) -> float | None:
+        """Return what all but a share are within; None: too few are known."""
+        count = len(self._sorted)
+        return self._sorted[min(int((1.0 - late) * count), count - 1)] if count >= _ENOUGH else None
+
+
+class Promise:
+    """Tells, and learns from what came."""
+
+    def __init__(self) -> None:
+        self.told = self.kept = 0  # requests that were answered; within what was told of them
+        self.last_s: float | None = None  # what was told last
+        self._factors: dict[tuple[int, int], _Factors] = {}
+        # Requests that may be told too little, as so many were told enough; below 0: too many were.
+        self._credit = 0.0
+
+    def tell(self, where: int, foreseen_s: float, limit_s: float, allowed: float) -> Told:
+        """Return what to tell of a request.
+
+        Args:
+            where: it is in the next batch, or behind it, or others were put off before it.
+            foreseen_s: how long it takes, if it is in the next batch.
+            limit_s: the objective.
+            allowed: share of the requests that may take longer than they are told.
+        """
+        size, foreseen_s = 0, max(foreseen_s, _SHORTEST_S)
+        if where == IN_NEXT:
+            foreseen_s = min(foreseen_s, limit_s)
+            size = max(round(2.0 * math.log(foreseen_s / limit_s)), -_FINEST)
+        elif where == OVERLOAD:
+            foreseen_s = max(foreseen_s, limit_s)
+        else:
+            foreseen_s = limit_s
+        factors = self._factors.get((where, size))
+        late = min(max(_AIM + self._credit / _FULL, _LEAST), _MOST) * allowed
+        factor = factors.quantile(late) if factors else None
+        safe_s = limit_s * (PATIENCE if where == OVERLOAD else 1.0)
+        told_s = safe_s if factor is None else factor * foreseen_s
+        if self._credit < -2.0:
+            told_s = max(told_s, safe_s)
+        self.last_s = told_s
+        return Told(told_s, foreseen_s, (where, size))
+
+    def late(self, told: Told | None, least_s: float) -> Told | None:
+        """Take note that a request will take so long at least; return what was told of it."""
+        if told is None or told.missed or told.told_s >= least_s:
+            return told
+        self._owe(1.0)
+        return told._replace(missed=True)
+
+    def ended(self, told: Told | None, took_s: float, allowed: float) -> None:
+        """Learn from what a request took."""
+        if told is None:
+            return
+        missed = took_s > told.told_s
+        self.told += 1
+        self.kept += not missed
+        self._owe(float(missed and not told.missed) - allowed)
+        self._factors.setdefault(told.like, _Factors()).add(took_s / told.foreseen_s)
+
+    def _owe(self, requests: float) -> None:
+        self._credit = min(max(self._credit - requests, _OWED), _CREDIT)
