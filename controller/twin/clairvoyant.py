@@ -43,6 +43,7 @@ class _Path:
 def best_schedule(server: SimulatedTriton, *, duration_s: float, tick_s: float) -> list[int]:
     """Return which variant to serve from each tick on. The server is not touched."""
     states = [_State(server.fork(), 0.0, None)]
+    fastest = _fastest(server)
     ticks = int(duration_s / tick_s) + 1
     for tick in range(1, ticks + 1):
         grown: dict[tuple[int, int], _State] = {}
@@ -52,7 +53,7 @@ def best_schedule(server: SimulatedTriton, *, duration_s: float, tick_s: float) 
                 if variant != fork.serving:
                     fork.switch(variant)
                 fork.advance(tick * tick_s)
-                one = _State(fork, _worth(fork), _Path(variant, state.path))
+                one = _State(fork, _worth(fork, fastest), _Path(variant, state.path))
                 key = (variant, round(fork.work_s() / _SAME_S))
                 if key not in grown or grown[key].worth < one.worth:
                     grown[key] = one
@@ -65,12 +66,12 @@ def best_schedule(server: SimulatedTriton, *, duration_s: float, tick_s: float) 
     return schedule[::-1]
 
 
-def _worth(server: SimulatedTriton) -> float:
+def _worth(server: SimulatedTriton, quickest: int) -> float:
     """Return what a state is going to have earned if the fastest serves from now on."""
     after = server.fork()
-    fastest = server.variants[_fastest(server)]
-    if after.serving != _fastest(server) or after.switching:
-        after.switch(_fastest(server))
+    fastest = server.variants[quickest]
+    if after.serving != quickest or after.switching:
+        after.switch(quickest)
     after.advance(server.now_s + _OBJECTIVES * server.limit_s)
     # While the fastest works the queue off, what arrives gets no better quality.
     best = max(variant.quality for variant in server.variants)
