@@ -1,8 +1,9 @@
 """Late binding beside an alias on a real Triton whose models take a GPU's time.
 
-    python benchmarks/late_on_triton.py [--ladder bert-t4] [--trace azure-code] [--limit-ms 100]
-                                        [--seconds 60] [--seed 1] [--slower 1.0]
-                                        [--rivals backlog,model-switching-tuned]
+    python benchmarks/late_on_triton.py [--ladder bert-t4] [--trace azure-code ...]
+                                        [--start 0] [--seconds 60] [--limit-ms 60] [--slower 1.0]
+                                        [--rivals backlog,model-switching-tuned] [--seed 1]
+                                        [--plot FILE]
 
 The server, the governor and the dispatcher are the real ones. The models are not: each sleeps as
 long as a recorded ladder says that its batch takes on a GPU, and holds a lock meanwhile, as one
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc.aio as triton
+from arms_plot import Served, draw
 from google.protobuf import json_format, text_format
 from numpy.typing import NDArray
 from rival_driver import Place, RivalDriver
@@ -83,25 +85,39 @@ def main() -> int:
     """Run every arm and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ladder", default="bert-t4")
-    parser.add_argument("--trace", default="azure-code")
-    parser.add_argument("--limit-ms", type=float, default=100.0)
+    parser.add_argument("--trace", nargs="+", default=["azure-code"])
+    parser.add_argument("--limit-ms", type=float, default=60.0)
+    parser.add_argument("--start", type=float, default=0.0, help="second of the trace")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--slower", type=float, default=1.0, help="every time of the ladder, times")
     parser.add_argument("--rivals", default="backlog,model-switching-tuned")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
     args = parser.parse_args()
+    rivals = args.rivals.split(",")
+    drawn: dict[str, dict[str, Served]] = {}
+    for name in args.trace:
+        variants, due_s = _load(args, name)
+        print(f"\n{args.ladder}, {name} from {args.start:g} s, {args.limit_ms:g} ms:\n")
+        print("| arm | effective quality | in time | failed | mean quality | p50 | p99 | client |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+        with tempfile.TemporaryDirectory(prefix="tg-late-", dir="/tmp") as folder:
+            found = asyncio.run(_arms(Path(folder), variants, due_s, args.limit_ms, rivals))
+        drawn[name] = found
+    if args.plot is not None:
+        draw(args.plot, drawn, args.seconds, args.limit_ms)
+    return 0
+
+
+def _load(args: argparse.Namespace, name: str) -> tuple[list[TwinVariant], NDArray[np.float64]]:
+    """Return the variants, and when requests are due; those of the warm-up before 0."""
     ladder = load_ladder(DATA / f"{args.ladder}.yaml")
-    trace = load_trace(DATA / f"{args.trace}.csv").window(0.0, args.seconds)
+    trace = load_trace(DATA / f"{name}.csv").window(args.start, args.start + args.seconds)
     plan = Plan(trace, ladder, args.limit_ms / args.slower / 1e3, max_batch=MOST_ROWS)
     due_s = plan.load().arrivals_s(args.seed) * args.slower
     warm = np.sort(np.random.default_rng(args.seed).random(100)) * WARMUP_S - WARMUP_S
-    due_s = np.concatenate([warm, due_s[due_s < args.seconds]])
     variants = [TwinVariant(v.name, v.quality, v.table_s * args.slower) for v in plan.variants]
-    print("| arm | effective quality | in time | failed | mean quality | p50 | p99 | client late |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    with tempfile.TemporaryDirectory(prefix="tg-late-", dir="/tmp") as name:
-        asyncio.run(_arms(Path(name), variants, due_s, args.limit_ms, args.rivals.split(",")))
-    return 0
+    return variants, np.concatenate([warm, due_s[due_s < args.seconds]])
 
 
 async def _arms(
@@ -110,7 +126,9 @@ async def _arms(
     due_s: NDArray[np.float64],
     limit_ms: float,
     rivals: Sequence[str],
-) -> None:
+) -> dict[str, Served]:
+    """Let everybody serve the same requests, and tell of each."""
+    found: dict[str, Served] = {}
     root = folder / "models"
     for tag, variant in enumerate(variants):
         _write_model(root, variant, tag, folder / "device")
@@ -146,18 +164,20 @@ async def _arms(
         fastest = min(variants, key=lambda v: v.table_s[-1] / len(v.table_s))
         for variant in (max(variants, key=lambda v: v.quality), fastest):
             await _point(server.grpc, variant.name)
-            _tell(f"fixed:{variant.name}", await _ask(server.grpc, due_s), variants, limit_ms)
+            arm = f"fixed:{variant.name}"
+            found[arm] = _tell(arm, await _ask(server.grpc, due_s), variants, limit_ms)
         setting = Setting(tuple(variants), limit_ms / 1e3, 0.01)
         place = Place(server.grpc, server.metrics_url, ALIAS, [v.name for v in variants], 1)
         for name in filter(None, rivals):
             await _point(server.grpc, variants[setting.fastest].name)
             with RivalDriver(place, RIVALS[name](setting), setting.fastest):
-                _tell(name, await _ask(server.grpc, due_s), variants, limit_ms)
+                found[name] = _tell(name, await _ask(server.grpc, due_s), variants, limit_ms)
         for arm, dispatcher in (("governor", None), ("governor:late", (DISPATCHER, key_file))):
             own = folder / arm.replace(":", "-")
             with Governor(policy_text(**told, dispatcher=dispatcher), own) as governor:
                 await asyncio.to_thread(governor.wait_until_serving, late=dispatcher is not None)
-                _tell(arm, await _ask(server.grpc, due_s), variants, limit_ms)
+                found[arm] = _tell(arm, await _ask(server.grpc, due_s), variants, limit_ms)
+    return found
 
 
 def _write_model(root: Path, variant: TwinVariant, tag: int, device: Path) -> None:
@@ -234,7 +254,8 @@ async def _clients(grpc: str, count: int = 2) -> AsyncIterator[list[triton.Infer
             await client.close()
 
 
-def _tell(arm: str, answers: Answers, variants: list[TwinVariant], limit_ms: float) -> None:
+def _tell(arm: str, answers: Answers, variants: list[TwinVariant], limit_ms: float) -> Served:
+    """Print a line of an arm; return what is drawn of it."""
     quality = np.array([v.quality for v in variants])
     answered = np.isfinite(answers.latency_s)
     met = answered & (answers.latency_s <= limit_ms / 1e3)
@@ -246,6 +267,7 @@ def _tell(arm: str, answers: Answers, variants: list[TwinVariant], limit_ms: flo
         f"| {p50:.0f} ms | {p99:.0f} ms | {answers.late_sent_s * 1e3:.1f} ms |",
         flush=True,
     )
+    return Served(answers.due_s, answers.latency_s * 1e3, got * met)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from arms_plot import Served, draw
 from batches import difference, totals
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rival_driver import Place, RivalDriver
 from tritonclient import grpc as triton
@@ -37,9 +36,7 @@ from controller.twin.rivals import Rival, Setting
 from controller.twin.trace import Trace, load_trace
 
 _PROFILE_CALLS = 20
-_BIN_S = 1.0
 Arms = dict[str, tuple[scores.Score, Records, int]]
-_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f")  # of those beside it
 
 
 def main() -> int:
@@ -64,7 +61,11 @@ def main() -> int:
         document = {name: _document(ran) for name, (_, ran) in found.items()}
         args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if args.plot is not None:
-        _draw(args.plot, bench, found)
+        drawn = {
+            trace: {name: _served(bench, records) for name, (_, records, _) in ran.items()}
+            for trace, (_, ran) in found.items()
+        }
+        draw(args.plot, drawn, args.seconds, bench.objective_ms)
     return 0
 
 
@@ -191,55 +192,14 @@ def _table(trace: str, args: argparse.Namespace, ran: Arms) -> str:
     return "\n".join([*lines, ""])
 
 
-def _draw(path: Path, bench: Bench, found: dict[str, tuple[Schedule, Arms]]) -> None:
-    """Draw a column for each trace: load, effective quality and tail."""
-    figure = Figure(figsize=(5.5 * len(found) + 1.0, 8), dpi=110, layout="constrained")
-    rows = figure.subplots(
-        3, len(found), sharex="col", sharey="row", height_ratios=[1.0, 1.6, 1.6], squeeze=False
-    )
-    for column, (trace, (schedule, ran)) in enumerate(found.items()):
-        load, quality, tail = rows[:, column]
-        load.set_title(trace)
-        edges_s = np.arange(0.0, schedule.duration_s + _BIN_S, _BIN_S)
-        load.stairs(np.histogram(schedule.due_s, edges_s)[0] / _BIN_S, edges_s, fill=True)
-        for number, (name, (_, records, _)) in enumerate(ran.items()):
-            style = {"color": _COLOURS[number % len(_COLOURS)], "linewidth": 1.2, "zorder": 2}
-            if name == "governor":
-                style = {"color": "#d62728", "linewidth": 2.0, "zorder": 5}
-            mean, p99_ms = _by_second(bench, records, edges_s)
-            quality.plot(edges_s[:-1] + _BIN_S / 2, mean, label=name, **style)
-            tail.plot(edges_s[:-1] + _BIN_S / 2, p99_ms, **style)
-        tail.axhline(bench.objective_ms, color="#333333", linestyle="--", linewidth=1.0)
-        tail.set_yscale("log")
-        tail.set_xlabel("seconds")
-    qualities = [served.quality for served in bench.served]
-    rows[1, 0].set_ylim(0.0, max(qualities) + 0.02)
-    rows[1, 0].legend(loc="lower left", ncols=2, frameon=False)
-    rows[0, 0].set_ylabel("requests/s")
-    rows[1, 0].set_ylabel("effective quality, each second")
-    rows[2, 0].set_ylabel("p99 at the client, ms")
-    figure.savefig(path)
-
-
-def _by_second(
-    bench: Bench, records: Records, edges_s: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], list[float]]:
-    """Return effective quality and p99 in milliseconds, each second. [seconds]."""
+def _served(bench: Bench, records: Records) -> Served:
+    """Return what is drawn of an arm."""
     qualities = np.array([served.quality for served in bench.served])
     counted = records.counted()
     met = counted.answered & (counted.latency_ms <= bench.objective_ms)
     worth = np.where(met, qualities[counted.variant], 0.0)
-    place = np.digitize(counted.due_s, edges_s) - 1
-    bins = len(edges_s) - 1
-    count = np.bincount(place, minlength=bins)[:bins]
-    total = np.bincount(place, weights=worth, minlength=bins)[:bins]
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    late_ms = np.where(counted.answered, counted.latency_ms, 4000.0)
-    p99_ms = [
-        float(np.percentile(late_ms[place == b], 99)) if (place == b).any() else np.nan
-        for b in range(bins)
-    ]
-    return mean, p99_ms
+    latency_ms = np.where(counted.answered, counted.latency_ms, np.inf)
+    return Served(counted.due_s, latency_ms, worth)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,28 @@ async def test_a_lone_request_gets_the_best_and_a_burst_what_is_in_time(served):
     assert after["waiting"] == 0
     assert after["failed"] == 0
     assert sum(after["served"].values()) == 1804
+    # By the dispatcher's own clock, of all that came since it had a plan.
+    assert after["told"] == 1803
+    assert after["told_kept"] / after["told"] > 0.95
+    assert 0.0 < after["told_s"] <= 20.0 * LIMIT_S
+    await own.client.close()
+
+
+@pytest.mark.parametrize("fails", ["Chooser.best", "Chooser.leaves_time"])
+async def test_a_dispatcher_whose_own_code_fails_says_so(served, tmp_path, fails):
+    """Then the governor leads clients elsewhere, instead of thinking it well."""
+    code = tmp_path / "repository" / "late" / "1" / "dispatch" / "choice.py"
+    planted = f"\n\ndef _planted(*_):\n    raise RuntimeError('planted')\n\n{fails} = _planted\n"
+    code.write_text(code.read_text() + planted)
+    own = Client(served.grpc)
+    await own.load()
+    assert (await own.tell(BOTH))["plan"] == ["best", "fast"]
+    asked = [asyncio.create_task(own.ask(model="late")) for _ in range(20)]
+    await asyncio.wait(asked, timeout=1.0)
+    with pytest.raises(InferenceServerException, match="its choice failed: RuntimeError: planted"):
+        await own.tell()
+    for one in asked:
+        one.cancel()
     await own.client.close()
 
 

@@ -83,7 +83,11 @@ class TritonPythonModel:
         shapes = tuple((name, value.dtype.str, value.shape[1:]) for name, value in tensors.items())
         kind = (shapes, request.parameters())
         with self.changed:
-            waits = self.dispatcher.come(now_s, rows, kind, (tensors, sender))
+            try:
+                waits = self.dispatcher.come(now_s, rows, kind, (tensors, sender))
+            except Exception as error:
+                self.fails(error)
+                raise
             self.changed.notify()
         if not waits:
             refuse(sender, "Exceeds maximum queue size")
@@ -95,9 +99,12 @@ class TritonPythonModel:
         try:
             self.take_batches()
         except Exception as error:
-            self.broken = f"its choice failed: {type(error).__name__}: {error}"
-            pb_utils.Logger.log_error(self.broken)
+            self.fails(error)
             raise
+
+    def fails(self, error):
+        self.broken = f"its choice failed: {type(error).__name__}: {error}"
+        pb_utils.Logger.log_error(self.broken)
 
     def take_batches(self):
         """Take batches, one at a time, and the next one just before one ends."""
@@ -125,6 +132,7 @@ class TritonPythonModel:
                 self.serve(batch)
             except Exception as error:  # a thread that dies would leave all that come unanswered
                 with self.changed:
+                    batch = self.running[threading.get_ident()]  # perhaps with another variant
                     self.dispatcher.ended(batch, time.monotonic(), failed=True)
                 self.answers.put((batch, None, f"{type(error).__name__}: {error}"))
             with self.changed:
