@@ -1,11 +1,11 @@
 """What it costs to begin with nothing learned, and how long that lasts, on the simulated server.
 
-    python benchmarks/cold_start.py [--every 1]
+    python benchmarks/cold_start.py [--every 1] [--late]
 
 Replays every window of benchmarks/replay.py twice: with the profile that rivals get, and with
 nothing measured. Prints, for stretches of time since the start, how much less effective quality the
 second got, in points of the window's headroom (oracle less fastest fixed variant), mean and worst
-over the windows, and the share of both in time.
+over the windows, and the share of both in time. With `--late` both bind late.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from controller.twin import contest
-from controller.twin.contest import COLD, GOVERNOR
+from controller.twin.contest import COLD, GOVERNOR, LATE, LATE_COLD
 from controller.twin.ladder import load_ladder
 from controller.twin.oracle import fluid_quality
 from controller.twin.plan import Plan, ReplayError
@@ -36,7 +36,9 @@ def main() -> None:
     """Run all windows and print one table for each objective."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="take every n-th window only")
+    parser.add_argument("--late", action="store_true", help="with a dispatcher")
     args = parser.parse_args()
+    known, cold = (LATE, LATE_COLD) if args.late else (GOVERNOR, COLD)
     for kind, objective_ms in OBJECTIVES_MS.items():
         cells = [
             (trace, start_s, ladder)
@@ -44,22 +46,26 @@ def main() -> None:
             for start_s in WINDOWS
             for ladder in sorted(DATA.glob("*.yaml"))
         ][:: args.every]
-        found = Parallel(n_jobs=-1)(delayed(_cell)(*cell, objective_ms / 1e3) for cell in cells)
+        found = Parallel(n_jobs=-1)(
+            delayed(_cell)(*cell, objective_ms / 1e3, (known, cold)) for cell in cells
+        )
         ran = [one for one in found if one is not None]
         print(f"\n{kind}: objective {objective_ms} ms, {len(ran)} windows of {EDGES_S[-1]:g} s\n")
         print("| seconds | less headroom | at worst | in time, known | nothing known |")
         print("| --- | --- | --- | --- | --- |")
         for i, (from_s, to_s) in enumerate(itertools.pairwise(EDGES_S)):
-            held = [one for one in ran if np.isfinite(one[COLD][i, 0])]  # some traces end sooner
-            less = [one[GOVERNOR][i, 0] - one[COLD][i, 0] for one in held]
-            met = [fmean(one[name][i, 1] for one in held) for name in (GOVERNOR, COLD)]
+            held = [one for one in ran if np.isfinite(one[cold][i, 0])]  # some traces end sooner
+            less = [one[known][i, 0] - one[cold][i, 0] for one in held]
+            met = [fmean(one[name][i, 1] for one in held) for name in (known, cold)]
             print(
                 f"| {from_s:g} to {to_s:g} | {fmean(less):.1%} | {max(less):.1%} "
                 f"| {met[0]:.2%} | {met[1]:.2%} |"
             )
 
 
-def _cell(trace: Path, start_s: int, ladder: Path, limit_s: float) -> Row | None:
+def _cell(
+    trace: Path, start_s: int, ladder: Path, limit_s: float, policies: tuple[str, str]
+) -> Row | None:
     """Return (headroom, attainment) of each stretch, by policy. [stretches, 2]."""
     window = load_trace(trace).window(start_s, start_s + EDGES_S[-1])
     plan = Plan(window, load_ladder(ladder), limit_s)
@@ -73,7 +79,7 @@ def _cell(trace: Path, start_s: int, ladder: Path, limit_s: float) -> Row | None
     count = np.bincount(stretch, minlength=len(EDGES_S) - 1).astype(np.float64)
     count[count == 0.0] = np.nan  # nothing arrived
     scores = {}
-    for policy in (GOVERNOR, COLD, FASTEST):
+    for policy in (*policies, FASTEST):
         outcome = contest.run(plan, load, policy, arrivals_s, 1)
         met = (outcome.served_by >= 0) & (outcome.latency_s <= limit_s)
         got = np.where(met, quality[outcome.served_by], 0.0)
