@@ -55,8 +55,8 @@ soak: $(READY) ## the full counts of every target: two hours and a quarter (TEST
 	fi; exit $$failed
 
 .PHONY: benchmark
-benchmark: $(READY) ## the governor and its rivals on a simulated Triton, 45 s of each window
-	$(BIN)/python benchmarks/replay.py --seconds 45 --seeds 1 --out .benchmark --docs docs/benchmark.md
+benchmark: $(READY) ## the governor and its rivals on a simulated Triton, half a minute of each window
+	$(BIN)/python benchmarks/replay.py --seconds 30 --seeds 1 --out .benchmark --docs docs/benchmark.md
 
 .PHONY: benchmark-full
 benchmark-full: $(READY) ## the same, five minutes and ten seeds: hours; goes on where it was stopped

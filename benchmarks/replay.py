@@ -1,6 +1,6 @@
 """Replays the governor and its rivals over many cells, and writes the tables of docs/benchmark.md.
 
-    python benchmarks/replay.py --seconds 45 --seeds 1 --out DIR [--data FOLDER] [--docs FILE]
+    python benchmarks/replay.py --seconds 30 --seeds 1 --out DIR [--data FOLDER] [--docs FILE]
 
 A cell is a trace's window, a ladder and an objective, each once as it is and once with every
 latency 1.3 times as long from half way on. Without `--full` the clairvoyant plays in the first

@@ -151,6 +151,9 @@ class Dispatching:
             self._unseen[what] += count - before if count >= before else count
             self._ended[what] = count
         self._served, self._silent_s = served, math.inf
+        untold = report.get("untold")
+        if untold is not None and untold != (self.report or {}).get("untold"):
+            _LOG.warning("%s: its dispatcher tells no latencies: %s", self.policy.name, untold)
         if self._clock() - self._renew_s > _RENEWED_S:
             self._renewals = 0  # it has been well for long
         self.report, self.error, self._heard_s = report, None, self._clock()
@@ -193,7 +196,6 @@ class Dispatching:
         """Return how it is, JSON-ready."""
         report = self.report or {}
         served, completed = report.get("served", {}), report.get("completed", 0)
-        told = report.get("told", 0)
         names = {variant.model: variant.name for variant in self.policy.variants}
         return {
             "model": self.model,
@@ -210,7 +212,7 @@ class Dispatching:
             "p50_ms": _ms(report.get("p50_s")),
             "p99_ms": _ms(report.get("p99_s")),
             "told_p99_ms": _ms(report.get("told_s")),
-            "coverage": report["told_kept"] / told if told else None,
+            "coverage": report.get("told_kept"),
             "served": {names.get(name, name): count for name, count in served.items()},
         }
 

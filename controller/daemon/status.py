@@ -13,6 +13,7 @@ from controller.interfaces.views import decision_view, json_ready, ms, source_vi
 from controller.planning.decision import Decision
 from controller.planning.explain import explain_decision
 from controller.planning.explain_instances import explain_instances
+from controller.planning.pacing import interval_s
 from controller.policy.model import DISPATCHER, ModelPolicy, VariantPolicy
 from controller.telemetry.observation import ModelReading
 
@@ -96,7 +97,7 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
         "pid": daemon.pid,
         "uptime_s": round(daemon.uptime_s, 3),
         "mode": daemon.policy.mode.value,
-        "tick_s": daemon.policy.tick_s,
+        "tick_s": interval_s(daemon.policy, at_ease=daemon.core.at_ease),
         "policy_file": str(daemon.policy_file.path),
         "host": daemon.policy_file.host,
         "policy_sha256": daemon.policy.sha256,

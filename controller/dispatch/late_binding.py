@@ -71,6 +71,7 @@ class Dispatcher:
         self.served: dict[str, int] = {}  # requests, by variant
         self._latencies_s: deque[float] = deque(maxlen=_REMEMBERED)
         self.promise = Promise()
+        self.untold: str | None = None  # why nothing could be told of a request, if that ever was
         self._outlook = Outlook(self._pace)
         self.plan, self._chooser = plan, Chooser(plan)
         self._knows = False
@@ -82,6 +83,9 @@ class Dispatcher:
         else:
             self._pace.forget()
         self._knows = True
+        if (plan.limit_s, plan.allowed) != (self.plan.limit_s, self.plan.allowed):
+            self.promise = Promise()  # it was about another objective
+        self._outlook.renewed()
         self.plan, self._chooser = plan, Chooser(plan)
 
     @property
@@ -100,8 +104,8 @@ class Dispatcher:
         if most is not None and self.waiting >= most:
             self.refused += 1
             return False
+        told = self._tell(now_s, rows, kind) if self._knows else None
         self._rows += rows
-        told = self._tell(now_s, rows) if self._knows else None
         self._waiting.append(Request(now_s, rows, kind, payload, told))
         self._arrivals.rows += rows
         self.arrived += 1
@@ -119,6 +123,8 @@ class Dispatcher:
                 if queue is self._waiting:
                     self._rows -= found[-1].rows
         self.refused += len(found)
+        for request in found:
+            self.promise.left(request.told)
         return found
 
     def take(self, now_s: float, behind: Batch | None = None) -> Batch | None:
@@ -162,6 +168,8 @@ class Dispatcher:
         count = len(batch.requests)
         if failed:
             self.failed += count
+            for request in batch.requests:
+                self.promise.left(request.told)
             return
         self.completed += count
         self.served[batch.name] = self.served.get(batch.name, 0) + count
@@ -169,7 +177,7 @@ class Dispatcher:
             took_s = now_s - request.came_s
             self.in_time += took_s <= self.plan.limit_s
             self._latencies_s.append(took_s)
-            self.promise.ended(request.told, took_s, self.plan.allowed)
+            self._hear(request, took_s)
         self._pace.ended(self.plan, batch.name, batch.rows, batch.sent_s, now_s)
 
     def sends_s(self, batch: Batch) -> float:
@@ -186,13 +194,26 @@ class Dispatcher:
             return [None for _ in shares]
         return [known[min(math.ceil(share * len(known)), len(known)) - 1] for share in shares]
 
-    def _tell(self, now_s: float, rows: int) -> Told:
-        """Return what to tell of a request that comes now, whose rows are counted already."""
-        queue = Queue(self._rows, self._waiting[0].came_s if self._waiting else now_s)
+    def _tell(self, now_s: float, rows: int, kind: Any) -> Told | None:
+        """Return what to tell of a request that comes now."""
+        oldest = self._waiting[0] if self._waiting else None
+        alike = oldest is None or oldest.kind == kind
+        queue = Queue(self._rows + rows, now_s if oldest is None else oldest.came_s, alike)
         may = lambda v: self._may(v, rows, now_s)  # noqa: E731 - as in `_in_time`
-        where, foreseen_s = self._outlook.of(now_s, rows, queue, self.plan, self._chooser, may)
-        where = OVERLOAD if now_s < self._late_s + self.plan.limit_s else where
-        return self.promise.tell(where, foreseen_s, self.plan.limit_s, self.plan.allowed)
+        try:
+            where, foreseen_s = self._outlook.of(now_s, queue, self.plan, self._chooser, may)
+            where = OVERLOAD if now_s < self._late_s + self.plan.limit_s else where
+            return self.promise.tell(where, foreseen_s, self.plan.limit_s, self.plan.allowed)
+        except Exception as error:  # noqa: BLE001 - no request is to fail for what it is told
+            self.untold = f"{type(error).__name__}: {error}"
+            return None
+
+    def _hear(self, request: Request, took_s: float) -> None:
+        """Learn what to tell from what a request took."""
+        try:
+            self.promise.ended(request.told, took_s, self.plan.allowed)
+        except Exception as error:  # noqa: BLE001 - it was answered
+            self.untold = f"{type(error).__name__}: {error}"
 
     # -- batches -------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ class Queue(NamedTuple):
 
     rows: int
     oldest_s: float  # when the oldest came
+    is_alike: bool = True  # whoever has just come may share a batch with the oldest
 
 
 class _Next(NamedTuple):
@@ -52,6 +53,10 @@ class Outlook:
         self._rate = self._rate if rate is None else rate
         self._next = None
 
+    def renewed(self) -> None:
+        """Take note that there is another plan."""
+        self._next = None
+
     def landed(self, batch: Batch) -> None:
         """Take note of a batch that is answered, or goes elsewhere."""
         # Whoever sent it may have put another time on it.
@@ -61,7 +66,6 @@ class Outlook:
     def of(
         self,
         now_s: float,
-        rows: int,
         queue: Queue,
         plan: Plan,
         chooser: Chooser,
@@ -71,7 +75,6 @@ class Outlook:
 
         Args:
             now_s: the time.
-            rows: of the request.
             queue: what waits, the request too.
             plan: what batches take.
             chooser: by that plan.
@@ -80,7 +83,7 @@ class Outlook:
         ahead = self._next
         if ahead is None or now_s >= ahead.until_s:
             ahead = self._next = self._look(now_s, queue, plan, chooser, may)
-        where = IN_NEXT if queue.rows - rows < ahead.rows else BEHIND
+        where = IN_NEXT if queue.is_alike and queue.rows <= ahead.rows else BEHIND
         return where, max(ahead.free_s - now_s, 0.0) + ahead.takes_s
 
     def _look(

@@ -6,9 +6,10 @@ Method. The queue foresees when a request is answered (`outlook`). By what facto
 otherwise is remembered by how long was foreseen, in shares of the objective: a quantile of the
 factors of the like is told. Which quantile is steered by what was told too little so far, beyond
 what is allowed (the integral in Angelopoulos, Candes & Tibshirani, conformal PID control, NeurIPS
-2023): the share that is told too little tends to what is allowed, whatever the load does. Where
-more were told too little, no less than the objective is told until that is made up for. Who is put
-off is known to be late long before he is answered, so he counts at once.
+2023): the share that is told too little tends to what is allowed, but for what a burst nobody
+foresaw has too many, beyond fifty. Where more were told too little, no less than the objective is
+told until that is made up for. Who is put off is known to be late long before he is answered, so
+he counts at once.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from typing import NamedTuple
 IN_NEXT, BEHIND, OVERLOAD = range(3)  # where a request that comes will be: what a moment is like
 _REMEMBERED = 1024  # factors of moments of one kind
 _ENOUGH = 20  # of them, for a quantile
-_FINEST = 8  # halvings of the square root: shorter moments are alike
+_KINDS = 8  # of moments in the next batch, each longer by the root of e, up to an objective
+_COUNTED = 1000  # requests, for the coverage
 _AIM = 0.8  # of the share that is allowed: bursts come on top
-_FULL = 15.0  # requests that may be told too little by now: then twice that share is
+_FULL = 15.0  # requests that may be told too little by now: then that share is added
 _LEAST, _MOST = 0.05, 5.0  # of the share that is allowed
-_OWED, _CREDIT = -1000.0, 100.0  # requests, at most
+_OWED, _CREDIT = -50.0, 100.0  # requests, at most
+_PATIENT = -2.0  # of them: with fewer what is safe is told
 _SHORTEST_S = 1e-6
 # Whoever is put off is served after so many objectives at the latest, nearly always.
 PATIENCE = 20.0
@@ -56,18 +59,25 @@ class _Factors:
     def quantile(self, late: float) -> float | None:
         """Return what all but a share are within; None: too few are known."""
         count = len(self._sorted)
-        return self._sorted[min(int((1.0 - late) * count), count - 1)] if count >= _ENOUGH else None
+        if count < _ENOUGH:
+            return None
+        return self._sorted[min(max(int((1.0 - late) * count), 0), count - 1)]
 
 
 class Promise:
     """Tells, and learns from what came."""
 
     def __init__(self) -> None:
-        self.told = self.kept = 0  # requests that were answered; within what was told of them
         self.last_s: float | None = None  # what was told last
+        self._kept: deque[bool] = deque(maxlen=_COUNTED)
         self._factors: dict[tuple[int, int], _Factors] = {}
         # Requests that may be told too little, as so many were told enough; below 0: too many were.
         self._credit = 0.0
+
+    @property
+    def coverage(self) -> float | None:
+        """Return the share of recent requests within what was told of them; None: too few."""
+        return sum(self._kept) / len(self._kept) if len(self._kept) >= _ENOUGH else None
 
     def tell(self, where: int, foreseen_s: float, limit_s: float, allowed: float) -> Told:
         """Return what to tell of a request.
@@ -81,7 +91,7 @@ class Promise:
         size, foreseen_s = 0, max(foreseen_s, _SHORTEST_S)
         if where == IN_NEXT:
             foreseen_s = min(foreseen_s, limit_s)
-            size = max(round(2.0 * math.log(foreseen_s / limit_s)), -_FINEST)
+            size = max(round(2.0 * math.log(foreseen_s / limit_s)), -_KINDS)
         elif where == OVERLOAD:
             foreseen_s = max(foreseen_s, limit_s)
         else:
@@ -91,7 +101,7 @@ class Promise:
         factor = factors.quantile(late) if factors else None
         safe_s = limit_s * (PATIENCE if where == OVERLOAD else 1.0)
         told_s = safe_s if factor is None else factor * foreseen_s
-        if self._credit < -2.0:
+        if self._credit < _PATIENT:
             told_s = max(told_s, safe_s)
         self.last_s = told_s
         return Told(told_s, foreseen_s, (where, size))
@@ -108,10 +118,14 @@ class Promise:
         if told is None:
             return
         missed = took_s > told.told_s
-        self.told += 1
-        self.kept += not missed
-        self._owe(float(missed and not told.missed) - allowed)
+        self._kept.append(not missed)
+        self._owe(float(missed) - float(told.missed) - allowed)
         self._factors.setdefault(told.like, _Factors()).add(took_s / told.foreseen_s)
+
+    def left(self, told: Told | None) -> None:
+        """Take note that a request will get no answer, so that it was told nothing wrong."""
+        if told is not None and told.missed:
+            self._owe(-1.0)
 
     def _owe(self, requests: float) -> None:
         self._credit = min(max(self._credit - requests, _OWED), _CREDIT)

@@ -20,6 +20,7 @@ from controller.planning.devices import DeviceWatch, host_contention
 from controller.planning.expected import Work, expected_work
 from controller.planning.late import LateBinding
 from controller.planning.limits import GpuLimits, most_per_s
+from controller.planning.pacing import interval_s
 from controller.planning.pool import HORIZON_S, Wish
 from controller.planning.price import DevicePrices
 from controller.planning.scorekeeper import Score
@@ -141,7 +142,8 @@ class GovernorCore:
                 samples, observation.now_s, self._sharing, observation.instances
             )
         self._service.observe(samples, observation.now_s)
-        stalled = self._stalls.look(observation.window_s, self._policy.tick_s)
+        usual_s = interval_s(self._policy, at_ease=self.at_ease)
+        stalled = self._stalls.look(observation.window_s, usual_s)
         minds = tuple(self._minds.values())
         largest: dict[str, int] = {}
         for sample in observation.batch_samples:

@@ -5,6 +5,7 @@ Owns the choice of probes within the policy's budget. It must not send anything.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
@@ -18,6 +19,7 @@ from controller.telemetry.observation import Observation
 MAX_PROBED: Final = 64  # rows
 _WANTED: Final = 3  # batches of a size
 _KNOWN: Final = 2.0  # batches of a variant: with fewer it cannot serve (`ServiceTimes.known`)
+_TRIES: Final = 6  # probes of a variant that is not known by then: it waits like the others
 _WHILE_LOADING: Final = 1  # the same, beside a load: it disturbs, so the others can wait
 _IDLE_AFTER_S: Final = 0.2  # without a queue
 _RETRY_S: Final = 2.0
@@ -31,6 +33,7 @@ _SHORT: Final = 0.25  # of the same: what a probe of several rows may take then
 # Of a model's objective, that a full batch may be expected to take to be worth a probe. Whoever
 # comes during a longer one is late, and of two longer ones the second never is in time.
 _LONGEST: Final = 0.5
+_DOUBLED: Final = 0.9  # of that: who takes as much may be asked with twice the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,11 @@ class ProbePlan:
     def __init__(self, policy: ProbingPolicy) -> None:
         self._policy = policy
         self._asked: dict[Probe, tuple[int, float]] = {}
+        self._sent: dict[str, int] = {}  # probes, by Triton's name
         self._quiet_since_s: float | None = None
         self._wanted_since_s: float | None = None
         self._allowed_at_s = 0.0
-        self._look_at_s = 0.0  # nothing was wanted: whether that is so still
+        self._look_at_s = -math.inf  # nothing was wanted: when to see whether that is so still
 
     def set_policy(self, policy: ProbingPolicy) -> None:
         """Follow a new policy."""
@@ -58,7 +62,7 @@ class ProbePlan:
 
     def is_done(self, now_s: float) -> bool:
         """Return whether nothing was wanted when it was looked at last, a moment ago."""
-        return not self._policy.enabled or now_s <= self._look_at_s
+        return not self._policy.enabled or now_s <= self._look_at_s + _LOOK_AGAIN_S
 
     def next(
         self,
@@ -93,19 +97,14 @@ class ProbePlan:
             self._wanted_since_s = None
             self._look_at_s = now_s + _LOOK_AGAIN_S  # as at nearly every tick
             return ()
+        self._look_at_s = -math.inf
         if self._wanted_since_s is None:
             self._wanted_since_s = now_s
         if self._quiet_since_s is None or now_s - self._quiet_since_s < _IDLE_AFTER_S:
             shortest_s = min(model.objective.latency_s for model in policy.models)
             if work_s > _LITTLE * shortest_s:
                 return ()
-            # Of a variant nobody has measured the time can only be found out, and soon: until then
-            # it cannot serve.
-            strange = [
-                probe
-                for probe in wanted
-                if probe.rows == 1 and samples[models.index(probe.model)].sum() < _KNOWN
-            ]
+            strange = self._strange(policy, wanted, samples, models, table_s)
             wanted = strange or [
                 probe
                 for probe in wanted
@@ -115,10 +114,37 @@ class ProbePlan:
             if not wanted or now_s - self._wanted_since_s < patience_s:
                 return ()
         probe = wanted[0]
+        self._sent[probe.model] = self._sent.get(probe.model, 0) + 1
         count, _ = self._asked.get(probe, (0, 0.0))
         self._asked[probe] = (count % (_WANTED + 1) + 1, now_s)
         self._wanted_since_s = now_s
         return (probe,)
+
+    def _strange(
+        self,
+        policy: Policy,
+        wanted: list[Probe],
+        samples: NDArray[np.float64],
+        models: tuple[str, ...],
+        table_s: NDArray[np.float64],
+    ) -> list[Probe]:
+        """Return the smallest batch of each variant that cannot serve, as nobody has measured it.
+
+        Its time can only be found out, and soon. Not of one whose first batch was too slow to be in
+        time ever, nor of one that has had some probes and answers none.
+        """
+        limits_s = {v.model: m.objective.latency_s for m in policy.models for v in m.variants}
+        found: dict[str, Probe] = {}
+        for probe in wanted:
+            row = models.index(probe.model)
+            batches = samples[row].sum()
+            if batches >= _KNOWN or self._sent.get(probe.model, 0) >= _TRIES:
+                continue
+            if batches > 0.0 and table_s[row, probe.rows - 1] > limits_s[probe.model]:
+                continue
+            if probe.model not in found or probe.rows < found[probe.model].rows:
+                found[probe.model] = probe
+        return list(found.values())
 
     def spent(self, service_s: float, now_s: float) -> None:
         """Take note of what a probe took, so that the budget holds."""
@@ -150,13 +176,11 @@ class ProbePlan:
                     continue  # whoever may not serve is left alone
                 row = models.index(variant.model)
                 times = samples[row]
-                sizes = self._batches(model_policy, variant)
-                # Larger ones only when the first is known.
-                longest_s = _LONGEST * model_policy.objective.latency_s
-                sizes = self._short(sizes, table_s[row], longest_s) if times.any() else sizes[:1]
+                sizes = self._sizes(model_policy, variant, times, table_s[row])
+                needed = enough if times.sum() >= _KNOWN else max(enough, int(_KNOWN))
                 for order, rows in enumerate(sizes):
                     probe, seen = Probe(variant.model, rows), float(times[rows - 1])
-                    if seen < enough and self._may_ask(probe, observation.now_s, enough):
+                    if seen < needed and self._may_ask(probe, observation.now_s, needed):
                         asked, _ = self._asked.get(probe, (0, 0.0))
                         found.append((max(seen, asked), order, probe))
         return [probe for _, _, probe in sorted(found, key=itemgetter(0, 1))]
@@ -166,16 +190,31 @@ class ProbePlan:
         count, last_s = self._asked.get(probe, (0, -np.inf))
         return count < enough or (count == enough == _WANTED) or now_s - last_s >= _RETRY_S
 
-    def _short(
-        self, sizes: tuple[int, ...], takes_s: NDArray[np.float64], longest_s: float
+    def _sizes(
+        self,
+        model: ModelPolicy,
+        variant: VariantPolicy,
+        times: NDArray[np.float64],
+        takes_s: NDArray[np.float64],
     ) -> tuple[int, ...]:
-        """Return sizes with each that takes too long halved until it does not."""
-        if self._policy.batches:
-            return sizes  # the operator knows best
+        """Return which batches of a variant would teach something.
+
+        Those that are expected to take too long are halved until they are not. What was not
+        measured yet is expected to take nearly as much longer as it has more rows. So one of twice
+        the rows of a measured one is asked if it fits in any case.
+        """
+        sizes = self._batches(model, variant)
+        if not times.any():
+            return sizes[:1]  # larger ones only when the first is known
+        if self._policy.batches or variant.profile_of is not None:
+            return sizes  # the operator knows best, and so does who compiled an engine
+        longest_s = _LONGEST * model.objective.latency_s
+        seen = np.flatnonzero((times > 0.0) & (takes_s <= _DOUBLED * longest_s)) + 1
+        known = 2 * int(seen.max(initial=0))
         short = []
         for size in sizes:
             rows = size
-            while rows > 1 and takes_s[rows - 1] > longest_s:
+            while rows > max(known, 1) and takes_s[rows - 1] > longest_s:
                 rows //= 2
             short.append(rows)
         return tuple(dict.fromkeys(short))

@@ -42,7 +42,9 @@ class Bench:
         policy: Policy = POLICY,
         known: bool = False,
         table_s: NDArray[np.float64] = TABLE_S,
+        silent: set[str] | None = None,
     ) -> None:
+        self.silent = silent or set()
         self.table_s = table_s
         self.policy = policy
         self.plan = ProbePlan(ProbingPolicy(enabled=enabled))
@@ -73,7 +75,7 @@ class Bench:
             )
             for probe in asked:
                 row = NAMES.index(probe.model)
-                self.samples[row, probe.rows - 1] += 1
+                self.samples[row, probe.rows - 1] += probe.model not in self.silent
                 self.plan.spent(self.table_s[row, probe.rows - 1], now_s)
             found.extend(asked)
         return found
@@ -134,6 +136,44 @@ def test_a_batch_that_is_expected_to_take_over_half_the_objective_is_halved_unti
     assert {probe.rows for probe in slower if probe.model == "slow"} == {1}
 
 
+def test_a_variant_that_was_once_too_slow_for_its_objective_is_left_until_it_is_idle():
+    slow = 20.0 * TABLE_S  # 120 ms for a row of `slow`
+    bench = Bench(table_s=slow)
+    assert bench.run(500, pending=1, work_s=0.005).count(Probe("slow", 1)) == 1
+    assert Probe("slow", 1) in bench.run(5000, pending=0, work_s=0.0)
+
+
+def test_variants_that_answer_no_probe_do_not_keep_the_others_from_theirs():
+    bench = Bench(silent={"slow"})
+    asked = bench.run(3000, pending=1, work_s=0.005)
+    assert {probe.rows for probe in asked if probe.model == "fast"} == {1, 3, 8}
+    assert sum(probe.model == "slow" for probe in asked) < 60, "one a second, as ever"
+
+
+def test_where_the_operator_wants_no_batch_of_one_the_smallest_is_asked():
+    bench = Bench(table_s=6.0 * TABLE_S)
+    bench.plan = ProbePlan(ProbingPolicy(batches=(2, 8)))
+    asked = bench.run(300, pending=1, work_s=0.005)
+    assert asked.count(Probe("slow", 2)) == 2
+    assert Probe("slow", 8) not in asked
+
+
+def test_a_batch_of_twice_the_rows_of_a_short_one_is_asked_whatever_is_expected_of_it():
+    """What was not measured is expected to grow with its rows, which it need not."""
+    steep = np.array([[0.001], [0.043]]) * np.arange(1.0, 9.0)
+    asked = Bench(table_s=steep).run(9000, pending=0, work_s=0.0)
+    assert {probe.rows for probe in asked if probe.model == "slow"} == {1, 2}
+    steeper = np.array([[0.001], [0.047]]) * np.arange(1.0, 9.0)
+    asked = Bench(table_s=steeper).run(9000, pending=0, work_s=0.0)
+    assert {probe.rows for probe in asked if probe.model == "slow"} == {1}
+
+
+def test_beside_a_load_a_variant_that_nobody_knows_is_asked_twice():
+    bench = Bench(table_s=6.0 * TABLE_S)
+    asked = bench.run(1500, pending=1, work_s=0.005, loading=True)
+    assert asked.count(Probe("slow", 1)) == 2
+
+
 def test_sizes_that_the_operator_wants_are_asked_however_long_they_take():
     bench = Bench(table_s=10.0 * TABLE_S)
     bench.plan = ProbePlan(ProbingPolicy(batches=(1, 8)))
@@ -160,7 +200,7 @@ def test_it_is_done_when_nothing_is_wanted_and_looks_again_later():
     bench.samples[:] = 3.0
     bench.run(1, pending=1, work_s=0.5)
     assert bench.plan.is_done(0.3)
-    assert not bench.plan.is_done(1.0)
+    assert not bench.plan.is_done(2.0)
     bench.samples[0] = 0.0
     assert bench.run(60, pending=0, work_s=0.0) != []
 

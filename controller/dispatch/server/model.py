@@ -83,11 +83,7 @@ class TritonPythonModel:
         shapes = tuple((name, value.dtype.str, value.shape[1:]) for name, value in tensors.items())
         kind = (shapes, request.parameters())
         with self.changed:
-            try:
-                waits = self.dispatcher.come(now_s, rows, kind, (tensors, sender))
-            except Exception as error:
-                self.fails(error)
-                raise
+            waits = self.dispatcher.come(now_s, rows, kind, (tensors, sender))
             self.changed.notify()
         if not waits:
             refuse(sender, "Exceeds maximum queue size")
@@ -159,7 +155,10 @@ class TritonPythonModel:
             answer = self.ask(batch.name, joined(batch), parameters)
         problem = answer.error().message() if answer.has_error() else None
         with self.changed:
-            self.dispatcher.ended(batch, time.monotonic(), failed=problem is not None)
+            try:
+                self.dispatcher.ended(batch, time.monotonic(), failed=problem is not None)
+            except Exception as error:  # they have their answer all the same
+                self.fails(error)
         self.answers.put((batch, answer, problem))
 
     def respond(self):
@@ -241,8 +240,8 @@ class TritonPythonModel:
             "p50_s": p50_s,
             "p99_s": p99_s,
             "told_s": own.promise.last_s,
-            "told": own.promise.told,
-            "told_kept": own.promise.kept,
+            "told_kept": own.promise.coverage,
+            "untold": own.untold,
         }
 
     def finalize(self):
