@@ -27,7 +27,9 @@ _LOOK_AGAIN_S: Final = 0.5  # where nothing was wanted; statistics come as often
 # A busy service is never idle: after so long without a chance, a moment will do in which
 # little waits.
 _PATIENCE_S: Final = 1.0
-_STRANGE_PATIENCE_S: Final = 0.1  # the same for a variant that nobody has measured
+# The same for a variant that nobody has measured and a dispatcher waits for, which needs to know
+# no more of it than what batches take. An alias that led to it would need more.
+_LATE_PATIENCE_S: Final = 0.1
 _LITTLE: Final = 0.1  # of the shortest objective
 _SHORT: Final = 0.25  # of the same: what a probe of several rows may take then
 # Of a model's objective, that a full batch may be expected to take to be worth a probe. Whoever
@@ -105,13 +107,16 @@ class ProbePlan:
             if work_s > _LITTLE * shortest_s:
                 return ()
             strange = self._strange(policy, wanted, samples, models, table_s)
+            late = {v.model for m in policy.models if m.dispatcher for v in m.variants}
             wanted = strange or [
                 probe
                 for probe in wanted
                 if table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
             ]
-            patience_s = _STRANGE_PATIENCE_S if strange else _PATIENCE_S
-            if not wanted or now_s - self._wanted_since_s < patience_s:
+            waited_s = now_s - self._wanted_since_s
+            if waited_s < _PATIENCE_S:
+                wanted = [p for p in strange if p.model in late and waited_s >= _LATE_PATIENCE_S]
+            if not wanted:
                 return ()
         probe = wanted[0]
         self._sent[probe.model] = self._sent.get(probe.model, 0) + 1

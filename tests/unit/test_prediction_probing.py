@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from controller.policy.model import (
+    DispatcherPolicy,
     ModelPolicy,
     Objective,
     Policy,
@@ -122,10 +123,18 @@ def test_where_no_idle_moment_comes_little_waiting_will_do():
 def test_a_variant_that_nobody_has_measured_is_asked_soon_and_again_on_a_busy_service():
     """It cannot serve before two batches of it were measured, however long it takes."""
     slow = 6.0 * TABLE_S  # 36 ms for a row of `slow`: more than a quarter of the objective
-    asked = Bench(table_s=slow).run(100, pending=1, work_s=0.005)
+    asked = Bench(table_s=slow).run(400, pending=1, work_s=0.005)
     assert [asked.count(Probe(name, 1)) for name in NAMES] == [2, 2]
     assert Probe("slow", 3) not in asked
-    assert Bench(table_s=slow).run(7, pending=1, work_s=0.005) != []
+    assert Bench(table_s=slow).run(49, pending=1, work_s=0.005) == []
+
+
+def test_where_a_dispatcher_waits_for_it_a_variant_is_asked_at_once():
+    model = replace(POLICY.models[0], dispatcher=DispatcherPolicy("late", "/key"))
+    late = Bench(policy=replace(POLICY, models=(model,)))
+    assert late.run(7, pending=1, work_s=0.005) != []
+    known = Bench(policy=replace(POLICY, models=(model,)), known=True)
+    assert known.run(49, pending=1, work_s=0.005) == []
 
 
 def test_a_batch_that_is_expected_to_take_over_half_the_objective_is_halved_until_it_does_not():
