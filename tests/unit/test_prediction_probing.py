@@ -124,7 +124,8 @@ def test_a_variant_that_nobody_has_measured_is_asked_soon_and_again_on_a_busy_se
     """It cannot serve before two batches of it were measured, however long it takes."""
     slow = 6.0 * TABLE_S  # 36 ms for a row of `slow`: more than a quarter of the objective
     asked = Bench(table_s=slow).run(400, pending=1, work_s=0.005)
-    assert [asked.count(Probe(name, 1)) for name in NAMES] == [2, 2]
+    assert asked.count(Probe("slow", 1)) == 2
+    assert asked.count(Probe("fast", 1)) >= 2
     assert Probe("slow", 3) not in asked
     assert Bench(table_s=slow).run(49, pending=1, work_s=0.005) == []
 
