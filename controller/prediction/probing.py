@@ -27,8 +27,8 @@ _LOOK_AGAIN_S: Final = 0.5  # where nothing was wanted; statistics come as often
 # A busy service is never idle: after so long without a chance, a moment will do in which
 # little waits.
 _PATIENCE_S: Final = 1.0
-# The same for a variant that nobody has measured and a dispatcher waits for, which needs to know
-# no more of it than what batches take. An alias that led to it would need more.
+# The same for a variant that nobody has measured and a dispatcher waits for, which needs no more
+# of it than what two batches take. An alias that is led to it with as little goes there too soon.
 _LATE_PATIENCE_S: Final = 0.1
 _LITTLE: Final = 0.1  # of the shortest objective
 _SHORT: Final = 0.25  # of the same: what a probe of several rows may take then
@@ -107,15 +107,16 @@ class ProbePlan:
             if work_s > _LITTLE * shortest_s:
                 return ()
             strange = self._strange(policy, wanted, samples, models, table_s)
-            late = {v.model for m in policy.models if m.dispatcher for v in m.variants}
             wanted = strange or [
                 probe
                 for probe in wanted
-                if table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
+                # Of a variant nobody has measured the time can only be found out.
+                if samples[models.index(probe.model)].sum() == 0.0
+                or table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
             ]
             waited_s = now_s - self._wanted_since_s
             if waited_s < _PATIENCE_S:
-                wanted = [p for p in strange if p.model in late and waited_s >= _LATE_PATIENCE_S]
+                wanted = strange if waited_s >= _LATE_PATIENCE_S else []
             if not wanted:
                 return ()
         probe = wanted[0]
@@ -133,14 +134,21 @@ class ProbePlan:
         models: tuple[str, ...],
         table_s: NDArray[np.float64],
     ) -> list[Probe]:
-        """Return the smallest batch of each variant that cannot serve, as nobody has measured it.
+        """Return the smallest batch of each variant that a dispatcher cannot use, as it is unknown.
 
         Its time can only be found out, and soon. Not of one whose first batch was too slow to be in
         time ever, nor of one that has had some probes and answers none.
         """
-        limits_s = {v.model: m.objective.latency_s for m in policy.models for v in m.variants}
+        limits_s = {
+            v.model: m.objective.latency_s
+            for m in policy.models
+            if m.dispatcher
+            for v in m.variants
+        }
         found: dict[str, Probe] = {}
         for probe in wanted:
+            if probe.model not in limits_s:
+                continue
             row = models.index(probe.model)
             batches = samples[row].sum()
             if batches >= _KNOWN or self._sent.get(probe.model, 0) >= _TRIES:
@@ -182,10 +190,9 @@ class ProbePlan:
                 row = models.index(variant.model)
                 times = samples[row]
                 sizes = self._sizes(model_policy, variant, times, table_s[row])
-                needed = enough if times.sum() >= _KNOWN else max(enough, int(_KNOWN))
                 for order, rows in enumerate(sizes):
                     probe, seen = Probe(variant.model, rows), float(times[rows - 1])
-                    if seen < needed and self._may_ask(probe, observation.now_s, needed):
+                    if seen < enough and self._may_ask(probe, observation.now_s, enough):
                         asked, _ = self._asked.get(probe, (0, 0.0))
                         found.append((max(seen, asked), order, probe))
         return [probe for _, _, probe in sorted(found, key=itemgetter(0, 1))]

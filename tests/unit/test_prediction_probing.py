@@ -30,6 +30,9 @@ POLICY = Policy(
         ),
     ),
 )
+LATE = replace(
+    POLICY, models=(replace(POLICY.models[0], dispatcher=DispatcherPolicy("late", "/key")),)
+)
 TABLE_S = np.array([[0.001], [0.006]]) * np.arange(1.0, 9.0)
 
 
@@ -121,21 +124,21 @@ def test_where_no_idle_moment_comes_little_waiting_will_do():
 
 
 def test_a_variant_that_nobody_has_measured_is_asked_soon_and_again_on_a_busy_service():
-    """It cannot serve before two batches of it were measured, however long it takes."""
+    """A dispatcher cannot use it before two batches of it were measured, however long it takes."""
     slow = 6.0 * TABLE_S  # 36 ms for a row of `slow`: more than a quarter of the objective
-    asked = Bench(table_s=slow).run(400, pending=1, work_s=0.005)
+    asked = Bench(table_s=slow, policy=LATE).run(400, pending=1, work_s=0.005)
     assert asked.count(Probe("slow", 1)) == 2
     assert asked.count(Probe("fast", 1)) >= 2
     assert Probe("slow", 3) not in asked
+    assert Bench(table_s=slow, policy=LATE).run(7, pending=1, work_s=0.005) != []
+    assert Bench(table_s=slow, policy=LATE, known=True).run(49, pending=1, work_s=0.005) == []
+
+
+def test_without_a_dispatcher_a_stranger_is_asked_once_and_after_a_second():
+    slow = 6.0 * TABLE_S
     assert Bench(table_s=slow).run(49, pending=1, work_s=0.005) == []
-
-
-def test_where_a_dispatcher_waits_for_it_a_variant_is_asked_at_once():
-    model = replace(POLICY.models[0], dispatcher=DispatcherPolicy("late", "/key"))
-    late = Bench(policy=replace(POLICY, models=(model,)))
-    assert late.run(7, pending=1, work_s=0.005) != []
-    known = Bench(policy=replace(POLICY, models=(model,)), known=True)
-    assert known.run(49, pending=1, work_s=0.005) == []
+    asked = Bench(table_s=slow).run(400, pending=1, work_s=0.005)
+    assert asked.count(Probe("slow", 1)) == 1
 
 
 def test_a_batch_that_is_expected_to_take_over_half_the_objective_is_halved_until_it_does_not():
@@ -148,20 +151,20 @@ def test_a_batch_that_is_expected_to_take_over_half_the_objective_is_halved_unti
 
 def test_a_variant_that_was_once_too_slow_for_its_objective_is_left_until_it_is_idle():
     slow = 20.0 * TABLE_S  # 120 ms for a row of `slow`
-    bench = Bench(table_s=slow)
+    bench = Bench(policy=LATE, table_s=slow)
     assert bench.run(500, pending=1, work_s=0.005).count(Probe("slow", 1)) == 1
     assert Probe("slow", 1) in bench.run(5000, pending=0, work_s=0.0)
 
 
 def test_variants_that_answer_no_probe_do_not_keep_the_others_from_theirs():
-    bench = Bench(silent={"slow"})
+    bench = Bench(policy=LATE, silent={"slow"})
     asked = bench.run(3000, pending=1, work_s=0.005)
     assert {probe.rows for probe in asked if probe.model == "fast"} == {1, 3, 8}
     assert sum(probe.model == "slow" for probe in asked) < 60, "one a second, as ever"
 
 
 def test_where_the_operator_wants_no_batch_of_one_the_smallest_is_asked():
-    bench = Bench(table_s=6.0 * TABLE_S)
+    bench = Bench(policy=LATE, table_s=6.0 * TABLE_S)
     bench.plan = ProbePlan(ProbingPolicy(batches=(2, 8)))
     asked = bench.run(300, pending=1, work_s=0.005)
     assert asked.count(Probe("slow", 2)) == 2
@@ -176,12 +179,6 @@ def test_a_batch_of_twice_the_rows_of_a_short_one_is_asked_whatever_is_expected_
     steeper = np.array([[0.001], [0.047]]) * np.arange(1.0, 9.0)
     asked = Bench(table_s=steeper).run(9000, pending=0, work_s=0.0)
     assert {probe.rows for probe in asked if probe.model == "slow"} == {1}
-
-
-def test_beside_a_load_a_variant_that_nobody_knows_is_asked_twice():
-    bench = Bench(table_s=6.0 * TABLE_S)
-    asked = bench.run(1500, pending=1, work_s=0.005, loading=True)
-    assert asked.count(Probe("slow", 1)) == 2
 
 
 def test_sizes_that_the_operator_wants_are_asked_however_long_they_take():
