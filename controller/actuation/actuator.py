@@ -34,7 +34,7 @@ from controller.planning.placing import Standing
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
 from controller.ports import ActionRecord, Outcome
-from controller.telemetry.observation import Instances, MemoryReading, ModelReading
+from controller.telemetry.observation import Instances, MemoryReading, ModelReading, ProbeDone
 
 _STOPPED = Capability(can_act=False, why="not running")
 
@@ -318,12 +318,16 @@ class Actuator:
         Raises:
             TritonError: no answer came.
         """
-        keeper = self._keeper
-        variant = None if keeper is None else keeper.server.variants.get(model)
-        if keeper is None or variant is None or variant.config is None or not variant.ready:
-            return
-        control, deadline_s = keeper.server.control, self._timing.probe_s
-        await control.probe(variant.config, deadline_s=deadline_s, rows=rows)
+        server = None if self._keeper is None else self._keeper.server
+        variant = None if server is None else server.variants.get(model)
+        if server is not None and variant is not None and variant.config and variant.ready:
+            deadline_s = self._timing.probe_s
+            await server.control.probe(variant.config, deadline_s=deadline_s, rows=rows)
+
+    def proofs(self) -> tuple[ProbeDone, ...]:
+        """Return the requests that proved variants since the last call."""
+        proven = () if self._keeper is None else self._keeper.server.control.take_proven()
+        return tuple(ProbeDone(model, 1, foreseen=False) for model in proven)
 
     # -- the warm pool -------------------------------------------------------------------------
 

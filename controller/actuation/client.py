@@ -24,6 +24,7 @@ import tritonclient.grpc.aio as triton
 from google.protobuf.json_format import MessageToDict
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
+from controller.actuation.alias import target_of
 from controller.policy.model import TritonPolicy
 from controller.telemetry.channel import KeyFileError, Link, read_headers
 from controller.telemetry.tls import TlsError
@@ -131,6 +132,7 @@ class TritonControl:
         self._headers = read_headers(policy)
         self._link = Link(policy, "acting")
         self._configs: dict[str, tuple[bytes, dict[str, Any]]] = {}  # as last told
+        self._proven: list[str] = []
 
     def set_places(self, policy: TritonPolicy) -> None:
         """Know where the same policy stands in its file now."""
@@ -238,6 +240,20 @@ class TritonControl:
             await self._link.client.unload_model(
                 check_name(name), headers=self._headers, client_timeout=deadline_s
             )
+
+    async def prove(self, config: Mapping[str, Any], *, deadline_s: float) -> None:
+        """Send one request as `probe` does, and remember which model executed it.
+
+        Raises:
+            TritonError: no answer, or the model's own error as INVALID.
+        """
+        await self.probe(config, deadline_s=deadline_s)
+        self._proven.append(target_of(config) or str(config["name"]))
+
+    def take_proven(self) -> tuple[str, ...]:
+        """Return the models that answered a proof since the last call, once for each proof."""
+        proven, self._proven = tuple(self._proven), []
+        return proven
 
     async def probe(self, config: Mapping[str, Any], *, deadline_s: float, rows: int = 1) -> None:
         """Send one real request (zeros, empty strings) and wait for its first answer.

@@ -356,7 +356,7 @@ class Daemon:
             request_samples=reading.request_samples,
             actions=self.actions.take(),
             operations=self.actuator.operations(),
-            probes=self._prober.take(),
+            probes=(*self._prober.take(), *self.actuator.proofs()),
             placement=self.actuator.placement(),
             instances=self.actuator.instances(),
             memory=self.actuator.memory(),

@@ -13,7 +13,7 @@ from typing import Final
 from controller.prediction.outcomes import PROBED_S
 from controller.telemetry.observation import ProbeDone, VariantReading
 
-_PROBES: Final = 8
+_PROBES: Final = 32  # as many prove that variants live when a server has started
 _LOST_S: Final = 10.0  # from a probe until its answer will not come any more
 
 
@@ -46,6 +46,9 @@ class OwnProbes:
 
     def answered(self, probe: ProbeDone, now_s: float) -> None:
         """Take note of an answer."""
+        if not probe.foreseen:
+            self._sent.append(_Sent(probe.model, probe.rows, now_s + PROBED_S, answered=True))
+            return
         self.last_s[probe.model] = now_s
         for sent in self._sent:
             if (sent.model, sent.rows, sent.answered) == (probe.model, probe.rows, False):

@@ -206,6 +206,7 @@ class ProbeDone:
 
     model: str
     rows: int
+    foreseen: bool = True  # False: whoever decides did not ask for it, it proves that a model lives
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,15 +33,15 @@ async def test_the_report_counts_what_clients_got(start_triton, tmp_path: Path):
         async with Traffic(server.grpc, "chat", rate=30.0) as traffic:
             await asyncio.sleep(4.0)
         await asyncio.sleep(1.0)  # the last traces are on their way
-        switches = governor.model()["switches"]
     finally:
         governor.stop()
     traffic.check(at_least=100)
     document = await asyncio.to_thread(reported, governor.journal, tmp_path / "r.html")
     (model,) = document["models"]
-    # A switch is proven by requests of the governor's own, which Triton counts as any other.
+    # Triton counts the governor's own requests as any other, ten or more by now. One of those may
+    # end just when a look at the counters begins or is lost: a request in a hundred is no fault.
     counted = model["requests"]["completed"] - len(traffic.answers)
-    assert 0 <= counted <= 5 * (switches + 1), model
+    assert abs(counted) <= 2, model
     assert model["requests"]["failed"] == 0
     # At first one request in so many is traced; how many that is depends on the load.
     assert model["traced"]["in_time"] + model["traced"]["late"] >= 5

@@ -53,7 +53,7 @@ class Triton:
     async def index(self, *, deadline_s):
         return dict.fromkeys(self.models, ("READY", ""))
 
-    async def probe(self, config, *, deadline_s, rows=1):
+    async def prove(self, config, *, deadline_s):
         pass
 
 
