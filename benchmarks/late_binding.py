@@ -2,7 +2,7 @@
 
     python benchmarks/late_binding.py [--seconds 60] [--starts 0 300] [--seeds 1] [--jobs N]
                                       [--limits-ms 60 200] [--slowdowns 1.0 1.3]
-                                      [--ladders ...] [--policies governor ...]
+                                      [--ladders ...] [--policies governor ...] [--data FOLDER]
 
 The governor as it is with an alias that leads to one variant at a time, the same with a dispatcher
 (`governor:late`: the code that runs inside Triton, by plans that the core makes of what it learns;
@@ -14,6 +14,8 @@ nothing for themselves. A slow-down of 1.3 makes all latencies 1.3 times as long
 Of each cell the share of the headroom, and in brackets the share in time and that within the told
 99th percentile, where one is told. At the end the same over all windows of a ladder, and over all
 cells: the mean, and the least in brackets; of what was told how many were within 98.5 to 99.5 %.
+`--data` takes all traces and ladders of another folder. A cell whose fastest variant does not fit
+into the objective is left out, as nobody can be in time there.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from joblib import Parallel, delayed
 
 from controller.twin.contest import GOVERNOR, LATE, LATE_COLD, RIVALS
 from controller.twin.ladder import load_ladder
-from controller.twin.plan import Plan
+from controller.twin.plan import Plan, ReplayError
 from controller.twin.replay import oracle_quality, run_one
 from controller.twin.trace import load_trace
 
@@ -56,16 +58,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limits-ms", type=float, nargs="+", default=[60.0, 200.0])
     parser.add_argument("--slowdowns", type=float, nargs="+", default=[1.0, 1.3])
-    ladders = sorted(path.stem for path in DATA.glob("*.yaml"))
-    parser.add_argument("--ladders", nargs="+", default=ladders)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--ladders", nargs="+", help="all of the folder")
     parser.add_argument("--jobs", type=int, default=-1)
     args = parser.parse_args()
+    ladders = args.ladders or sorted(path.stem for path in args.data.glob("*.yaml"))
     cells = [
-        (limit_ms, slowdown, ladder, trace, start_s)
+        (limit_ms, slowdown, args.data / f"{ladder}.yaml", trace, start_s)
         for limit_ms in args.limits_ms
         for slowdown in args.slowdowns
-        for ladder in args.ladders
-        for trace in sorted(DATA.glob("*.csv"))
+        for ladder in ladders
+        for trace in sorted(args.data.glob("*.csv"))
         for start_s in args.starts
     ]
     print(f"| objective | slow-down | ladder | trace | {' | '.join(args.policies)} |")
@@ -75,10 +78,13 @@ def main() -> None:
     )
     groups: dict[tuple[float, float, str], list[list[Cell]]] = {}
     for (limit_ms, slowdown, ladder, trace, start_s), row in zip(cells, found, strict=True):
-        for of in (ladder, f"all {len(args.ladders)}"):
+        window = f"{ladder.stem} | {trace.stem} {start_s:.0f} s"
+        if isinstance(row, str):
+            print(f"| {_where(limit_ms, slowdown)} | {window} | {row} |", flush=True)
+            continue
+        for of in (ladder.stem, f"all {len(ladders)}"):
             groups.setdefault((limit_ms, slowdown, of), []).append(row)
-        window = f"{trace.stem} {start_s:.0f} s"
-        print(f"| {_where(limit_ms, slowdown)} | {ladder} | {window} | {_row(row)} |", flush=True)
+        print(f"| {_where(limit_ms, slowdown)} | {window} | {_row(row)} |", flush=True)
     print()
     print(f"| objective | slow-down | ladder, windows | {' | '.join(args.policies)} |")
     print("| ---: | ---: | --- |" + " ---: |" * len(args.policies))
@@ -90,17 +96,20 @@ def main() -> None:
 def play(
     limit_ms: float,
     slowdown: float,
-    ladder: str,
+    ladder: Path,
     trace: Path,
     start_s: float,
     seconds: float,
     seeds: int,
     policies: Sequence[str],
-) -> list[Cell]:
-    """Return what each policy did, means of seeds."""
+) -> list[Cell] | str:
+    """Return what each policy did, means of seeds; or why there is nothing to tell."""
     load = load_trace(trace).window(start_s, start_s + seconds)
-    plan = Plan(load, load_ladder(DATA / f"{ladder}.yaml"), limit_ms / 1e3, slowdown=slowdown)
-    made = plan.load()
+    plan = Plan(load, load_ladder(ladder), limit_ms / 1e3, slowdown=slowdown)
+    try:
+        made = plan.load()
+    except ReplayError as error:
+        return str(error)
     oracle = oracle_quality(plan, made)
 
     def mean(name: str) -> Cell:
