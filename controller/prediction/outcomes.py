@@ -13,11 +13,13 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from controller.policy.model import Objective
 from controller.prediction.calibration import ConformalCalibration, Outcome
 from controller.prediction.promise import Promise
+from controller.prediction.spread import Spread, mean_of
 from controller.telemetry.observation import Observation, RequestSample, VariantReading
 
 _Known = TypeVar("_Known")
@@ -93,6 +95,7 @@ class Outcomes:
         }
         self._acquaint()
         self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
+        self._spread = Spread()
         self._statements: list[_Look] = []
         # The drift of each variant's device, log: that its calibration holds for, and now.
         self._excused = dict.fromkeys(self._weights.values(), 0.0)
@@ -202,14 +205,16 @@ class Outcomes:
             read_s = _read_s(observation)
             self._stalls.append((read_s - observation.window_s, read_s))
         known = [reading for reading in readings if reading is not None]
-        self._promise.completed(sum(reading.completed_requests for reading in known))
+        completed = sum(reading.completed_requests for reading in known)
+        self._promise.completed(completed)
+        self._spread.observe(completed, observation.window_s)
         self._settle(observation.now_s)
         for model, arrived_s, outcome in self._singles(observation.request_samples):
             self._teach(model, arrived_s, outcome, observation.now_s)
             self._promise.sampled(outcome)
-        for model, arrived_s, outcome in self._means(observation, known, probed_s):
+        for model, arrived_s, outcome, late in self._means(observation, known, probed_s):
             self._teach(model, arrived_s, outcome, observation.now_s)
-            self._promise.averaged(outcome)
+            self._promise.averaged(outcome, late)
         for calibration in self._shared.values():
             calibration.relax(observation.now_s)
 
@@ -247,22 +252,28 @@ class Outcomes:
         observation: Observation,
         readings: Iterable[VariantReading],
         probed_s: Mapping[str, float],
-    ) -> Iterator[tuple[str, float, Outcome]]:
-        """Yield what completed since the last observation, by its exact mean latency."""
+    ) -> Iterator[tuple[str, float, Outcome, float]]:
+        """Yield what completed since the last observation, by its exact mean latency.
+
+        With each the share that took longer than was told, by how requests spread about it.
+        """
         read_s = _read_s(observation)
+        middle_s = read_s - observation.window_s / 2.0
         for reading in readings:
             if reading.completed_requests < 1:
                 continue
             if observation.now_s - probed_s.get(reading.model, -math.inf) < PROBED_S:
                 continue  # a mean that holds a probe of ours tells nothing of a client's request
-            count = reading.completed_requests
-            mean_s = (reading.queue_s + reading.compute_s) / count
-            start_s = read_s - observation.window_s / 2.0 - mean_s
+            mean_s = mean_of(reading)
+            start_s = middle_s - mean_s
             said = self._said(start_s, reading.model)
             if said is not None and not self._caught(start_s, read_s):
+                count = reading.completed_requests
                 teaches = not self._is_outdated(start_s, reading.model)
+                told = partial(self._told, reading.model)
+                late = self._spread.late_share(reading, middle_s, told)
                 outcome = _outcome(mean_s, said, requests=count, teaches=teaches)
-                yield reading.model, start_s, outcome
+                yield reading.model, start_s, outcome, late or 0.0
 
     def _is_outdated(self, arrived_s: float, model: str) -> bool:
         """Return whether what was stated of a request was so by a machine that was far faster."""
@@ -276,6 +287,10 @@ class Outcomes:
             return None
         look = self._statements[at]
         return dict(zip(look.of, look.log_drifts, strict=True)).get(model)
+
+    def _told(self, model: str, arrived_s: float) -> float | None:
+        said = self._said(arrived_s, model)
+        return None if said is None else said.told_s
 
     def _said(self, arrived_s: float, model: str) -> Statement | None:
         """Return what was stated of a request; None: nothing was."""

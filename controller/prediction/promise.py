@@ -11,11 +11,12 @@ Method: quantile tracking (Angelopoulos, Candès & Tibshirani 2023): each reques
 the factor's logarithm up by gain (1 - allowed), each that was not down by gain (allowed). As long
 as the factor does not meet its bounds, the share of late requests tends to what is allowed, for
 any load, if all are counted one by one. They are not: of most the mean of a tick is known, of some
-(traces) their own latency. The mean tells at once how many were late if these spread evenly about
-it; a single one stands for about all that completed since the one before (after Horvitz & Thompson
-1952), and repairs in the long run what that assumption gets wrong. With up to a hundred requests
-between traces, half as many again as allowed may be late at worst; with more, or without traces,
-it is only as true as the assumption.
+(traces) their own latency. The mean tells at once how many were late, by how requests of a tick
+usually spread about it (`spread.py`). Single ones are too few to steer by (eight a second: of a
+minute's the share that is late is known to a half of itself), so they say in the long run by how
+much the means are wrong (a difference estimator, Cochran 1977): after some hours of traces the
+share that is late is off by a fifth of that at most. Without traces it is only as true as the
+means are. Where batches are large the steps are smaller, as all of a batch are late together.
 """
 
 from __future__ import annotations
@@ -28,18 +29,20 @@ from controller.prediction.calibration import Outcome
 
 _COUNTED: Final = 1000  # single requests, for the coverage
 _ENOUGH: Final = 20
-_GAIN: Final = 0.001  # of the logarithm, for each request
+_GAIN: Final = 0.012  # of the logarithm, for each request
+_BATCH: Final = 16.0  # requests that complete together: with more of them it is less
+_BATCH_LEARNED: Final = 0.02
 _FIRST: Final = 0.1  # logarithm, as long as nothing was seen
 _LOWEST: Final = math.log(0.6)
 _HIGHEST: Final = math.log(6.0)
-# Requests of one tick are as much as a third of their mean off it: most of them share one batch,
-# and arrived evenly while the one before it was executed.
-_SPREAD: Final = 0.33
-# For how many requests a single one speaks: twice those since the last one, as it also has to
-# repair what their mean said of them; bounded, for its say to be neither nothing nor everything.
-_FOR_EACH: Final = 2.0
-_LEAST: Final = 30.0
-_MOST: Final = 200.0
+# How wrong the means are: of so many single requests' say none of it is believed, and of the last
+# few thousands it is known.
+_DOUBT: Final = 2000.0
+_KNOWN: Final = 10_000.0
+_MOST_WRONG: Final = (-2.0, 5.0)  # of what is allowed
+_WEIGHT: Final = 5.0  # of a single request, at most: it speaks for those since the last one
+_USUAL: Final = 20.0  # requests between two single ones, until it is known
+_USUAL_LEARNED: Final = 0.02
 
 
 class Promise:
@@ -49,7 +52,14 @@ class Promise:
         self._allowed = miss_ratio
         self._offset_s = offset_s
         self._log_factor = _FIRST
+        self._batch = 1.0
         self._since = 0.0  # requests that completed since the last single one
+        self._usual = _USUAL
+        self._foretold = 0.0  # of those since the last single one: late, by their means
+        # Of single requests, each by the number that it speaks for over the usual one.
+        self._singles = 0.0
+        self._late = 0.0
+        self._by_means = 0.0  # that would have been late by the means
         self._kept: deque[bool] = deque(maxlen=_COUNTED)
         self.singles = 0  # requests that were compared one by one with what was told, ever
         self.singles_kept = 0  # of these, within it
@@ -82,21 +92,38 @@ class Promise:
         self._kept.append(not late)
         self.singles += 1
         self.singles_kept += not late
-        count = min(max(_FOR_EACH * self._since, _LEAST), _MOST)
-        if outcome.teaches:
-            self._since = 0.0
-        self._learn(outcome, count, 1.0 if late else 0.0)
+        if not outcome.teaches:
+            return
+        self._usual += _USUAL_LEARNED * (max(self._since, 1.0) - self._usual)
+        weight = min(max(self._since, 1.0) / self._usual, _WEIGHT)
+        keep = 1.0 - weight / _KNOWN
+        self._singles = self._singles * keep + weight
+        self._late = self._late * keep + weight * late
+        by_means = min(self._foretold / self._usual, _WEIGHT)
+        self._by_means = self._by_means * keep + by_means
+        self._since = self._foretold = 0.0
 
-    def averaged(self, outcome: Outcome) -> None:
-        """Learn from the mean of requests that completed together."""
+    def averaged(self, outcome: Outcome, late: float) -> None:
+        """Learn from requests that completed together.
+
+        Args:
+            outcome: of their mean.
+            late: share of them that took longer than was told, as it seems.
+        """
         if not _is_usable(outcome):
             return
-        self._learn(outcome, outcome.requests, late_share(outcome.latency_s, outcome.told_s))
-
-    def _learn(self, outcome: Outcome, count: float, late: float) -> None:
         if outcome.teaches:
-            moved = self._log_factor + _GAIN * count * (late - self._allowed)
-            self._log_factor = min(max(moved, _LOWEST), _HIGHEST)
+            self._foretold += outcome.requests * late
+            self._batch += _BATCH_LEARNED * (outcome.requests - self._batch)
+            gain = _GAIN * _BATCH / max(_BATCH, self._batch)
+            moved = gain * outcome.requests * (late + self._wrong() - self._allowed)
+            self._log_factor = min(max(self._log_factor + moved, _LOWEST), _HIGHEST)
+
+    def _wrong(self) -> float:
+        """Return by which share of all requests more are late than their means say."""
+        wrong = (self._late - self._by_means) / (self._singles + _DOUBT)
+        least, most = _MOST_WRONG
+        return min(max(wrong, least * self._allowed), most * self._allowed)
 
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
@@ -104,6 +131,7 @@ class Promise:
             "log_factor": round(self._log_factor, 6),
             "offset_s": self._offset_s,
             "allowed": self._allowed,
+            "singles": [round(self._singles, 3), round(self._late, 4), round(self._by_means, 4)],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -111,15 +139,14 @@ class Promise:
         log_factor = float(state["log_factor"])
         if not _LOWEST <= log_factor <= _HIGHEST:
             raise ValueError("promise out of range")
+        # A governor of before knew the means alone.
+        singles, late, by_means = map(float, state.get("singles", (0.0, 0.0, 0.0)))
+        if not (0.0 <= singles <= _KNOWN and 0.0 <= late <= _KNOWN and 0.0 <= by_means <= _KNOWN):
+            raise ValueError("what is known of single requests is out of range")
         about = (float(state["offset_s"]), float(state["allowed"]))
         if all(map(math.isclose, about, (self._offset_s, self._allowed))):
             self._log_factor = log_factor  # else it is about another objective
-
-
-def late_share(mean_s: float, limit_s: float) -> float:
-    """Return the share of requests of one tick that took longer than a limit, by their mean."""
-    late = ((1.0 + _SPREAD) * mean_s - limit_s) / (2.0 * _SPREAD * mean_s)
-    return min(max(late, 0.0), 1.0)
+            self._singles, self._late, self._by_means = singles, late, by_means
 
 
 def _is_usable(outcome: Outcome) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from controller.policy.model import ModelPolicy
 from controller.prediction.disturbance import Ended, Traffic
-from controller.prediction.promise import late_share
+from controller.prediction.spread import late_share
 from controller.telemetry.observation import Observation, VariantReading
 
 

@@ -11,6 +11,7 @@ from controller.policy.model import Objective
 from controller.prediction.calibration import Outcome
 from controller.prediction.outcomes import Outcomes
 from controller.prediction.promise import Promise
+from controller.prediction.spread import late_share
 
 ALLOWED = 0.01
 OFFSET_S = 0.02
@@ -49,7 +50,8 @@ def test_of_many_requests_the_objectives_share_is_within_what_was_told(
         latencies_s = 0.04 * wrong_by * burst * np.exp(spread * drawn.standard_normal(5) - spread)
         late += (latencies_s > told).tolist()
         promise.completed(5)
-        promise.averaged(outcome(float(latencies_s.mean()), told, 5))
+        mean_s = float(latencies_s.mean())
+        promise.averaged(outcome(mean_s, told, 5), late_share(mean_s, told))
         if tick % every == 0:
             promise.sampled(outcome(float(latencies_s[0]), told))
     counted = late[len(late) // 4 :]
@@ -70,16 +72,16 @@ def test_where_requests_spread_as_assumed_the_share_that_is_late_is_that_allowed
         latencies_s = mean_s * (1.0 + 0.33 * (2.0 * drawn.random(10) - 1.0))
         late += (latencies_s > told).tolist()
         promise.completed(10)
-        promise.averaged(outcome(mean_s, told, 10))
+        promise.averaged(outcome(mean_s, told, 10), late_share(mean_s, told))
     assert np.mean(late[len(late) // 4 :]) == pytest.approx(ALLOWED, rel=0.25)
 
 
 def test_a_burst_of_late_requests_widens_what_is_told_by_their_number() -> None:
     promise = Promise(ALLOWED, OFFSET_S)
     before_s = told_s(promise, 0.04)
-    promise.averaged(outcome(0.2, before_s, 3))
+    promise.averaged(outcome(0.2, before_s, 3), 1.0)
     few_s = told_s(promise, 0.04)
-    promise.averaged(outcome(0.2, before_s, 300))
+    promise.averaged(outcome(0.2, before_s, 300), 1.0)
     assert before_s < few_s < told_s(promise, 0.04)
 
 
@@ -107,14 +109,15 @@ def test_what_a_stall_caught_counts_as_late_and_teaches_nothing() -> None:
 def test_the_factor_stays_bounded(latency_s: float) -> None:
     promise = Promise(ALLOWED, OFFSET_S)
     for _ in range(1000):
-        promise.averaged(outcome(latency_s, told_s(promise, 0.04), 10_000))
+        told = told_s(promise, 0.04)
+        promise.averaged(outcome(latency_s, told, 10_000), float(latency_s > told))
     assert 0.5 < promise.factor < 7.0
     assert told_s(promise, 0.0) >= 0.0
 
 
 def test_it_survives_a_restart_and_forgets_with_another_objective() -> None:
     promise = Promise(ALLOWED, OFFSET_S)
-    promise.averaged(outcome(1.0, 0.1, 500))
+    promise.averaged(outcome(1.0, 0.1, 500), 1.0)
     same = Promise(ALLOWED, OFFSET_S)
     same.restore(promise.state())
     assert same.factor == pytest.approx(promise.factor, rel=1e-5)
