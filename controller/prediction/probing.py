@@ -87,7 +87,11 @@ class ProbePlan:
         """
         now_s = observation.now_s
         queued = any((v.pending_requests or 0) > 0 for v in observation.variants.values())
-        queued = queued or any(late.waiting_requests for late in observation.dispatched.values())
+        # A dispatcher's requests hardly ever wait when it is looked at. It is busy all the same.
+        queued = queued or any(
+            late.waiting_requests or late.arrived_requests
+            for late in observation.dispatched.values()
+        )
         if queued:
             self._quiet_since_s = None
         elif self._quiet_since_s is None:
