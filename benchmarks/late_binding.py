@@ -14,8 +14,8 @@ nothing for themselves. A slow-down of 1.3 makes all latencies 1.3 times as long
 Of each cell the share of the headroom, and in brackets the share in time and that within the told
 99th percentile, where one is told. At the end the same over all windows of a ladder, and over all
 cells: the mean, and the least in brackets; of what was told how many were within 98.5 to 99.5 %.
-`--data` takes all traces and ladders of another folder. A cell whose fastest variant does not fit
-into the objective is left out, as nobody can be in time there.
+`--data` takes all traces and ladders of another folder. A cell without a request, or where fewer
+than two variants execute a row within half the objective, is left out, with the reason.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from controller.twin.contest import GOVERNOR, LATE, LATE_COLD, RIVALS
 from controller.twin.ladder import load_ladder
 from controller.twin.plan import Plan, ReplayError
 from controller.twin.replay import oracle_quality, run_one
-from controller.twin.trace import load_trace
+from controller.twin.trace import Trace, TraceFormatError, load_trace
 
 DATA = Path(__file__).with_name("data")
 FASTEST = "fixed:fastest"
@@ -104,12 +104,15 @@ def play(
     policies: Sequence[str],
 ) -> list[Cell] | str:
     """Return what each policy did, means of seeds; or why there is nothing to tell."""
-    load = load_trace(trace).window(start_s, start_s + seconds)
-    plan = Plan(load, load_ladder(ladder), limit_ms / 1e3, slowdown=slowdown)
     try:
-        made = plan.load()
-    except ReplayError as error:
+        load = load_trace(trace).window(start_s, start_s + seconds)
+        plan = Plan(load, load_ladder(ladder), limit_ms / 1e3, slowdown=slowdown)
+        return _scores(plan, plan.load(), seeds, policies)
+    except (ReplayError, TraceFormatError) as error:
         return str(error)
+
+
+def _scores(plan: Plan, made: Trace, seeds: int, policies: Sequence[str]) -> list[Cell]:
     oracle = oracle_quality(plan, made)
 
     def mean(name: str) -> Cell:

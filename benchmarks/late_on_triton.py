@@ -11,6 +11,10 @@ batch at a time runs on a device. So the host's processors are as free as beside
 the demo's models, computed by these same processors, they are not. The same open-loop requests,
 scaled as in a replay, go to every arm; in time is what the client saw. Rivals know the ladder, read
 the metrics page at their own interval and move the alias with one call, nothing checked.
+
+*told held*: the share of requests, by the client's clock, within the 99th percentile that the
+governor's status told when they were sent (looked at twenty times a second); bound late, where each
+is told of its own, as the dispatcher counts them itself.
 """
 
 import argparse
@@ -20,10 +24,12 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import tritonclient.grpc.aio as triton
@@ -48,6 +54,7 @@ from controller.twin.trace import load_trace
 DATA = Path(__file__).with_name("data")
 ALIAS, DISPATCHER = "service", "service_dispatcher"
 WARMUP_S = 8.0
+LOOK_S = 0.05
 DEADLINE_S = 5.0
 MOST_ROWS = 32
 _MODEL = """
@@ -75,10 +82,49 @@ class TritonPythonModel:
 class Answers:
     """What became of the counted requests."""
 
+    zero_s: float  # monotonic seconds, where `due_s` begins
     due_s: NDArray[np.float64]
     latency_s: NDArray[np.float64]  # infinite: failed
     variant: NDArray[np.int64]
     late_sent_s: float  # 99th percentile of how late the client itself was
+
+
+class Told:
+    """Watches what the governor tells of the model's requests, from a thread."""
+
+    def __init__(self, governor: Governor, *, late: bool) -> None:
+        self._governor = governor
+        self._late = late
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._told: list[tuple[float, float]] = []  # (monotonic seconds, latency in seconds)
+        self._coverage: float | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_S * (10.0 if self._late else 1.0)):
+            model = self._governor.model()
+            if model is None:
+                continue
+            self._coverage = model["calibration"]["coverage"]
+            if model["predicted_p99_ms"] is not None:
+                self._told.append((time.monotonic(), model["predicted_p99_ms"] / 1e3))
+
+    def held(self, answers: Answers) -> float | None:
+        """Return the share of requests within what was told of them; None: nothing was."""
+        if self._late or not self._told:
+            return self._coverage if self._late else None
+        at_s, told_s = np.array(self._told).T
+        last = np.searchsorted(at_s, answers.zero_s + answers.due_s, side="right") - 1
+        known = last >= 0
+        return float((answers.latency_s[known] <= told_s[last[known]]).mean())
 
 
 def main() -> int:
@@ -99,8 +145,8 @@ def main() -> int:
     for name in args.trace:
         variants, due_s = _load(args, name)
         print(f"\n{args.ladder}, {name} from {args.start:g} s, {args.limit_ms:g} ms:\n")
-        print("| arm | effective quality | in time | failed | mean quality | p50 | p99 | client |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+        head = "arm | effective quality | in time | failed | mean quality | p50 | p99 | client"
+        print(f"| {head} | told held |\n| --- |{' ---: |' * 8}", flush=True)
         with tempfile.TemporaryDirectory(prefix="tg-late-", dir="/tmp") as folder:
             found = asyncio.run(_arms(Path(folder), variants, due_s, args.limit_ms, rivals))
         drawn[name] = found
@@ -176,7 +222,10 @@ async def _arms(
             own = folder / arm.replace(":", "-")
             with Governor(policy_text(**told, dispatcher=dispatcher), own) as governor:
                 await asyncio.to_thread(governor.wait_until_serving, late=dispatcher is not None)
-                found[arm] = _tell(arm, await _ask(server.grpc, due_s), variants, limit_ms)
+                with Told(governor, late=dispatcher is not None) as told_then:
+                    answers = await _ask(server.grpc, due_s)
+                    held = told_then.held(answers)
+                found[arm] = _tell(arm, answers, variants, limit_ms, held)
     return found
 
 
@@ -237,6 +286,7 @@ async def _ask(grpc: str, due_s: NDArray[np.float64]) -> Answers:
         await asyncio.gather(*tasks)
     counted = due_s >= 0.0
     return Answers(
+        zero_s,
         due_s[counted],
         latency_s[counted],
         served[counted],
@@ -254,7 +304,13 @@ async def _clients(grpc: str, count: int = 2) -> AsyncIterator[list[triton.Infer
             await client.close()
 
 
-def _tell(arm: str, answers: Answers, variants: list[TwinVariant], limit_ms: float) -> Served:
+def _tell(
+    arm: str,
+    answers: Answers,
+    variants: list[TwinVariant],
+    limit_ms: float,
+    held: float | None = None,
+) -> Served:
     """Print a line of an arm; return what is drawn of it."""
     quality = np.array([v.quality for v in variants])
     answered = np.isfinite(answers.latency_s)
@@ -264,7 +320,8 @@ def _tell(arm: str, answers: Answers, variants: list[TwinVariant], limit_ms: flo
     print(
         f"| {arm} | {(got * met).mean():.4f} | {met.mean():.2%} "
         f"| {int((~answered).sum())} of {len(met)} | {got[answered].mean():.4f} "
-        f"| {p50:.0f} ms | {p99:.0f} ms | {answers.late_sent_s * 1e3:.1f} ms |",
+        f"| {p50:.0f} ms | {p99:.0f} ms | {answers.late_sent_s * 1e3:.1f} ms "
+        f"| {'' if held is None else f'{held:.2%}'} |",
         flush=True,
     )
     return Served(answers.due_s, answers.latency_s * 1e3, got * met)

@@ -18,7 +18,7 @@ from typing import Any
 
 from controller.actuation import handback
 from controller.actuation.capability import Capability
-from controller.actuation.client import connect
+from controller.actuation.client import Proof, connect
 from controller.actuation.instances import instance_readings
 from controller.actuation.keeper import Keeper
 from controller.actuation.memory import MemoryWatch
@@ -34,7 +34,7 @@ from controller.planning.placing import Standing
 from controller.planning.pool import PoolPlan
 from controller.policy.model import OnStop, Policy
 from controller.ports import ActionRecord, Outcome
-from controller.telemetry.observation import Instances, MemoryReading, ModelReading, ProbeDone
+from controller.telemetry.observation import Instances, MemoryReading, ModelReading
 
 _STOPPED = Capability(can_act=False, why="not running")
 
@@ -324,10 +324,9 @@ class Actuator:
             deadline_s = self._timing.probe_s
             await server.control.probe(variant.config, deadline_s=deadline_s, rows=rows)
 
-    def proofs(self) -> tuple[ProbeDone, ...]:
-        """Return the requests that proved variants since the last call."""
-        proven = () if self._keeper is None else self._keeper.server.control.take_proven()
-        return tuple(ProbeDone(model, 1, foreseen=False) for model in proven)
+    def proofs(self) -> tuple[Proof, ...]:
+        """Return the requests that were sent since the last call to prove models."""
+        return () if self._keeper is None else self._keeper.server.control.take_proofs()
 
     # -- the warm pool -------------------------------------------------------------------------
 

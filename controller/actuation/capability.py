@@ -51,7 +51,7 @@ async def try_out(server: Server, variants: Sequence[Mapping[str, Any]]) -> Capa
         for variant in (first, last):
             config = shape.point(alias, str(variant["name"]), server.next_marker())
             await control.load_alias(config, virtual=True, deadline_s=timing.alias_load_s)
-            await control.prove(config, deadline_s=timing.probe_s)
+            await control.prove(config, str(variant["name"]), deadline_s=timing.probe_s)
     except TritonError as error:
         if error.fault is Fault.UNREACHABLE:
             raise

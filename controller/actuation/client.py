@@ -14,9 +14,11 @@ import contextlib
 import enum
 import json
 import re
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import grpc
 import numpy as np
@@ -24,7 +26,6 @@ import tritonclient.grpc.aio as triton
 from google.protobuf.json_format import MessageToDict
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from controller.actuation.alias import target_of
 from controller.policy.model import TritonPolicy
 from controller.telemetry.channel import KeyFileError, Link, read_headers
 from controller.telemetry.tls import TlsError
@@ -33,6 +34,7 @@ from controller.telemetry.tls import TlsError
 _ALIAS_FILES = {"file:1/alias": b"x"}
 # Tensors of a dispatcher's that are the governor's alone, as in dispatch/server/model.py.
 CONTROL, REPORT = "GOVERNOR_CONTROL", "GOVERNOR_REPORT"
+_PROOFS: Final = 256  # between two ticks
 _LONGEST_MESSAGE = 1000  # of Triton's words: a model may answer with all of its traceback
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -120,6 +122,14 @@ def _named_errors(what: str) -> Iterator[None]:
         raise TritonError(Fault.UNREACHABLE, f"{what}: {error}") from error
 
 
+class Proof(NamedTuple):
+    """A request of ours that shows whether a model answers."""
+
+    name: str  # that was asked: a variant's, or an alias'
+    model: str  # that executes it
+    sent_s: float  # monotonic
+
+
 class TritonControl:
     """One connection to one server. Build it inside the running event loop.
 
@@ -132,7 +142,7 @@ class TritonControl:
         self._headers = read_headers(policy)
         self._link = Link(policy, "acting")
         self._configs: dict[str, tuple[bytes, dict[str, Any]]] = {}  # as last told
-        self._proven: list[str] = []
+        self._proofs: deque[Proof] = deque(maxlen=_PROOFS)
 
     def set_places(self, policy: TritonPolicy) -> None:
         """Know where the same policy stands in its file now."""
@@ -241,19 +251,22 @@ class TritonControl:
                 check_name(name), headers=self._headers, client_timeout=deadline_s
             )
 
-    async def prove(self, config: Mapping[str, Any], *, deadline_s: float) -> None:
-        """Send one request as `probe` does, and remember which model executed it.
+    async def prove(self, config: Mapping[str, Any], model: str, *, deadline_s: float) -> None:
+        """Send one request as `probe` does, and remember that it is none of a client's.
+
+        `model`: what executes it: the target of an alias, else the model itself.
 
         Raises:
             TritonError: no answer, or the model's own error as INVALID.
         """
+        self._proofs.append(Proof(str(config["name"]), model, time.monotonic()))
         await self.probe(config, deadline_s=deadline_s)
-        self._proven.append(target_of(config) or str(config["name"]))
 
-    def take_proven(self) -> tuple[str, ...]:
-        """Return the models that answered a proof since the last call, once for each proof."""
-        proven, self._proven = tuple(self._proven), []
-        return proven
+    def take_proofs(self) -> tuple[Proof, ...]:
+        """Return what was sent since the last call."""
+        sent = tuple(self._proofs)
+        self._proofs.clear()
+        return sent
 
     async def probe(self, config: Mapping[str, Any], *, deadline_s: float, rows: int = 1) -> None:
         """Send one real request (zeros, empty strings) and wait for its first answer.

@@ -34,6 +34,7 @@ _NOTICEABLE: Final = 0.02  # of a batch's time: a plan that differs by less is n
 _DEAD_AFTER_S: Final = 3.0
 _RENEWED_S: Final = 10.0  # between two loads of one that is dead, at first
 _RENEWED_MOST_S: Final = 300.0
+_OWN: Final = 20  # requests of ours that are not counted yet: more of them never were
 _DEAD: Final = (Fault.UNKNOWN, Fault.INVALID)
 _OLDER: Final = re.compile(r"older than the last one \((\d+)\)")
 
@@ -69,6 +70,7 @@ class Dispatching:
         self.quality: float | None = None
         self._ended = {"failed": 0, "refused": 0}  # requests, as last reported
         self._unseen = dict(self._ended)
+        self._own = 0  # requests of ours that Triton has counted or is about to
 
     def want(self, plan: Plan | None) -> None:
         """Have the dispatcher choose by a plan; None: by the last one."""
@@ -110,6 +112,7 @@ class Dispatching:
             if error.fault is Fault.INVALID and (found := _OLDER.search(str(error))):
                 self._serial = int(found.group(1))  # another governor spoke to it, or a clock leapt
         else:
+            self._own += 1
             if plan is not None:
                 self._sent, self._sent_s, self._plan_serial = plan, now_s, self._serial
             self._take_in(report)
@@ -175,16 +178,24 @@ class Dispatching:
         self._renewals += 1
         return True
 
-    def observed(self, reading: VariantReading | None) -> Dispatched:
-        """Return what it did since the last call, by what Triton counted of it since."""
+    def observed(self, reading: VariantReading | None, proofs: int = 0) -> Dispatched:
+        """Return what it did since the last call, by what Triton counted of it since.
+
+        `proofs`: requests that were sent to it to see whether it answers. These, and what we said
+        to it ten times a second, no client sent.
+        """
         report, ended = self.report or {}, self._unseen
+        counted = 0 if reading is None else reading.completed_requests
+        self._own = min(self._own + proofs, _OWN)
+        own = min(self._own, counted)
+        self._own -= own
         self._unseen = dict.fromkeys(ended, 0)
         return Dispatched(
             self.model,
             healthy=self.healthy,
             ill=self.ill,
-            arrived_requests=0 if reading is None else reading.completed_requests,
-            arrived_rows=0 if reading is None else reading.completed_rows,
+            arrived_requests=counted - own,
+            arrived_rows=0 if reading is None else max(reading.completed_rows - own, 0),
             failed_requests=ended["failed"] + ended["refused"],
             rejected_requests=ended["refused"],
             waiting_requests=int(report.get("waiting", 0)),

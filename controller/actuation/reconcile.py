@@ -308,7 +308,9 @@ class Reconciler:
             return
         alias.asked_s = now_s
         try:
-            await server.control.prove(alias.config, deadline_s=timing.probe_s)
+            await server.control.prove(
+                alias.config, alias.target or alias.name, deadline_s=timing.probe_s
+            )
         except TritonError as error:
             if alias.switching or alias.writes != writes:
                 return

@@ -356,7 +356,7 @@ class Transactions:
             )
         await server.step(alias.name, "request")
         try:
-            await control.prove(seen, deadline_s=server.timing.probe_s)
+            await control.prove(seen, action.target, deadline_s=server.timing.probe_s)
         except TritonError as error:
             if error.fault is Fault.INVALID:
                 self._warmer.distrust(variant, str(error))

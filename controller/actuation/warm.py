@@ -84,7 +84,9 @@ class Warmer:
         if variant.config is None:
             raise TritonError(Fault.NOT_FOUND, f"{variant.model} is not loaded")
         try:
-            await self._server.control.prove(variant.config, deadline_s=self._server.timing.probe_s)
+            await self._server.control.prove(
+                variant.config, variant.model, deadline_s=self._server.timing.probe_s
+            )
         except TritonError as error:
             if error.fault is Fault.OVERLOADED:
                 # It lives. Asked at once again, it would be asked hundreds of times a second.

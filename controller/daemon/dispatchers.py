@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.actuation.dispatching import Dispatching, renew
@@ -94,17 +94,24 @@ class Dispatchers:
     # -- the ticks -----------------------------------------------------------------------------
 
     def observed(
-        self, variants: Mapping[str, VariantReading], samples: tuple[BatchSample, ...]
+        self,
+        variants: Mapping[str, VariantReading],
+        samples: tuple[BatchSample, ...],
+        proofs: Sequence[str] = (),
     ) -> tuple[dict[str, VariantReading], tuple[BatchSample, ...], dict[str, Dispatched]]:
         """Return the readings and batches of variants alone, and what the dispatchers did.
 
-        What Triton counts of a dispatcher is what was handed to it: the arrivals.
+        What Triton counts of a dispatcher is what was handed to it: the arrivals, and what we said
+        to it ourselves. `proofs`: the models that a request of ours was sent to.
         """
         if not self._of:
             return dict(variants), samples, {}
         own = {name: one for name, one in variants.items() if name not in self._names}
         batches = tuple(sample for sample in samples if sample.model not in self._names)
-        found = {name: one.observed(variants.get(one.model)) for name, one in self._of.items()}
+        found = {
+            name: one.observed(variants.get(one.model), proofs.count(one.model))
+            for name, one in self._of.items()
+        }
         return own, batches, found
 
     def after_tick(self, plans: Mapping[str, Plan | None]) -> None:

@@ -35,6 +35,7 @@ from controller.daemon.placing import Placer
 from controller.daemon.policy_file import PolicyFile
 from controller.daemon.pooling import WarmPool
 from controller.daemon.prober import Prober
+from controller.daemon.proofs import Proofs
 from controller.daemon.rest import Rest
 from controller.daemon.scores import ScoreLog
 from controller.daemon.sizing import Sizing
@@ -126,6 +127,7 @@ class Daemon:
         self._manager = ServiceManager()
         self._admin = AdminServer(self.control, options.socket)
         self._prober = Prober(self.core)
+        self._proofs = Proofs(self.actuator)
         self.metrics = MetricsServer(lambda: measured(self))
         self.pool = WarmPool(self.core, self.actuator, self.journal)
         self._placer = Placer(self.core, self.actuator, self.journal)
@@ -340,8 +342,9 @@ class Daemon:
         self.triton_up = reading.triton_up
         self.triton_version = reading.triton_version or self.triton_version
         self._sequence += 1
+        proofs = self._proofs.take(reading.now_s)
         variants, batches, dispatched = self.dispatchers.observed(
-            reading.variants, reading.batch_samples
+            reading.variants, reading.batch_samples, proofs
         )
         return Observation(
             now_s=reading.now_s,
@@ -353,10 +356,11 @@ class Daemon:
             gpus=reading.gpus,
             host=reading.host,
             batch_samples=batches,
-            request_samples=reading.request_samples,
+            request_samples=self._proofs.clients(reading.request_samples),
             actions=self.actions.take(),
             operations=self.actuator.operations(),
-            probes=(*self._prober.take(), *self.actuator.proofs()),
+            probes=self._prober.take(),
+            proofs=proofs,
             placement=self.actuator.placement(),
             instances=self.actuator.instances(),
             memory=self.actuator.memory(),

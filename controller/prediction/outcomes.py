@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from controller.policy.model import Objective
 from controller.prediction.calibration import ConformalCalibration, Outcome
+from controller.prediction.own_probes import PROBED_S, OwnProbes
 from controller.prediction.promise import Promise
 from controller.prediction.spread import Spread, mean_of
 from controller.telemetry.observation import Observation, RequestSample, VariantReading
@@ -25,7 +26,6 @@ from controller.telemetry.observation import Observation, RequestSample, Variant
 _Known = TypeVar("_Known")
 _STATEMENTS: Final = 2048  # at least so many are kept
 _STALLS: Final = 8
-PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
 _EXCUSED_FROM: Final = 0.4  # of a rise of the drift, log: less of it comes and goes
@@ -189,7 +189,7 @@ class Outcomes:
         self,
         observation: Observation,
         readings: Iterable[VariantReading | None],
-        probed_s: Mapping[str, float],
+        probes: OwnProbes,
         *,
         stalled: bool,
     ) -> None:
@@ -198,7 +198,7 @@ class Outcomes:
         Args:
             observation: what there is now.
             readings: of this model's variants.
-            probed_s: when each variant was last sent a request of our own.
+            probes: the requests of our own that these hold.
             stalled: whether the host stood still since the last reading.
         """
         if stalled:
@@ -209,10 +209,11 @@ class Outcomes:
         self._promise.completed(completed)
         self._spread.observe(completed, observation.window_s)
         self._settle(observation.now_s)
-        for model, arrived_s, outcome in self._singles(observation.request_samples):
+        singles = tuple(self._singles(observation.request_samples))
+        for model, arrived_s, outcome in singles:
             self._teach(model, arrived_s, outcome, observation.now_s)
-            self._promise.sampled(outcome)
-        for model, arrived_s, outcome, late in self._means(observation, known, probed_s):
+        self._promise.sampled([outcome for *_, outcome in singles])
+        for model, arrived_s, outcome, late in self._means(observation, known, probes):
             self._teach(model, arrived_s, outcome, observation.now_s)
             self._promise.averaged(outcome, late)
         for calibration in self._shared.values():
@@ -251,7 +252,7 @@ class Outcomes:
         self,
         observation: Observation,
         readings: Iterable[VariantReading],
-        probed_s: Mapping[str, float],
+        probes: OwnProbes,
     ) -> Iterator[tuple[str, float, Outcome, float]]:
         """Yield what completed since the last observation, by its exact mean latency.
 
@@ -260,9 +261,9 @@ class Outcomes:
         read_s = _read_s(observation)
         middle_s = read_s - observation.window_s / 2.0
         for reading in readings:
-            if reading.completed_requests < 1:
+            if reading.completed_requests <= probes.shown.get(reading.model, 0):
                 continue
-            if observation.now_s - probed_s.get(reading.model, -math.inf) < PROBED_S:
+            if observation.now_s - probes.last_s.get(reading.model, -math.inf) < PROBED_S:
                 continue  # a mean that holds a probe of ours tells nothing of a client's request
             mean_s = mean_of(reading)
             start_s = middle_s - mean_s

@@ -6,14 +6,14 @@ Owns which of what completed no client sent. It must not send any.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from controller.prediction.outcomes import PROBED_S
 from controller.telemetry.observation import ProbeDone, VariantReading
 
 _PROBES: Final = 32  # as many prove that variants live when a server has started
+PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
 _LOST_S: Final = 10.0  # from a probe until its answer will not come any more
 
 
@@ -33,6 +33,7 @@ class OwnProbes:
     def __init__(self) -> None:
         self._sent: deque[_Sent] = deque(maxlen=_PROBES)
         self.last_s: dict[str, float] = {}  # when each variant was probed, or had answered
+        self.shown: dict[str, int] = {}  # requests of ours in the last counters, by variant
 
     def take_over(self, old: OwnProbes, models: tuple[str, ...]) -> None:
         """Keep what is known of the same variants."""
@@ -44,11 +45,16 @@ class OwnProbes:
         self.last_s[model] = now_s
         self._sent.append(_Sent(model, rows, now_s + _LOST_S))
 
+    def proof(self, model: str, now_s: float) -> None:
+        """Take note that a variant was asked whether it answers.
+
+        It teaches what any request does but for one thing: what was not told to a client can be
+        no wrong promise.
+        """
+        self._sent.append(_Sent(model, 1, now_s + _LOST_S))
+
     def answered(self, probe: ProbeDone, now_s: float) -> None:
         """Take note of an answer."""
-        if not probe.foreseen:
-            self._sent.append(_Sent(probe.model, probe.rows, now_s + PROBED_S, answered=True))
-            return
         self.last_s[probe.model] = now_s
         for sent in self._sent:
             if (sent.model, sent.rows, sent.answered) == (probe.model, probe.rows, False):
@@ -57,15 +63,15 @@ class OwnProbes:
 
     def without(self, readings: Mapping[str, VariantReading], now_s: float) -> tuple[int, int]:
         """Return completed requests and rows less those that no client sent."""
-        known: Iterable[VariantReading] = readings.values()
-        completed = sum(reading.completed_requests for reading in known)
-        rows = sum(reading.completed_rows for reading in known)
+        left = {r.model: [r.completed_requests, r.completed_rows] for r in readings.values()}
+        self.shown = {}
         for probe in tuple(self._sent):
             # The counters may show a probe before its answer comes, or a tick later.
-            reading = readings.get(probe.model)
+            requests, rows = left.get(probe.model, (0, 0))
             if now_s > probe.until_s:
                 self._sent.remove(probe)
-            elif reading is not None and reading.completed_rows >= probe.rows and completed > 0:
+            elif requests > 0 and rows >= probe.rows:
                 self._sent.remove(probe)
-                completed, rows = completed - 1, max(rows - probe.rows, 0)
-        return completed, rows
+                left[probe.model] = [requests - 1, rows - probe.rows]
+                self.shown[probe.model] = self.shown.get(probe.model, 0) + 1
+        return sum(one[0] for one in left.values()), sum(one[1] for one in left.values())

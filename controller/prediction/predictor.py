@@ -149,7 +149,7 @@ class ModelPredictor:
                 seen = min(largest_rows.get(model, 0), self._most[i])
                 self._limits[i] = max(self._limits[i], seen)
         if late is None:  # what is stated is of requests that wait for one variant
-            self._outcomes.learn(observation, readings, self._probes.last_s, stalled=stalled)
+            self._outcomes.learn(observation, readings, self._probes, stalled=stalled)
         self._outcomes.excuse(self._service.log_drifts(self.models))
 
     def late(self, observation: Observation) -> Dispatched | None:
@@ -187,6 +187,9 @@ class ModelPredictor:
         for answered in observation.probes:
             if answered.model in self.models:
                 self._probes.answered(answered, observation.now_s)
+        for model in observation.proofs:
+            if model in self.models:
+                self._probes.proof(model, observation.now_s)
         known = {r.model: r for r in readings if r is not None}
         return self._probes.without(known, observation.now_s)
 

@@ -23,7 +23,7 @@ _TRIES: Final = 6  # probes of a variant that is not known by then: it waits lik
 _WHILE_LOADING: Final = 1  # the same, beside a load: it disturbs, so the others can wait
 _IDLE_AFTER_S: Final = 0.2  # without a queue
 _RETRY_S: Final = 2.0
-_LOOK_AGAIN_S: Final = 0.5  # where nothing was wanted; statistics come as often
+_LOOK_AGAIN_S: Final = 0.5  # where nothing was to be sent; statistics come as often
 # A busy service is never idle: after so long without a chance, a moment will do in which
 # little waits.
 _PATIENCE_S: Final = 1.0
@@ -63,7 +63,7 @@ class ProbePlan:
         self._policy = policy
 
     def is_done(self, now_s: float) -> bool:
-        """Return whether nothing was wanted when it was looked at last, a moment ago."""
+        """Return whether nothing was to be sent when it was looked at last, a moment ago."""
         return not self._policy.enabled or now_s <= self._look_at_s + _LOOK_AGAIN_S
 
     def next(
@@ -107,20 +107,7 @@ class ProbePlan:
         if self._wanted_since_s is None:
             self._wanted_since_s = now_s
         if self._quiet_since_s is None or now_s - self._quiet_since_s < _IDLE_AFTER_S:
-            shortest_s = min(model.objective.latency_s for model in policy.models)
-            if work_s > _LITTLE * shortest_s:
-                return ()
-            strange = self._strange(policy, wanted, samples, models, table_s)
-            wanted = strange or [
-                probe
-                for probe in wanted
-                # Of a variant nobody has measured the time can only be found out.
-                if samples[models.index(probe.model)].sum() == 0.0
-                or table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
-            ]
-            waited_s = now_s - self._wanted_since_s
-            if waited_s < _PATIENCE_S:
-                wanted = strange if waited_s >= _LATE_PATIENCE_S else []
+            wanted = self._beside_work(policy, wanted, samples, models, table_s, work_s, now_s)
             if not wanted:
                 return ()
         probe = wanted[0]
@@ -129,6 +116,36 @@ class ProbePlan:
         self._asked[probe] = (count % (_WANTED + 1) + 1, now_s)
         self._wanted_since_s = now_s
         return (probe,)
+
+    def _beside_work(
+        self,
+        policy: Policy,
+        wanted: list[Probe],
+        samples: NDArray[np.float64],
+        models: tuple[str, ...],
+        table_s: NDArray[np.float64],
+        work_s: float,
+        now_s: float,
+    ) -> list[Probe]:
+        """Return which of the wanted may go out now although it is not calm."""
+        shortest_s = min(model.objective.latency_s for model in policy.models)
+        strange = self._strange(policy, wanted, samples, models, table_s)
+        short = strange or [
+            probe
+            for probe in wanted
+            # Of a variant nobody has measured the time can only be found out.
+            if samples[models.index(probe.model)].sum() == 0.0
+            or table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
+        ]
+        if not short:
+            self._look_at_s = now_s + _LOOK_AGAIN_S  # the others have to wait for calm
+            return []
+        if self._wanted_since_s is None or work_s > _LITTLE * shortest_s:
+            return []
+        waited_s = now_s - self._wanted_since_s
+        if waited_s >= _PATIENCE_S:
+            return short
+        return strange if waited_s >= _LATE_PATIENCE_S else []
 
     def _strange(
         self,

@@ -12,17 +12,19 @@ the factor's logarithm up by gain (1 - allowed), each that was not down by gain 
 as the factor does not meet its bounds, the share of late requests tends to what is allowed, for
 any load, if all are counted one by one. They are not: of most the mean of a tick is known, of some
 (traces) their own latency. The mean tells at once how many were late, by how requests of a tick
-usually spread about it (`spread.py`). Single ones are too few to steer by (eight a second: of a
-minute's the share that is late is known to a half of itself), so they say in the long run by how
-much the means are wrong (a difference estimator, Cochran 1977): after some hours of traces the
-share that is late is off by a fifth of that at most. Without traces it is only as true as the
-means are. Where batches are large the steps are smaller, as all of a batch are late together.
+usually spread about it (`spread.py`). Single ones are too few to steer by (at eight a second the
+share of a minute that is late is known to a half of itself), so they say in the long run by how
+much the means are wrong (a difference estimator, Cochran 1977), and are believed to three fifths
+at most: where means never showed anybody late, two thirds more than allowed would be. Without
+traces it is only as true as the means are. Where batches are large the steps are smaller, as all of
+a batch are late together.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from controller.prediction.calibration import Outcome
@@ -35,11 +37,13 @@ _BATCH_LEARNED: Final = 0.02
 _FIRST: Final = 0.1  # logarithm, as long as nothing was seen
 _LOWEST: Final = math.log(0.6)
 _HIGHEST: Final = math.log(6.0)
-# How wrong the means are: of so many single requests' say none of it is believed, and of the last
-# few thousands it is known.
+# How wrong the means are is half believed after so many single requests, and known of as many as
+# these, the last ones: what was wrong an hour ago says nothing of now.
 _DOUBT: Final = 2000.0
-_KNOWN: Final = 10_000.0
-_MOST_WRONG: Final = (-2.0, 5.0)  # of what is allowed
+_KNOWN: Final = 3000.0
+_MOST_WRONG: Final = (-1.0, 3.0)  # of what is allowed
+# Once fewer than allowed of so many are late, that is believed less: the trouble is over.
+_RECENT: Final = 400.0
 _WEIGHT: Final = 5.0  # of a single request, at most: it speaks for those since the last one
 _USUAL: Final = 20.0  # requests between two single ones, until it is known
 _USUAL_LEARNED: Final = 0.02
@@ -60,6 +64,7 @@ class Promise:
         self._singles = 0.0
         self._late = 0.0
         self._by_means = 0.0  # that would have been late by the means
+        self._recent = miss_ratio  # share of the last ones that was late
         self._kept: deque[bool] = deque(maxlen=_COUNTED)
         self.singles = 0  # requests that were compared one by one with what was told, ever
         self.singles_kept = 0  # of these, within it
@@ -84,23 +89,28 @@ class Promise:
         """Count requests that completed, whether or not an outcome is known of them."""
         self._since += requests
 
-    def sampled(self, outcome: Outcome) -> None:
-        """Learn from a single request, which speaks for all since the last one."""
-        if not _is_usable(outcome):
+    def sampled(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from single requests, which speak for all since the last ones.
+
+        They come one by one or in bodies, as Triton hands its traces over.
+        """
+        usable = [outcome for outcome in outcomes if _is_usable(outcome)]
+        missed = [outcome.latency_s > outcome.told_s for outcome in usable]
+        self._kept.extend(not late for late in missed)
+        self.singles += len(missed)
+        self.singles_kept += len(missed) - sum(missed)
+        late = [late for late, outcome in zip(missed, usable, strict=True) if outcome.teaches]
+        if not late:
             return
-        late = outcome.latency_s > outcome.told_s
-        self._kept.append(not late)
-        self.singles += 1
-        self.singles_kept += not late
-        if not outcome.teaches:
-            return
-        self._usual += _USUAL_LEARNED * (max(self._since, 1.0) - self._usual)
-        weight = min(max(self._since, 1.0) / self._usual, _WEIGHT)
-        keep = 1.0 - weight / _KNOWN
+        since = max(self._since, 1.0)
+        each = since / len(late)
+        self._usual += _USUAL_LEARNED * (each - self._usual)
+        self._recent += min(len(late) / _RECENT, 1.0) * (sum(late) / len(late) - self._recent)
+        weight = len(late) * min(each / self._usual, _WEIGHT)
+        keep = max(1.0 - weight / _KNOWN, 0.0)
         self._singles = self._singles * keep + weight
-        self._late = self._late * keep + weight * late
-        by_means = min(self._foretold / self._usual, _WEIGHT)
-        self._by_means = self._by_means * keep + by_means
+        self._late = self._late * keep + weight * sum(late) / len(late)
+        self._by_means = self._by_means * keep + weight * min(self._foretold / since, 1.0)
         self._since = self._foretold = 0.0
 
     def averaged(self, outcome: Outcome, late: float) -> None:
@@ -122,6 +132,8 @@ class Promise:
     def _wrong(self) -> float:
         """Return by which share of all requests more are late than their means say."""
         wrong = (self._late - self._by_means) / (self._singles + _DOUBT)
+        if wrong > 0.0:
+            wrong *= min(self._recent / self._allowed, 1.0)
         least, most = _MOST_WRONG
         return min(max(wrong, least * self._allowed), most * self._allowed)
 

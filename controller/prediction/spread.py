@@ -103,4 +103,6 @@ def _share(least_s: float, most_s: float, limit_s: float) -> float:
     """Return how much of an even spread is beyond a limit."""
     if limit_s >= most_s:
         return 0.0
-    return min((most_s - limit_s) / (most_s - least_s), 1.0)
+    if limit_s <= least_s:
+        return 1.0
+    return (most_s - limit_s) / (most_s - least_s)

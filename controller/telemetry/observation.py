@@ -206,7 +206,6 @@ class ProbeDone:
 
     model: str
     rows: int
-    foreseen: bool = True  # False: whoever decides did not ask for it, it proves that a model lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +226,8 @@ class Observation:
     # What is under way on variants (load, reload, unload), by Triton's name.
     operations: Mapping[str, str] = field(default_factory=dict)
     probes: tuple[ProbeDone, ...] = ()
+    # The models that a request of ours was sent to, to see whether they answer; once for each.
+    proofs: tuple[str, ...] = ()
     # The GPUs that each variant has instances on, by Triton's name; those that are not known are
     # missing.
     placement: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -196,7 +196,8 @@ async def test_what_it_did_is_told_once(world):
         "late", ready=True, pending_requests=0, completed_requests=6, completed_rows=9
     )
     seen = world.own.observed(reading)
-    assert (seen.arrived_requests, seen.arrived_rows, seen.waiting_requests) == (6, 9, 3)
+    # Two of the six were what we said to it.
+    assert (seen.arrived_requests, seen.arrived_rows, seen.waiting_requests) == (4, 7, 3)
     assert (seen.failed_requests, seen.rejected_requests) == (1, 0)
     assert seen.quality == pytest.approx(0.9)
     assert world.own.observed(reading).failed_requests == 0
@@ -204,3 +205,25 @@ async def test_what_it_did_is_told_once(world):
     assert view["variants"] == ["best", "fast"]
     assert view["served"] == {"best": 2}
     assert view["healthy"]
+
+
+async def test_what_we_say_to_it_is_no_arrival(world):
+    world.own.want(PLAN)
+    for counted in (1, 0, 2, 1):  # Triton's counters show a message sooner or later
+        await world.talk()
+        reading = VariantReading(
+            "late", True, 0, completed_requests=counted, completed_rows=counted
+        )
+        assert world.own.observed(reading).arrived_requests == 0
+    proven = VariantReading("late", True, 0, completed_requests=3, completed_rows=3)
+    assert world.own.observed(proven, proofs=1).arrived_requests == 2
+
+
+async def test_messages_that_were_never_counted_take_no_arrivals_away_for_ever(world):
+    nothing = VariantReading("late", True, 0)
+    for _ in range(500):
+        await world.talk()
+        world.own.observed(nothing)
+    busy = VariantReading("late", True, 0, completed_requests=50, completed_rows=50)
+    assert world.own.observed(busy).arrived_requests >= 30
+    assert world.own.observed(busy).arrived_requests == 50

@@ -53,7 +53,7 @@ class Triton:
     async def index(self, *, deadline_s):
         return dict.fromkeys(self.models, ("READY", ""))
 
-    async def prove(self, config, *, deadline_s):
+    async def prove(self, config, model, *, deadline_s):
         pass
 
 

@@ -16,7 +16,13 @@ from controller.policy.model import (
     VariantPolicy,
 )
 from controller.prediction.probing import Probe, ProbePlan
-from controller.telemetry.observation import HostReading, ModelReading, Observation, VariantReading
+from controller.telemetry.observation import (
+    Dispatched,
+    HostReading,
+    ModelReading,
+    Observation,
+    VariantReading,
+)
 
 NAMES = ("fast", "slow")
 POLICY = Policy(
@@ -56,7 +62,15 @@ class Bench:
         self.samples[:, 0] = 2.0 if known else 0.0
         self.tick = 0
 
-    def run(self, ticks: int, *, pending: int, work_s: float, loading: bool = False) -> list[Probe]:
+    def run(
+        self,
+        ticks: int,
+        *,
+        pending: int,
+        work_s: float,
+        loading: bool = False,
+        handed_over: int = 0,
+    ) -> list[Probe]:
         found: list[Probe] = []
         for _ in range(ticks):
             self.tick += 1
@@ -73,6 +87,7 @@ class Bench:
                 readings_age_s=0.001,
                 host=HostReading(cpu_count=2),
                 operations={"other": "load"} if loading else {},
+                dispatched={"m": Dispatched("late", healthy=True, arrived_requests=handed_over)},
             )
             asked = self.plan.next(
                 observation, self.policy, self.samples, NAMES, self.table_s, work_s
@@ -112,6 +127,22 @@ def test_it_waits_for_an_idle_moment():
     assert bench.run(1, pending=1, work_s=0.0) == []  # starts the waiting anew
     assert bench.run(9, pending=0, work_s=0.0) == []
     assert bench.run(3, pending=0, work_s=0.0) != []
+
+
+def test_a_dispatcher_that_is_handed_requests_is_busy_though_none_waits():
+    longer = 2.0 * TABLE_S  # 36 ms for three rows of `slow`: they would be in each other's way
+    calm = Bench(known=True, table_s=longer).run(3000, pending=0, work_s=0.0)
+    assert Probe("slow", 3) in calm
+    bench = Bench(known=True, table_s=longer)
+    assert Probe("slow", 3) not in bench.run(3000, pending=0, work_s=0.0, handed_over=1)
+    assert Probe("slow", 3) in bench.run(3000, pending=0, work_s=0.0)
+
+
+def test_it_is_done_for_now_where_all_that_is_wanted_has_to_wait_for_calm():
+    bench = Bench(known=True, table_s=2.0 * TABLE_S)
+    bench.run(3000, pending=1, work_s=0.0)
+    assert bench.plan.is_done(bench.tick * 0.02)
+    assert bench.run(60, pending=0, work_s=0.0) != []
 
 
 def test_where_no_idle_moment_comes_little_waiting_will_do():

@@ -53,7 +53,7 @@ def test_of_many_requests_the_objectives_share_is_within_what_was_told(
         mean_s = float(latencies_s.mean())
         promise.averaged(outcome(mean_s, told, 5), late_share(mean_s, told))
         if tick % every == 0:
-            promise.sampled(outcome(float(latencies_s[0]), told))
+            promise.sampled([outcome(float(latencies_s[0]), told)])
     counted = late[len(late) // 4 :]
     chance = 4.0 * math.sqrt(1.5 * ALLOWED / (len(counted) / 5 / every))  # of so many traces
     assert np.mean(counted) == pytest.approx(ALLOWED, abs=0.5 * ALLOWED + chance)
@@ -85,22 +85,52 @@ def test_a_burst_of_late_requests_widens_what_is_told_by_their_number() -> None:
     assert before_s < few_s < told_s(promise, 0.04)
 
 
-def test_a_traced_request_speaks_for_those_that_were_not() -> None:
-    moved = []
-    for completed in (40, 80):
-        promise = Promise(ALLOWED, OFFSET_S)
-        before = math.log(promise.factor)
-        promise.completed(completed)
-        promise.sampled(outcome(1.0, 0.1))
-        moved.append(math.log(promise.factor) - before)
-    assert moved[1] == pytest.approx(2.0 * moved[0])
+@pytest.mark.parametrize("together", [1, 8])
+def test_traces_that_come_in_bodies_say_the_same_as_one_by_one(together: int) -> None:
+    """Where means are right, single requests change nothing, however Triton hands them over."""
+    drawn = np.random.default_rng(3)
+    promise = Promise(ALLOWED, OFFSET_S)
+    late: list[bool] = []
+    singles: list[Outcome] = []
+    for tick in range(30_000):
+        told = told_s(promise, 0.04)
+        mean_s = 0.04 * math.exp(0.3 * drawn.standard_normal())
+        latencies_s = mean_s * (1.0 + 0.33 * (2.0 * drawn.random(10) - 1.0))
+        late += (latencies_s > told).tolist()
+        promise.completed(10)
+        promise.averaged(outcome(mean_s, told, 10), late_share(mean_s, told))
+        singles.append(outcome(float(latencies_s[0]), told))
+        if tick % together == together - 1:
+            promise.sampled(singles)
+            singles = []
+    assert np.mean(late[len(late) // 4 :]) == pytest.approx(ALLOWED, rel=0.25)
+
+
+def test_what_single_requests_said_is_forgotten_when_it_is_no_longer_so() -> None:
+    promise = Promise(ALLOWED, OFFSET_S)
+
+    def minutes(count: float, late: float) -> list[float]:
+        told = []
+        for tick in range(round(count * 480)):  # eight traces a second, a hundred requests
+            told.append(told_s(promise, 0.04))
+            promise.completed(12)
+            promise.averaged(outcome(0.03, told[-1], 12), 0.0)
+            missed = late > 0.0 and tick % round(1.0 / late) == 0
+            promise.sampled([outcome(2.0 * told[-1] if missed else 0.03, told[-1])])
+        return told
+
+    calm = minutes(10.0, 0.01)[-1]
+    bad = max(minutes(3.0, 0.1))
+    after = minutes(10.0, 0.0)
+    assert bad > 1.5 * calm  # the means show nothing of it
+    assert after[-1] <= calm
 
 
 def test_what_a_stall_caught_counts_as_late_and_teaches_nothing() -> None:
     promise = Promise(ALLOWED, OFFSET_S)
     before = promise.factor
     for _ in range(20):
-        promise.sampled(outcome(1.0, 0.1, teaches=False))
+        promise.sampled([outcome(1.0, 0.1, teaches=False)])
     assert promise.factor == before
     assert promise.coverage == 0.0
 

@@ -81,3 +81,13 @@ def test_each_is_compared_with_what_was_said_when_it_came():
 def test_of_whom_nothing_was_said_nothing_is_told():
     batch = reading([0.01, 0.02], queue_s=0.01, batches=1)
     assert busy(2, TICK_S).late_share(batch, 1.0, lambda _: None) is None
+
+
+def test_requests_that_hardly_differ_are_all_late_or_none():
+    # What is left of a difference of two sums is a rounding error, and no width to divide by.
+    spread = busy(8, TICK_S)
+    for number in range(2000):
+        took_s = 0.003 * (1.0 + 1e-3 * (number % 7))
+        alike = reading([took_s] * 5, queue_s=0.0, batches=5)
+        assert spread.late_share(alike, 1.0, lambda _: 0.001) == 1.0
+        assert spread.late_share(alike, 1.0, lambda _: 0.1) == 0.0
