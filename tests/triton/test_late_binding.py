@@ -5,6 +5,7 @@ import copy
 import time
 
 import pytest
+import tritonclient.grpc.aio as triton
 import yaml
 from governed import kill_model, precompile
 from governor_process import GovernorProcess, echo_policy, free_port
@@ -62,6 +63,28 @@ async def test_requests_are_bound_late_and_none_fails(bound):
     assert traffic.failures == []
     assert {answer.tag for answer in traffic.answers} <= {1, 2}
     assert sum(answer.tag == 1 for answer in traffic.answers) > 100
+
+
+async def test_what_the_governor_says_to_a_dispatcher_is_no_load(bound):
+    """It does so ten times a second, and now and then proves that a request is answered."""
+    server, daemon = bound
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    await asyncio.sleep(4.0)
+    rates = []
+    for _ in range(10):
+        rates.append((await asyncio.to_thread(daemon.status))["models"][0]["rate_rps"])
+        await asyncio.sleep(0.2)
+    assert max(rates) < 1.0, rates
+    counts = await _rows_by_batch(server.grpc, "best")
+    assert any(rows > 1 for rows in counts), "nobody asked it for more than a row, in all this calm"
+
+
+async def _rows_by_batch(grpc: str, model: str) -> dict[int, int]:
+    """Return how often Triton executed batches of each size on a model."""
+    async with triton.InferenceServerClient(grpc) as client:
+        statistics = await client.get_inference_statistics(model)
+    (one,) = statistics.model_stats
+    return {entry.batch_size: entry.compute_infer.count for entry in one.batch_stats}
 
 
 async def test_a_dispatcher_that_dies_is_left_for_a_variant_and_comes_back(bound):
