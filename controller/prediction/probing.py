@@ -23,6 +23,7 @@ _TRIES: Final = 6  # probes of a variant that is not known by then: it waits lik
 _WHILE_LOADING: Final = 1  # the same, beside a load: it disturbs, so the others can wait
 _IDLE_AFTER_S: Final = 0.2  # without a queue
 _RETRY_S: Final = 2.0
+_SETTLED_S: Final = 30.0  # since the last probe
 _LOOK_AGAIN_S: Final = 0.5  # where nothing was to be sent; statistics come as often
 # A busy service is never idle: after so long without a chance, a moment will do in which
 # little waits.
@@ -53,6 +54,7 @@ class ProbePlan:
         self._policy = policy
         self._asked: dict[Probe, tuple[int, float]] = {}
         self._sent: dict[str, int] = {}  # probes, by Triton's name
+        self._sent_s = math.inf  # the last one, or when the first was wanted
         self._quiet_since_s: float | None = None
         self._wanted_since_s: float | None = None
         self._allowed_at_s = 0.0
@@ -106,6 +108,7 @@ class ProbePlan:
         self._look_at_s = -math.inf
         if self._wanted_since_s is None:
             self._wanted_since_s = now_s
+        self._sent_s = min(self._sent_s, now_s)
         if self._quiet_since_s is None or now_s - self._quiet_since_s < _IDLE_AFTER_S:
             wanted = self._beside_work(policy, wanted, samples, models, table_s, work_s, now_s)
             if not wanted:
@@ -114,7 +117,7 @@ class ProbePlan:
         self._sent[probe.model] = self._sent.get(probe.model, 0) + 1
         count, _ = self._asked.get(probe, (0, 0.0))
         self._asked[probe] = (count % (_WANTED + 1) + 1, now_s)
-        self._wanted_since_s = now_s
+        self._wanted_since_s = self._sent_s = now_s
         return (probe,)
 
     def _beside_work(
@@ -138,7 +141,9 @@ class ProbePlan:
             or table_s[models.index(probe.model), probe.rows - 1] <= _SHORT * shortest_s
         ]
         if not short:
-            self._look_at_s = now_s + _LOOK_AGAIN_S  # the others have to wait for calm
+            # The others have to wait for calm. As long as much is new that is looked for often.
+            if now_s - self._sent_s >= _SETTLED_S:
+                self._look_at_s = now_s + _LOOK_AGAIN_S
             return []
         if self._wanted_since_s is None or work_s > _LITTLE * shortest_s:
             return []
