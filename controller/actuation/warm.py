@@ -81,16 +81,15 @@ class Warmer:
 
     async def prove(self, variant: Variant) -> None:
         """Send a variant one request. Raises TritonError where it does not answer it."""
-        if variant.config is None:
+        server, config = self._server, variant.config
+        if config is None:
             raise TritonError(Fault.NOT_FOUND, f"{variant.model} is not loaded")
         try:
-            await self._server.control.prove(
-                variant.config, variant.model, deadline_s=self._server.timing.probe_s
-            )
+            await server.control.prove(config, variant.model, deadline_s=server.timing.probe_s)
         except TritonError as error:
             if error.fault is Fault.OVERLOADED:
                 # It lives. Asked at once again, it would be asked hundreds of times a second.
-                variant.retry_s = self._server.clock() + self._server.timing.backoff_s
+                variant.retry_s = server.clock() + server.timing.backoff_s
                 return
             if error.fault is Fault.INVALID:
                 self.distrust(variant, str(error))

@@ -6,11 +6,11 @@ Owns which of what completed no client sent. It must not send any.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from controller.telemetry.observation import ProbeDone, VariantReading
+from controller.telemetry.observation import Observation, ProbeDone, VariantReading
 
 _PROBES: Final = 32  # as many prove that variants live when a server has started
 PROBED_S: Final = 1.0  # from a probe, or its answer, until the counters have surely shown it
@@ -44,6 +44,15 @@ class OwnProbes:
         """Take note that one goes to a variant."""
         self.last_s[model] = now_s
         self._sent.append(_Sent(model, rows, now_s + _LOST_S))
+
+    def hear(self, observation: Observation, models: Collection[str]) -> None:
+        """Take note of what an observation tells of requests of ours to some variants."""
+        for probe in observation.probes:
+            if probe.model in models:
+                self.answered(probe, observation.now_s)
+        for model in observation.proofs:
+            if model in models:
+                self.proof(model, observation.now_s)
 
     def proof(self, model: str, now_s: float) -> None:
         """Take note that a variant was asked whether it answers.

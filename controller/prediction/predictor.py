@@ -184,12 +184,7 @@ class ModelPredictor:
         self, observation: Observation, readings: list[VariantReading | None]
     ) -> tuple[int, int]:
         """Return completed requests and rows less our own probes, which no client sent."""
-        for answered in observation.probes:
-            if answered.model in self.models:
-                self._probes.answered(answered, observation.now_s)
-        for model in observation.proofs:
-            if model in self.models:
-                self._probes.proof(model, observation.now_s)
+        self._probes.hear(observation, self.models)
         known = {r.model: r for r in readings if r is not None}
         return self._probes.without(known, observation.now_s)
 

@@ -12,6 +12,7 @@ from controller.planning.core import GovernorCore
 from controller.planning.profiles import Profiles
 from controller.policy.model import Objective, VariantPolicy
 from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.own_probes import OwnProbes
 from controller.telemetry.observation import BatchSample, RequestSample, VariantReading
 
 MODEL = replace(
@@ -84,7 +85,7 @@ def test_profiles_of_one_variant_share_what_late_requests_taught() -> None:
         outcomes.state_for(now_s, {"whole": said})
         late = RequestSample("m", "whole", now_s + 0.001, 0.05)
         seen = observation(now_s + 0.1, request_samples=(late,), readings_age_s=0.0)
-        outcomes.learn(seen, [VariantReading("whole", True, 0)], {}, stalled=False)
+        outcomes.learn(seen, [VariantReading("whole", True, 0)], OwnProbes(), stalled=False)
     calibrations = outcomes.calibrations
     assert calibrations["whole"].factor > 1.5
     assert calibrations["b4"].factor == calibrations["whole"].factor
@@ -110,7 +111,7 @@ def test_what_was_learned_of_variants_is_kept_when_they_become_profiles_and_back
         apart.state_for(0.05 * tick, {"w": said})
         late = RequestSample("m", "w", 0.05 * tick + 0.001, 0.05)
         seen = observation(0.05 * tick + 0.1, request_samples=(late,), readings_age_s=0.0)
-        apart.learn(seen, [VariantReading("w", True, 0)], {}, stalled=False)
+        apart.learn(seen, [VariantReading("w", True, 0)], OwnProbes(), stalled=False)
     known = apart.calibrations["w"]
     assert known.support > 100
 

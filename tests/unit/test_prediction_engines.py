@@ -12,6 +12,7 @@ import pytest
 from controller.planning.core import GovernorCore
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
 from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.own_probes import OwnProbes
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
     BatchSample,
@@ -131,7 +132,7 @@ def test_lateness_on_a_machine_that_became_slower_is_retracted_once_that_stays(r
     def learn(now_s: float, latency_s: float = 0.0) -> None:
         requests = 10 if latency_s else 0
         reading = VariantReading("one", True, 0, requests, requests, 2, 0, 0.0, 10 * latency_s)
-        outcomes.learn(Observation(now_s, 1, {}, {}, 0.1), [reading], {}, stalled=False)
+        outcomes.learn(Observation(now_s, 1, {}, {}, 0.1), [reading], OwnProbes(), stalled=False)
 
     def state(now_s: float) -> None:
         outcomes.state_for(now_s, {"one": Statement(0.05, 0.05, 0.05)})

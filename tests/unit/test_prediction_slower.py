@@ -10,6 +10,7 @@ from controller.planning.core import GovernorCore
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
 from controller.prediction.calibration import ConformalCalibration, Outcome
 from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.own_probes import OwnProbes
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
     BatchSample,
@@ -129,7 +130,7 @@ def test_what_was_stated_by_a_faster_machine_teaches_nothing():
     def ended(now_s: float) -> None:
         reading = VariantReading("one", True, 0, 10, 10, 2, 0, 0.0, 10 * 0.15)
         observation = Observation(now_s, 1, {}, {}, 0.1)
-        outcomes.learn(observation, [reading], {}, stalled=False)
+        outcomes.learn(observation, [reading], OwnProbes(), stalled=False)
 
     before = outcomes.calibrations["one"].support
     ended(0.2)
