@@ -163,8 +163,8 @@ class ConformalCalibration:
     def _recover(self, outcome: Outcome) -> None:
         """Let many requests that were clearly in time make up for single ones that were not.
 
-        Single ones are eight to forty a second, however many there are: alone, they took a minute to
-        undo what two seconds of a machine that slows down did.
+        Single ones are eight to forty a second, however many there are: alone, eight took a minute
+        to undo what two seconds of a machine that slows down did.
         """
         in_time = self._score(outcome) <= math.log(
             (outcome.stated_s + self._offset_s) / (outcome.raw_s + self._offset_s)
