@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from controller.policy.model import Objective
 from controller.prediction.calibration import Outcome
@@ -25,38 +23,38 @@ def told_s(promise: Promise, stated_s: float) -> float:
     return promise.told_s([stated_s])[0]
 
 
-@settings(max_examples=15, deadline=None)
-@given(
-    st.floats(0.3, 3.0),
-    st.floats(0.1, 0.6),
-    st.integers(0, 2**31),
-    st.integers(1, 20),  # ticks between traces: 100 requests at most, as far as one speaks for
-)
+@pytest.mark.parametrize("wrong_by", [0.3, 0.875, 3.0])
+@pytest.mark.parametrize("spread", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("every", [1, 13])  # ticks between traces
 def test_of_many_requests_the_objectives_share_is_within_what_was_told(
-    wrong_by: float, spread: float, seed: int, every: int
+    wrong_by: float, spread: float, every: int
 ) -> None:
     """However wrong what is stated, however wide the requests of a tick spread.
 
-    Where means say that nobody was late, traces alone repair it, with two thirds of the say: half
-    as many again as allowed may then be late, and no more.
+    Where means say that nobody was late, traces alone repair it, and they are believed by their
+    number: so much more than allowed may then be late, and no more. The seed is fixed, as one run
+    of so many requests is a sample: what is asserted is four of its standard errors wide.
     """
-    drawn = np.random.default_rng(seed)
+    ticks = 20_000
+    noise = np.exp(spread * np.random.default_rng(1).standard_normal((ticks, 5)) - spread)
     promise = Promise(ALLOWED, OFFSET_S)
-    late = []
-    for tick in range(20_000):
+    late, bounds = [], []
+    for tick in range(ticks):
         # A burst each 500 ticks, that nothing stated foresees.
         burst = 1.8 if tick % 500 < 10 else 1.0
         told = told_s(promise, 0.04)
-        latencies_s = 0.04 * wrong_by * burst * np.exp(spread * drawn.standard_normal(5) - spread)
-        late += (latencies_s > told).tolist()
-        promise.completed(5)
+        latencies_s = 0.04 * wrong_by * burst * noise[tick]
         mean_s = float(latencies_s.mean())
+        promise.completed(5)
         promise.averaged(outcome(mean_s, told, 5), late_share(mean_s, told))
         if tick % every == 0:
             promise.sampled([outcome(float(latencies_s[0]), told)])
-    counted = late[len(late) // 4 :]
-    chance = 4.0 * math.sqrt(1.5 * ALLOWED / (len(counted) / 5 / every))  # of so many traces
-    assert np.mean(counted) == pytest.approx(ALLOWED, abs=0.5 * ALLOWED + chance)
+        if tick >= ticks // 4:
+            late.append(float(np.mean(latencies_s > told)))
+            known = min(tick // every, 3000)
+            bounds.append(ALLOWED * (1.0 + 2000.0 / known))
+    chance = 4.0 * math.sqrt(float(np.mean(bounds)) / (len(late) / every))  # of so many traces
+    assert 0.2 * ALLOWED <= np.mean(late) <= np.mean(bounds) + chance
 
 
 @pytest.mark.parametrize("wrong_by", [0.5, 1.0, 2.5])
