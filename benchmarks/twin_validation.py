@@ -1,7 +1,7 @@
 """Compares the simulated Triton with the real one: the same arrivals, their latencies.
 
     python benchmarks/twin_validation.py [--seconds 15] [--variants tiny,pruned,wide]
-    python benchmarks/twin_validation.py --device bert-t4 [--slower 3] [--seconds 15]
+    python benchmarks/twin_validation.py --device bert-t4 [--slower 5] [--seconds 15]
 
 Each variant at light, medium and heavy load, and through a switch, on the embedded server. The
 simulation gets what the real server says of itself in the same run: the mean time of each batch
@@ -43,6 +43,7 @@ from controller.twin.server import Physics, SimulatedTriton
 DATA = Path(__file__).with_name("data")
 MOST_ROWS = 32
 _LOADS = {"light": 0.25, "medium": 0.5, "heavy": 0.75}  # of what goes through at most
+_SAMPLES = ("tiny", "pruned", "wide")
 _WARMUP_S = 2.0
 # Of the time. Half way, the median would lie between the latencies of the one and of the other.
 _SWITCH_AT = 0.35
@@ -72,9 +73,9 @@ def main() -> int:
     """Measure every cell and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--variants", default="tiny,pruned,wide", metavar="A,B")
+    parser.add_argument("--variants", type=lambda text: text.split(","), metavar="A,B")
     parser.add_argument("--device", metavar="LADDER", help="of benchmarks/data")
-    parser.add_argument("--slower", type=float, default=3.0, help="every time of the ladder, times")
+    parser.add_argument("--slower", type=float, default=5.0, help="every time of the ladder, times")
     args = parser.parse_args()
     print("| variant | load | requests | p50 real / simulated | off | p99 real / simulated | off |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
@@ -82,11 +83,13 @@ def main() -> int:
         with open_bench(*prepare(Quiet())) as bench:
             bench.calibrate(Shape(), lambda *_: None)
             capacity_rps = {served.name: served.requests_rps for served in bench.served}
-            names = args.variants.split(",")
+            names = args.variants or _SAMPLES
             _table(names, capacity_rps, args.seconds, partial(_on_host, bench))
         return 0
     ladder = load_ladder(DATA / f"{args.device}.yaml")
     variants = [replace(v, table_s=v.table_s[:MOST_ROWS] * args.slower) for v in ladder.variants]
+    if args.variants:
+        variants = [variant for variant in variants if variant.name in args.variants]
     variants.sort(key=lambda variant: variant.table_s[-1])
     capacity_rps = {v.name: v.max_batch / float(v.table_s[-1]) for v in variants}
     with tempfile.TemporaryDirectory(prefix="tg-twin-", dir="/tmp") as folder:
@@ -114,7 +117,7 @@ def _table(
         for word, share in _LOADS.items():
             schedule = _schedule(share * capacity_rps[name], seconds)
             print(_cell([name], word, run([name], schedule)), flush=True)
-    # To the fastest, amid a load that only it bears well.
+    # To the fastest, amid a load that leaves the other one little room.
     for slow in reversed(names[1:]):
         both = [slow, names[0]]
         schedule = _schedule(0.75 * capacity_rps[slow], seconds)
@@ -145,11 +148,8 @@ def _on_host(bench: Bench, names: Sequence[str], schedule: Schedule) -> Compared
         timer: threading.Timer | None = None
         for progress in load:
             bench.check()
-            if (
-                len(names) > 1
-                and progress.time_s >= _SWITCH_AT * schedule.duration_s
-                and timer is None
-            ):
+            is_due = progress.time_s >= _SWITCH_AT * schedule.duration_s
+            if len(names) > 1 and is_due and timer is None:
                 timer = threading.Timer(0.0, bench.point, [names[1]])
                 timer.start()
         if timer is not None:
@@ -184,9 +184,7 @@ def _on_device(
     found = asyncio.run(asked())
     after = [totals(grpc, name) for name in names]
     largest = max(variant.max_batch for variant in variants)
-    # The models sleep: as good as no noise.
-    physics = Physics(switch_s=0.0, noise=0.01)
-    return _compared(found, list(map(difference, before, after)), largest, physics)
+    return _compared(found, list(map(difference, before, after)), largest, Physics(switch_s=0.0))
 
 
 def _compared(asked: Asked, spent: Sequence[Totals], largest: int, physics: Physics) -> Compared:
