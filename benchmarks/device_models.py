@@ -6,6 +6,7 @@ one batch at a time runs on a device. So the host's processors are as free as be
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
 from collections.abc import AsyncIterator
@@ -115,6 +116,7 @@ async def ask(
                 latency_s[at] = time.monotonic() - zero_s - due_s[at]
                 served[at] = answer.as_numpy("TAG")[0, 0]
 
+        gc.disable()  # it holds the client up for 80 ms when there are thousands of tasks
         tasks = []
         for at, when_s in enumerate(due_s):
             wait_s = zero_s + when_s - time.monotonic()
@@ -123,6 +125,7 @@ async def ask(
             late_s[at] = time.monotonic() - zero_s - when_s
             tasks.append(asyncio.create_task(one(at)))
         await asyncio.gather(*tasks)
+        gc.enable()
     counted = due_s >= counted_s
     return Answers(
         zero_s,
