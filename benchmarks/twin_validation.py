@@ -134,7 +134,7 @@ def _cell(names: Sequence[str], word: str, found: Compared) -> str:
     cells = [f"| {' to '.join(names)} | {word} | {len(real_ms)} "]
     for percentile in (50, 99):
         real, twin = np.nanpercentile(real_ms, percentile), np.percentile(simulated_ms, percentile)
-        cells.append(f"| {real:.1f} / {twin:.1f} ms | {twin / real - 1:+.0%} ")
+        cells.append(f"| {real:.1f} / {twin:.1f} ms | {twin / real - 1:+.1%} ")
     return "".join(cells) + "|"
 
 
