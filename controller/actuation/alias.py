@@ -53,8 +53,13 @@ class Marker:
 
 
 def max_batch(config: Config) -> int:
-    """Return the largest batch a model takes; 0: it does not batch."""
-    return int(config.get("max_batch_size", 0))
+    """Return the largest batch a model takes; 0: it does not batch.
+
+    A dispatcher takes more in one call, but of no client.
+    """
+    limit = int(config.get("max_batch_size", 0))
+    own = config.get("parameters", {}).get("client_max_batch", {}).get("string_value", "")
+    return min(limit, int(own)) if own.isdecimal() else limit
 
 
 def is_decoupled(config: Config) -> bool:

@@ -27,13 +27,18 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("governor")
 
-_ILL_AFTER_S: Final = 0.6  # without a report
+_ILL_AFTER_S: Final = 0.5  # without an answer: asked ten times a second, 0.6 s after the last one
 _ANSWER_S: Final = 0.3
 _RENEW_S: Final = 0.2  # between two plans, at least
 _NOTICEABLE: Final = 0.02  # of a batch's time: a plan that differs by less is not worth a message
 _DEAD_AFTER_S: Final = 3.0
 _RENEWED_S: Final = 10.0  # between two loads of one that is dead, at first
 _RENEWED_MOST_S: Final = 300.0
+# One that was left as it was ill is not led to again for so long, twice as long each time, until it
+# has been well for long: a switch to and fro twice a second helps nobody.
+_LEFT_S: Final = 1.0
+_LEFT_MOST_S: Final = 60.0
+_LONG_WELL_S: Final = 300.0
 _OWN: Final = 20  # requests of ours that are not counted yet: more of them never were
 _DEAD: Final = (Fault.UNKNOWN, Fault.INVALID)
 _OLDER: Final = re.compile(r"older than the last one \((\d+)\)")
@@ -63,7 +68,9 @@ class Dispatching:
         self._wanted: Plan | None = None
         self._sent: Plan | None = None
         self._sent_s = self._heard_s = -math.inf
-        self._began_s = math.inf  # when it was asked first
+        self._asked_s: float | None = None  # the first question that it has not answered
+        self._ill_s = self._back_s = -math.inf  # when it was ill last, and is not led to until
+        self._illnesses = 0  # in a row
         self._silent_s = math.inf  # since when it has not answered
         self._renew_s, self._renewals = -math.inf, 0  # not before; how often in a row
         self._served: dict[str, int] = {}
@@ -83,19 +90,32 @@ class Dispatching:
         return (
             report is not None
             and self._clock() - self._heard_s <= _ILL_AFTER_S
+            and self._clock() >= self._back_s
             and self._plan_serial > 0
             and report.get("plan_serial") == self._plan_serial
         )
 
     @property
     def ill(self) -> bool:
-        """Return whether it was asked, and has not answered for too long."""
-        return self._clock() - max(self._heard_s, self._began_s) > _ILL_AFTER_S
+        """Return whether it was asked, and has not answered for too long.
+
+        That nobody asked, as the governor stood still, is no illness.
+        """
+        return self._asked_s is not None and self._clock() - self._asked_s > _ILL_AFTER_S
+
+    def asks(self) -> None:
+        """Take note that it should answer from now on."""
+        if self._asked_s is None:
+            self._asked_s = self._clock()
+
+    def leaves_alone(self) -> None:
+        """Take note that nobody wants anything of it."""
+        self._asked_s = None
 
     async def talk(self, control: TritonControl, config: Mapping[str, Any]) -> None:
         """Ask for a report, and send the plan where another one is wanted. Never raises."""
         now_s, plan = self._clock(), self._due()
-        self._began_s = min(self._began_s, now_s)
+        self.asks()
         self._serial = max(self._serial + 1, self._new_serial())
         body = {"plan": None if plan is None else plan.values()}
         try:
@@ -146,17 +166,23 @@ class Dispatching:
             lately = served  # it was made anew
         qualities = {variant.model: variant.quality for variant in self.policy.variants}
         total = sum(count for name, count in lately.items() if name in qualities)
-        if total > 0:
+        if total > 0 and self.report is not None:
             worth = sum(qualities[k] * count for k, count in lately.items() if k in qualities)
             self.quality = worth / total
         for what, before in self._ended.items():
             count = int(report.get(what, 0))
-            self._unseen[what] += count - before if count >= before else count
+            if self.report is not None:  # else they are of before us
+                self._unseen[what] += count - before if count >= before else count
             self._ended[what] = count
-        self._served, self._silent_s = served, math.inf
+        self._served, self._silent_s, self._asked_s = served, math.inf, None
+        known = self.report or {}
         untold = report.get("untold")
-        if untold is not None and untold != (self.report or {}).get("untold"):
+        if untold is not None and untold != known.get("untold"):
             _LOG.warning("%s: its dispatcher tells no latencies: %s", self.policy.name, untold)
+        for name, why in report.get("shunned", {}).items():
+            if name not in known.get("shunned", {}):
+                told = (self.policy.name, name, why)
+                _LOG.warning("%s: its dispatcher leaves %s alone for a while: %s", *told)
         if self._clock() - self._renew_s > _RENEWED_S:
             self._renewals = 0  # it has been well for long
         self.report, self.error, self._heard_s = report, None, self._clock()
@@ -184,6 +210,7 @@ class Dispatching:
         `proofs`: requests that were sent to it to see whether it answers. These, and what we said
         to it ten times a second, no client sent.
         """
+        self._notice_illness()
         report, ended = self.report or {}, self._unseen
         counted = 0 if reading is None else reading.completed_requests
         self._own = min(self._own + proofs, _OWN)
@@ -203,6 +230,17 @@ class Dispatching:
             told_s=report.get("told_s"),
         )
 
+    def _notice_illness(self) -> None:
+        now_s = self._clock()
+        if self.report is None or not self.ill:
+            return
+        if now_s > self._back_s:  # it is another one
+            self._illnesses = 0 if now_s - self._ill_s > _LONG_WELL_S else self._illnesses
+            self._illnesses += 1
+        self._ill_s = now_s
+        away_s = min(_LEFT_S * 2.0 ** min(self._illnesses - 1, 10), _LEFT_MOST_S)
+        self._back_s = now_s + away_s
+
     def view(self) -> dict[str, Any]:
         """Return how it is, JSON-ready."""
         report = self.report or {}
@@ -214,6 +252,9 @@ class Dispatching:
             "error": self.error,
             "quality": self.quality,
             "variants": [names.get(name, name) for name in report.get("plan", ())],
+            "left_alone": {
+                names.get(name, name): why for name, why in report.get("shunned", {}).items()
+            },
             "waiting": report.get("waiting"),
             "completed": completed,
             "failed": report.get("failed"),

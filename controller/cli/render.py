@@ -174,7 +174,9 @@ def _dispatcher_note(dispatcher: Json) -> str:
         f"{clean(name)} {percent(count / total, 0)}"
         for name, count in sorted(served.items(), key=lambda one: -one[1])
     )
-    return f"late binding: of {total} requests {shares}" if total else "late binding: none so far"
+    text = f"late binding: of {total} requests {shares}" if total else "late binding: none so far"
+    alone = part_of(dispatcher, "left_alone")
+    return text + "".join(f"; {clean(name)} left alone: {clean(alone[name])}" for name in alone)
 
 
 def _action_notes(action: Json) -> list[str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from controller.actuation.alias import max_batch
 from controller.actuation.dispatching import Dispatching, renew
 from controller.dispatch.plan import Plan
 from controller.policy.model import DISPATCHER, Policy
@@ -79,10 +80,13 @@ class Dispatchers:
             return
         keeper, alias = at_hand
         variant = keeper.server.variants.get(one.model)
-        if variant is None or variant.config is None or not variant.ready:
-            return
         if not keeper.server.acts_on(alias):
-            return  # whoever is advised on is left alone
+            one.leaves_alone()  # it is only advised on
+            return
+        if variant is None or variant.config is None or not variant.ready:
+            if one.report is not None:  # else it is not there yet
+                one.asks()
+            return
         try:
             if alias.target != one.model and one.is_to_be_renewed():
                 await renew(keeper, variant)
@@ -117,7 +121,27 @@ class Dispatchers:
     def after_tick(self, plans: Mapping[str, Plan | None]) -> None:
         """Have them choose by these plans."""
         for name, one in self._of.items():
-            one.want(plans.get(name))
+            plan = plans.get(name)
+            one.want(plan if plan is None else self._within_limits(name, plan))
+
+    def _within_limits(self, name: str, plan: Plan) -> Plan:
+        """Return a plan without the batches that Triton would refuse.
+
+        What a variant was measured with may be more than its config allows by now.
+        """
+        try:
+            at_hand = self._actuator.at_hand(name)
+        except KeyError:
+            return plan
+        if at_hand is None:
+            return plan
+        known = at_hand[0].server.variants
+        rows = []
+        for model, took_s in zip(plan.names, plan.took_s, strict=True):
+            variant = known.get(model)
+            config = None if variant is None else variant.config
+            rows.append(took_s if config is None else took_s[: max(max_batch(config), 1)])
+        return plan._replace(took_s=tuple(rows))
 
     def order(self, model: str, order: tuple[str, ...]) -> tuple[str, ...]:
         """Return the order of a model's variants by speed with its dispatcher last."""

@@ -22,6 +22,8 @@ from .outlook import Outlook, Queue
 from .pace import Arrivals, Pace
 from .plan import Plan, expected_s
 from .promise import OVERLOAD, PATIENCE, Promise, Told
+from .shunned import Shunned
+from .waiting import leave, prefix, together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +34,8 @@ _AHEAD_S = 0.001
 _FREE = 1.02  # of a batch's time: so much longer it may be for those who were put off
 _TURN = 10  # of so many batches one is theirs, once one of them lost his `PATIENCE`
 _REMEMBERED = 1024  # latencies
-_SHUNNED_S = 1.0  # a variant that could not be asked
+# A batch that takes so many times as long as planned is not answered at all: at least so long.
+_SILENT, _SILENT_S, _SILENT_UNKNOWN_S = 20.0, 10.0, 60.0
 
 
 class Request(NamedTuple):
@@ -65,7 +68,7 @@ class Dispatcher:
         self._late_s = -math.inf  # when somebody was put off last
         self._since_turn = 0  # batches, since those who were put off had one
         self._arrivals, self._pace = Arrivals(), Pace()
-        self._shunned: dict[str, float] = {}
+        self._shunned = Shunned()
         # Requests.
         self.arrived = self.completed = self.failed = self.refused = self.in_time = 0
         self.served: dict[str, int] = {}  # requests, by variant
@@ -86,6 +89,8 @@ class Dispatcher:
         if (plan.limit_s, plan.allowed) != (self.plan.limit_s, self.plan.allowed):
             self.promise = Promise()  # it was about another objective
         self._outlook.renewed()
+        for name in set(plan.names).difference(self.plan.names):
+            self._shunned.pardon(name)  # it was away, and is there again
         self.plan, self._chooser = plan, Chooser(plan)
 
     @property
@@ -127,6 +132,14 @@ class Dispatcher:
             self.promise.left(request.told)
         return found
 
+    def patient_s(self, now_s: float) -> float | None:
+        """Return in how many seconds somebody has waited for too long; None: nobody will have."""
+        timeout_s = self.plan.timeout_s
+        if timeout_s is None or not self.waiting:
+            return None
+        oldest = [queue[0].came_s for queue in (self._put_off, self._waiting) if queue]
+        return max(min(oldest) + timeout_s - now_s, 0.0)
+
     def take(self, now_s: float, behind: Batch | None = None) -> Batch | None:
         """Return the next batch; None: nothing waits.
 
@@ -141,26 +154,59 @@ class Dispatcher:
         self._outlook.sent(batch, moment.rate)
         return batch
 
-    def again(self, batch: Batch) -> Batch | None:
-        """Return a batch whose variant could not be asked, on another one; None: there is none.
+    def again(self, batch: Batch, why: str = "") -> Batch | None:
+        """Return a batch whose variant could not be asked, or failed, on another; None: on none.
 
-        It is not chosen again for a second, nor is who failed before. Who does not fit into the
-        other's batch waits again, in front.
+        It is not chosen again for a second, longer if that is not the first time, nor is who failed
+        before. Who does not fit into the other's batch waits again, in front.
         """
         plan, requests = self.plan, batch.requests
-        self._shunned[batch.name] = batch.sent_s + _SHUNNED_S
+        self._shunned.add(batch.name, batch.sent_s, why)
         others = [v for v in range(len(plan.names)) if self._may(v, requests[0].rows, batch.sent_s)]
         if not others:
             return None
         most = {v: min(batch.rows, len(plan.took_s[v])) for v in others}
         v = min(others, key=lambda v: (-most[v], plan.took_s[v][most[v] - 1]))
-        count, rows = _prefix(requests, len(plan.took_s[v]))
+        count, rows = prefix(requests, len(plan.took_s[v]))
         self._waiting.extendleft(reversed(requests[count:]))
         self._rows += batch.rows - rows
         other = Batch(plan.names[v], requests[:count], rows, batch.sent_s)
         self._outlook.landed(batch)
         self._outlook.sent(other)
         return other
+
+    def apart(self, batch: Batch) -> list[Batch]:
+        """Return a batch that failed, of several requests, as one of each: one may be at fault."""
+        self._outlook.landed(batch)
+        return [Batch(batch.name, (one,), one.rows, batch.sent_s) for one in batch.requests]
+
+    def pardon(self, name: str) -> None:
+        """Take note that it was the requests, and not the variant."""
+        self._shunned.pardon(name)
+
+    def shunned(self, now_s: float) -> dict[str, str]:
+        """Return which variants are left alone for a while, and why."""
+        return self._shunned.why(now_s)
+
+    def is_silent(self, batch: Batch, now_s: float) -> bool:
+        """Return whether a batch is not answered at all any more; its variant is left then."""
+        planned_s = expected_s(self.plan, batch.name, batch.rows)
+        longest_s = _SILENT_UNKNOWN_S
+        if planned_s is not None:
+            longest_s = max(_SILENT * planned_s * self.slowdown, _SILENT_S)
+        silent = now_s - max(batch.sent_s, self._pace.ended_s) > longest_s
+        if silent:
+            self._shunned.add(batch.name, now_s, "it did not answer", silent=True)
+        return silent
+
+    def leave(self) -> list[Request]:
+        """Return all that wait; nobody waits any more."""
+        found = [*self._put_off, *self._waiting]
+        self._put_off.clear()
+        self._waiting.clear()
+        self._rows = 0
+        self.failed += len(found)
+        return found
 
     def ended(self, batch: Batch, now_s: float, *, failed: bool = False) -> None:
         """Take note that a batch was answered, and of the time since it began."""
@@ -171,6 +217,7 @@ class Dispatcher:
             for request in batch.requests:
                 self.promise.left(request.told)
             return
+        self._shunned.pardon(batch.name)
         self.completed += count
         self.served[batch.name] = self.served.get(batch.name, 0) + count
         for request in batch.requests:
@@ -249,15 +296,15 @@ class Dispatcher:
     def _in_time(self, moment: Moment) -> Batch | None:
         """Return the best batch that is in time, and leaves time; None: there is none."""
         most = self._chooser.most_rows
-        together = _together(self._waiting, most)
-        oldest = together[0]
+        alike = together(self._waiting, most)
+        oldest = alike[0]
         # The first of another kind waits on, whatever goes.
         kind = oldest.kind
         other_s = next((one.came_s for one in self._waiting if one.kind != kind), math.inf)
 
         def fits(most: int) -> tuple[int, int, float]:
-            count, rows = _prefix(together, most)
-            next_s = together[count].came_s if count < len(together) else math.inf
+            count, rows = prefix(alike, most)
+            next_s = alike[count].came_s if count < len(alike) else math.inf
             return count, rows, min(next_s, other_s)
 
         found = self._chooser.best(
@@ -267,20 +314,20 @@ class Dispatcher:
             self._rows,
             lambda v: self._may(v, oldest.rows, moment.now_s),
         )
-        return found and self._go(self._waiting, together[: found[1]], found[0], moment)
+        return found and self._go(self._waiting, alike[: found[1]], found[0], moment)
 
     def _put_off_first(self, moment: Moment) -> Batch | None:
         """Return a batch of those who were put off, if nobody else is late for it."""
         if not self._put_off:
             return None
-        together = _together(self._put_off, self._chooser.most_rows)
-        found = self._quickest(sum(request.rows for request in together), together[0], moment)
+        alike = together(self._put_off, self._chooser.most_rows)
+        found = self._quickest(sum(request.rows for request in alike), alike[0], moment)
         if found is None:
             return None
         v, _, takes_s = found
         off_s = self._chooser.spread_of(self.plan.names[v], moment.spread) * takes_s
         came_s = self._waiting[0].came_s
-        waited = (moment.now_s - together[0].came_s) / self.plan.limit_s
+        waited = (moment.now_s - alike[0].came_s) / self.plan.limit_s
         turn = waited > PATIENCE and self._since_turn >= _TURN - 1
         if not turn and not self._chooser.leaves_time(moment, takes_s, off_s, self._rows, came_s):
             return None
@@ -300,18 +347,18 @@ class Dispatcher:
 
     def _most_done(self, moment: Moment, queue: deque[Request]) -> Batch:
         """Return a batch on the variant that gets most done."""
-        together = _together(queue, self._chooser.most_rows)
-        found = self._quickest(sum(request.rows for request in together), together[0], moment)
+        alike = together(queue, self._chooser.most_rows)
+        found = self._quickest(sum(request.rows for request in alike), alike[0], moment)
         # Nobody takes so many rows, or all were shunned: the widest says why.
         v = self._chooser.widest() if found is None else found[0]
         most = len(self.plan.took_s[v]) if found is None else found[1]
-        return self._go(queue, together[: _prefix(together, most)[0]], v, moment)
+        return self._go(queue, alike[: prefix(alike, most)[0]], v, moment)
 
     def _go(
         self, queue: deque[Request], requests: Sequence[Request], v: int, moment: Moment
     ) -> Batch:
         rows = sum(request.rows for request in requests)
-        _leave(queue, requests)
+        leave(queue, requests)
         self._since_turn += 1
         if queue is self._waiting:
             self._rows -= rows
@@ -346,44 +393,4 @@ class Dispatcher:
         """Return whether a variant takes so many rows and was not shunned."""
         if rows > len(self.plan.took_s[v]):
             return False
-        until_s = self._shunned.get(self.plan.names[v]) if self._shunned else None
-        return until_s is None or now_s >= until_s
-
-
-def _together(queue: deque[Request], most: int) -> list[Request]:
-    """Return those who fit together with the oldest: one more than so many rows hold."""
-    kind = queue[0].kind
-    found: list[Request] = []
-    rows = 0
-    for request in queue:
-        if request.kind != kind:
-            continue
-        found.append(request)
-        rows += request.rows
-        if rows > most:  # it is who waits on
-            break
-    return found
-
-
-def _prefix(requests: Sequence[Request], most: int) -> tuple[int, int]:
-    """Return how many of the first fit into so many rows, one at least, and their rows."""
-    count, rows = 1, requests[0].rows
-    for request in requests[1:]:
-        if rows + request.rows > most:
-            break
-        count += 1
-        rows += request.rows
-    return count, rows
-
-
-def _leave(queue: deque[Request], requests: Sequence[Request]) -> None:
-    for at, request in enumerate(requests):
-        if queue[0] is request:
-            queue.popleft()
-            continue
-        # Others of another kind are between. By identity: tensors are not to be compared.
-        gone = set(map(id, requests[at:]))
-        stay = [one for one in queue if id(one) not in gone]
-        queue.clear()
-        queue.extend(stay)
-        break
+        return not self._shunned.has(self.plan.names[v], now_s)

@@ -87,7 +87,17 @@ def _dispatcher(model: ModelPolicy, index: Index) -> list[Finding]:
         return [fail(name, f"its key cannot be read: {error}", write)]
     if own.model not in index:
         return [fail(name, f"{own.model} is not in Triton's model repository", write)]
-    return [ok(name, f"{own.model} is in the repository, its key is there")]
+    found = [ok(name, f"{own.model} is in the repository, its key is there")]
+    if model.queue is None or (model.queue.timeout_s is None and model.queue.max_size is None):
+        found.append(
+            warn(
+                name,
+                "its queue has no end: what waits there in an overload is kept in memory, and "
+                "answered though its client is gone",
+                f"set models.{model.name}.queue.timeout to the longest that clients wait",
+            )
+        )
+    return found
 
 
 def _variants(model: ModelPolicy, index: Index, configs: Mapping[str, Config]) -> list[Finding]:

@@ -50,7 +50,6 @@ class _Look:
     Until a switch takes effect they go to the variant that is left: both have a statement.
     """
 
-    from_s: float
     of: Mapping[str, Statement]  # by Triton's name
     log_drifts: tuple[float, ...]  # of their devices, that it was stated by
 
@@ -97,6 +96,7 @@ class Outcomes:
         self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
         self._spread = Spread()
         self._statements: list[_Look] = []
+        self._from_s: list[float] = []  # when each of these was stated
         # The drift of each variant's device, log: that its calibration holds for, and now.
         self._excused = dict.fromkeys(self._weights.values(), 0.0)
         self._log_drift = dict.fromkeys(self._weights, 0.0)
@@ -181,9 +181,10 @@ class Outcomes:
             of: of the variants that may get them, by Triton's name.
         """
         log_drifts = tuple(self._log_drift[model] for model in of)
-        self._statements.append(_Look(now_s, of, log_drifts))
+        self._statements.append(_Look(of, log_drifts))
+        self._from_s.append(now_s)
         if len(self._statements) >= 2 * _STATEMENTS:
-            del self._statements[:_STATEMENTS]
+            del self._statements[:_STATEMENTS], self._from_s[:_STATEMENTS]
 
     def learn(
         self,
@@ -283,7 +284,7 @@ class Outcomes:
 
     def _stated_by(self, arrived_s: float, model: str) -> float | None:
         """Return the drift that a request's latency was stated by, log; None: it was not."""
-        at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
+        at = bisect_right(self._from_s, arrived_s) - 1
         if at < 0:
             return None
         look = self._statements[at]
@@ -295,7 +296,7 @@ class Outcomes:
 
     def _said(self, arrived_s: float, model: str) -> Statement | None:
         """Return what was stated of a request; None: nothing was."""
-        at = bisect_right(self._statements, arrived_s, key=_from_s) - 1
+        at = bisect_right(self._from_s, arrived_s) - 1
         return self._statements[at].of.get(model) if at >= 0 else None
 
     def state(self) -> dict[str, Any]:
@@ -315,10 +316,6 @@ class Outcomes:
             self._shared[of].restore(max(found, key=lambda stored: sum(stored["scores"])))
         if whole:
             self._promise.restore(state["promise"])
-
-
-def _from_s(look: _Look) -> float:
-    return look.from_s
 
 
 def _outcome(

@@ -288,8 +288,11 @@ class ModelPredictor:
             batches_s: batches a second that ended. [variants].
         """
         # With a column for no rows, which take no time.
-        flat_s = np.pad(table_s, ((0, 0), (1, 0))).ravel()
-        first = np.arange(0, flat_s.size, table_s.shape[1] + 1)
+        columns = table_s.shape[1] + 1
+        with_none_s = np.zeros((len(table_s), columns))
+        with_none_s[:, 1:] = table_s
+        flat_s = with_none_s.ravel()
+        first = np.arange(0, flat_s.size, columns)
         full, rest = np.divmod(waiting_rows, self._limits)
         left_s = full * flat_s[first + self._limits] + flat_s[first + np.ceil(rest).astype(np.intp)]
         left_s /= self._gain()

@@ -142,12 +142,15 @@ async def test_a_dispatcher_whose_choice_fails_says_so(served, tmp_path):
     own = Client(served.grpc)
     await own.load()
     assert (await own.tell(BOTH))["plan"] == ["best", "fast"]
-    asked = [asyncio.create_task(own.ask(model="late")) for _ in range(20)]
-    await asyncio.wait(asked, timeout=1.0)
-    with pytest.raises(InferenceServerException, match="its choice failed: RuntimeError: planted"):
+    planted = "its choice failed: RuntimeError: planted"
+    asked = await asyncio.gather(
+        *(own.ask(model="late") for _ in range(20)), return_exceptions=True
+    )
+    assert all(planted in str(one) for one in asked), "nobody is left waiting"
+    with pytest.raises(InferenceServerException, match=planted):
         await own.tell()
-    for one in asked:
-        one.cancel()
+    with pytest.raises(InferenceServerException, match=planted):
+        await own.ask(model="late")
     await own.client.close()
 
 
@@ -190,6 +193,81 @@ async def test_a_variant_that_is_gone_costs_no_request(served):
     answers = await asked
     assert [answer for answer in answers if isinstance(answer, BaseException)] == []
     assert {tag for tag, _ in answers} == {1, 2}
+    await own.client.close()
+
+
+def _spoil(root, model: str, lines: str) -> None:
+    """Have a variant do something before it executes a batch of `requests`, of so many `rows`."""
+    code = root / model / "1" / "model.py"
+    first = "        rows = [self.rows(request) for request in requests]\n"
+    assert first in code.read_text()
+    code.write_text(code.read_text().replace(first, f"{first}        {lines}\n"))
+
+
+async def test_a_variant_that_only_fails_costs_no_request(served, tmp_path):
+    """Triton says that it is ready all the same."""
+    _spoil(tmp_path / "repository", "best", "raise RuntimeError('CUDA error, planted')")
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    answers = await own.burst(200, 100.0)
+    assert [answer for answer in answers if isinstance(answer, BaseException)] == []
+    assert {tag for tag, _ in answers} == {2}
+    report = await own.tell()
+    assert report["failed"] == 0
+    assert "planted" in report["shunned"]["best"]
+    await own.client.close()
+
+
+async def test_a_request_that_cannot_be_served_fails_alone(served, tmp_path):
+    bad = (
+        "any(pb_utils.get_input_tensor_by_name(one, 'IN').as_numpy().min() < 0 for one in requests)"
+    )
+    for model in ("best", "fast"):
+        _spoil(tmp_path / "repository", model, f"if {bad}: raise ValueError('bad bytes')")
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    values = [float(at) if at % 20 != 7 else -1.0 for at in range(60)]
+    asked = [own.ask(model="late", value=value) for value in values]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    failed = [str(answer) for answer in answers if isinstance(answer, BaseException)]
+    assert len(failed) == 3
+    assert all("bad bytes" in problem for problem in failed)
+    report = await own.tell()
+    assert (report["completed"], report["failed"]) == (57, 3)
+    assert report["shunned"] == {}, "it was no variant's fault"
+    await own.client.close()
+
+
+async def test_a_variant_that_does_not_answer_is_left(served, tmp_path):
+    root = tmp_path / "repository"
+    _spoil(root, "best", "time.sleep(5.0)")
+    code = root / "late" / "1" / "dispatch" / "late_binding.py"
+    limits = "_SILENT, _SILENT_S, _SILENT_UNKNOWN_S = 20.0, 10.0, 60.0"
+    assert limits in code.read_text()
+    code.write_text(code.read_text().replace(limits, limits.replace("10.0", "1.0")))
+    own = Client(served.grpc)
+    await own.load()
+    await own.tell(BOTH)
+    asked = []
+    for _ in range(3):
+        asked.append(asyncio.create_task(own.ask(model="late")))
+        await asyncio.sleep(0.2)
+    # Both threads wait for it, and nobody takes the third.
+    for _ in range(15):
+        await asyncio.sleep(0.1)
+        report = await own.tell()
+    assert report["shunned"] == {"best": "it did not answer"}
+    *lost, answer = await asyncio.gather(*asked, return_exceptions=True)
+    assert all("best does not answer" in str(one) for one in lost)
+    tag, took_s = answer
+    assert (tag, took_s < 2.5) == (2, True)
+    assert [(await own.ask(model="late"))[0] for _ in range(3)] == [2, 2, 2]
+    await asyncio.sleep(4.5)  # what was given up comes back, and does no harm
+    assert (await own.ask(model="late"))[0] == 2
+    report = await own.tell()
+    assert report["completed"] + report["failed"] == report["arrived"]
     await own.client.close()
 
 

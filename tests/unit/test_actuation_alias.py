@@ -41,6 +41,15 @@ def test_an_alias_promises_no_more_rows_than_some_variant_takes():
     assert shape.build("chat", [model(max_batch_size=2)], client_max_batch=8)["max_batch_size"] == 2
 
 
+def test_no_more_rows_are_promised_than_a_dispatcher_takes_of_one_client():
+    """It takes many requests in one call, so its own limit is larger."""
+    dispatcher = model("late", max_batch_size=32)
+    dispatcher["parameters"] = {"client_max_batch": {"string_value": "4"}}
+    assert shape.max_batch(dispatcher) == 4
+    assert shape.fits(shape.build("chat", [model()], client_max_batch=8), dispatcher)
+    assert not shape.fits(shape.build("chat", [model()], client_max_batch=4), dispatcher)
+
+
 def test_an_alias_points_at_a_variant_that_takes_the_rows_clients_were_promised():
     variants = [model("small", max_batch_size=2), model("large", max_batch_size=8)]
     alias = shape.build("chat", variants, client_max_batch=8)

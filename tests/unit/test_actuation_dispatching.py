@@ -2,15 +2,24 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from controller.actuation.client import Fault, TritonError
 from controller.actuation.dispatching import Dispatching
+from controller.daemon.dispatchers import Dispatchers
 from controller.dispatch.late_binding import Dispatcher
 from controller.dispatch.plan import Plan
 from controller.dispatch.signed import SignatureError, unseal
-from controller.policy.model import DispatcherPolicy, ModelPolicy, Objective, VariantPolicy
+from controller.policy.model import (
+    DispatcherPolicy,
+    ModelPolicy,
+    Objective,
+    Policy,
+    TritonPolicy,
+    VariantPolicy,
+)
 from controller.telemetry.observation import VariantReading
 
 KEY = b"0123456789abcdef"
@@ -52,6 +61,7 @@ class Inside:
             "completed": own.completed,
             "in_time": own.in_time,
             "waiting": own.waiting,
+            "shunned": own.shunned(0.0),
         }
         return json.loads(json.dumps(report))
 
@@ -227,3 +237,80 @@ async def test_messages_that_were_never_counted_take_no_arrivals_away_for_ever(w
     busy = VariantReading("late", True, 0, completed_requests=50, completed_rows=50)
     assert world.own.observed(busy).arrived_requests >= 30
     assert world.own.observed(busy).arrived_requests == 50
+
+
+async def test_what_failed_before_we_came_is_no_outage(world):
+    """A governor that starts again hears of all that ever failed there."""
+    world.own.want(PLAN)
+    one = world.inside.dispatcher
+    for at in range(50):
+        one.come(float(at), 1)
+        one.ended(one.take(float(at)), at + 0.1, failed=True)
+    await world.talk()
+    assert world.own.observed(None).failed_requests == 0
+    assert world.own.quality is None
+    one.come(100.0, 1)
+    one.ended(one.take(100.0), 100.1, failed=True)
+    await world.talk()
+    assert world.own.observed(None).failed_requests == 1
+
+
+async def test_a_governor_that_stood_still_finds_nobody_ill(world):
+    world.own.want(PLAN)
+    await world.talk()
+    world.now_s += 30.0
+    assert not world.own.ill
+    await world.talk()
+    assert world.own.healthy
+
+
+async def test_one_that_is_left_again_and_again_is_left_for_ever_longer(world):
+    """An alias that is led to and fro twice a second helps nobody."""
+    world.own.want(PLAN)
+    await world.talk()
+    away_s = []
+    for _ in range(8):
+        world.inside.fault = TritonError(Fault.UNKNOWN, "Deadline Exceeded")
+        while not world.own.observed(None).ill:
+            await world.talk()
+        world.inside.fault, since_s = None, world.now_s
+        while not world.own.observed(None).healthy:
+            await world.talk()
+            assert not world.own.ill
+        away_s.append(world.now_s - since_s)
+    assert away_s == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0], abs=0.25)
+    for _ in range(310):
+        await world.talk(1.0)
+    world.inside.fault = TritonError(Fault.UNKNOWN, "Deadline Exceeded")
+    while not world.own.observed(None).ill:
+        await world.talk()
+    world.inside.fault = None
+    await world.talk(1.2)
+    assert world.own.observed(None).healthy, "it had been well for long"
+
+
+async def test_a_variant_that_it_leaves_alone_is_told_with_the_reason(world, caplog):
+    world.own.want(PLAN)
+    await world.talk()
+    one = world.inside.dispatcher
+    one.come(0.0, 1)
+    one.again(one.take(0.0), "CUDA error")
+    for _ in range(3):
+        await world.talk()
+    assert world.own.view()["left_alone"] == {"best": "CUDA error"}
+    told = [
+        r.message for r in caplog.records if "leaves b alone for a while: CUDA error" in r.message
+    ]
+    assert len(told) == 1
+
+
+def test_no_batch_is_planned_that_the_server_would_refuse(world):
+    """An engine may be deployed anew with a smaller `max_batch_size` than was measured."""
+    configs = {"b": {"max_batch_size": 1}, "f": None}
+    variants = {name: SimpleNamespace(config=config) for name, config in configs.items()}
+    keeper = SimpleNamespace(server=SimpleNamespace(variants=variants))
+    actuator = SimpleNamespace(at_hand=lambda _: (keeper, None))
+    policy = Policy(triton=TritonPolicy("127.0.0.1:8001", None, None), models=(world.own.policy,))
+    dispatchers = Dispatchers(policy, actuator)
+    dispatchers.after_tick({"chat": PLAN})
+    assert dispatchers._of["chat"]._wanted.took_s == ((0.04,), (0.004, 0.005))

@@ -49,12 +49,13 @@ class TritonPythonModel:
         self.broken = None  # why it chooses no more; the governor leaves it then
         # Answers go out beside the next batch: the device should not wait for them.
         self.answers = queue.SimpleQueue()
-        self.threads = [
-            threading.Thread(target=run, daemon=True)
-            for run in (self.work, self.work, self.respond)
-        ]
-        for thread in self.threads:
-            thread.start()
+        self.threads = []
+        for run in (self.work, self.work, self.respond):
+            self.start(run)
+
+    def start(self, run):
+        self.threads.append(threading.Thread(target=run, daemon=True))
+        self.threads[-1].start()
 
     def execute(self, requests):
         now_s = time.monotonic()
@@ -83,9 +84,12 @@ class TritonPythonModel:
         shapes = tuple((name, value.dtype.str, value.shape[1:]) for name, value in tensors.items())
         kind = (shapes, request.parameters())
         with self.changed:
-            waits = self.dispatcher.come(now_s, rows, kind, (tensors, sender))
+            broken = self.broken
+            waits = broken is None and self.dispatcher.come(now_s, rows, kind, (tensors, sender))
             self.changed.notify()
-        if not waits:
+        if broken is not None:  # nobody would take it
+            fail(sender, broken)
+        elif not waits:
             refuse(sender, "Exceeds maximum queue size")
 
     # -- batches -------------------------------------------------------------------------------
@@ -94,6 +98,8 @@ class TritonPythonModel:
         """Take batches; if that fails, say so to the governor, who leads clients elsewhere."""
         try:
             self.take_batches()
+        except SilentError:
+            return  # another thread works in the place of this one
         except Exception as error:
             self.fails(error)
             raise
@@ -101,6 +107,10 @@ class TritonPythonModel:
     def fails(self, error):
         self.broken = f"its choice failed: {type(error).__name__}: {error}"
         pb_utils.Logger.log_error(self.broken)
+        with self.changed:
+            left = self.dispatcher.leave()
+        for request in left:
+            fail(request.payload[1], self.broken)
 
     def take_batches(self):
         """Take batches, one at a time, and the next one just before one ends."""
@@ -117,23 +127,23 @@ class TritonPythonModel:
                         if self.ending and not self.dispatcher.waiting:
                             self.answers.put(None)
                             return
-                        self.changed.wait(wait_s if self.dispatcher.waiting else None)
+                        self.changed.wait(self.sleeps_s(now_s, wait_s))
                 if batch is not None:
                     self.running[threading.get_ident()] = batch
             for request in overdue:
                 refuse(request.payload[1], "Request timeout expired")
             if batch is None:
                 continue
-            try:
-                self.serve(batch)
-            except Exception as error:  # a thread that dies would leave all that come unanswered
-                with self.changed:
-                    batch = self.running[threading.get_ident()]  # perhaps with another variant
-                    self.dispatcher.ended(batch, time.monotonic(), failed=True)
-                self.answers.put((batch, None, f"{type(error).__name__}: {error}"))
+            self.serve(batch)
             with self.changed:
-                del self.running[threading.get_ident()]
+                if self.running.pop(threading.get_ident(), None) is None:
+                    raise SilentError
                 self.changed.notify_all()
+
+    def sleeps_s(self, now_s, wait_s):
+        """Return in how many seconds there is something to do; None: when something has changed."""
+        waits = (wait_s if self.dispatcher.waiting else None, self.dispatcher.patient_s(now_s))
+        return min((one for one in waits if one is not None), default=None)
 
     def ahead_s(self, now_s):
         """Return in how many seconds the next batch may be taken; None: when one has ended."""
@@ -143,26 +153,85 @@ class TritonPythonModel:
         return max(sends_s, default=now_s) - now_s
 
     def serve(self, batch):
+        """Have a batch answered, whatever comes: a thread that dies would leave all that come."""
+        try:
+            self.have_answered(batch)
+        except SilentError:
+            raise
+        except Exception as error:
+            with self.changed:
+                batch = self.running[threading.get_ident()]  # perhaps with another variant
+            self.failed(batch, f"{type(error).__name__}: {error}")
+
+    def have_answered(self, batch):
         parameters = json.loads(batch.requests[0].kind[1] or "{}")
         answer = self.ask(batch.name, joined(batch), parameters)
-        while answer.has_error() and is_away(batch.name, answer.error().message()):
+        if answer.has_error():
+            batch, answer = self.elsewhere(batch, answer, parameters)
+        if answer.has_error() and len(batch.requests) > 1:
+            self.one_by_one(batch, parameters)
+        else:
+            self.done(batch, answer)
+
+    def elsewhere(self, batch, answer, parameters):
+        """Ask others in the place of a variant that could not be asked, or failed.
+
+        Where a second one fails, too, it is not the variant.
+        """
+        first = None
+        while answer.has_error():
+            name, message = batch.name, answer.error().message()
+            away = is_away(name, message)
             with self.changed:
-                other = self.dispatcher.again(batch)
-                if other is None:
-                    break
-                batch = other._replace(sent_s=time.monotonic())
-                self.running[threading.get_ident()] = batch
+                other = self.dispatcher.again(batch, message) if away or first is None else None
+                if other is not None:
+                    batch = other._replace(sent_s=time.monotonic())
+                    self.running[threading.get_ident()] = batch
+                elif not away:
+                    self.dispatcher.pardon(name)
+                    if first is not None:
+                        self.dispatcher.pardon(first)
+            if other is None:
+                break
+            first = first if away else name
             answer = self.ask(batch.name, joined(batch), parameters)
-        problem = answer.error().message() if answer.has_error() else None
+        return batch, answer
+
+    def one_by_one(self, batch, parameters):
+        """Ask for each request alone: what one of them has is not the others' fault."""
+        with self.changed:
+            parts = self.dispatcher.apart(batch)
+        while parts:
+            one = parts.pop(0)._replace(sent_s=time.monotonic())
+            with self.changed:
+                self.running[threading.get_ident()] = one
+            try:
+                self.done(one, self.ask(one.name, joined(one), parameters))
+            except SilentError:
+                for left in parts:
+                    self.failed(left, f"{left.name} does not answer")
+                raise
+            except Exception as error:
+                self.failed(one, f"{type(error).__name__}: {error}")
+
+    def failed(self, batch, message):
+        with self.changed:
+            self.dispatcher.ended(batch, time.monotonic(), failed=True)
+        self.answers.put((batch, None, pb_utils.TritonError(message)))
+
+    def done(self, batch, answer):
+        problem = answer.error() if answer.has_error() else None
         with self.changed:
             try:
                 self.dispatcher.ended(batch, time.monotonic(), failed=problem is not None)
             except Exception as error:  # they have their answer all the same
                 self.fails(error)
+        if problem is not None:
+            problem = pb_utils.TritonError(problem.message(), problem.code())
         self.answers.put((batch, answer, problem))
 
     def respond(self):
-        working = len(self.threads) - 1
+        working = 2
         while working:
             answered = self.answers.get()
             if answered is None:
@@ -173,10 +242,10 @@ class TritonPythonModel:
                 if problem is None:
                     self.share_out(batch, answer)
             except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = pb_utils.TritonError(f"{type(error).__name__}: {error}")
             if problem is not None:
                 for request in batch.requests:
-                    fail(request.payload[1], problem)
+                    send(request.payload[1], pb_utils.InferenceResponse(error=problem))
 
     def share_out(self, batch, answer):
         tensors = {
@@ -199,11 +268,32 @@ class TritonPythonModel:
             parameters=parameters,
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
-        return request.exec()
+        answer = request.exec()
+        with self.changed:
+            if threading.get_ident() not in self.running:
+                raise SilentError
+        return answer
+
+    def leave_silent(self):
+        """Give up batches that are not answered at all, and have others take the next ones."""
+        now_s, found = time.monotonic(), []
+        with self.changed:
+            for thread, batch in list(self.running.items()):
+                if self.dispatcher.is_silent(batch, now_s):
+                    found.append(batch)
+                    del self.running[thread]
+                    self.dispatcher.ended(batch, now_s, failed=True)
+                    self.start(self.work)
+            self.changed.notify_all()
+        for batch in found:
+            pb_utils.Logger.log_error(f"{batch.name} does not answer: it is left alone")
+            for request in batch.requests:
+                fail(request.payload[1], f"{batch.name} does not answer")
 
     # -- the governor --------------------------------------------------------------------------
 
     def obey(self, message):
+        self.leave_silent()
         if self.broken is not None:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(self.broken))
         try:
@@ -242,6 +332,7 @@ class TritonPythonModel:
             "told_s": own.promise.last_s,
             "told_kept": own.promise.coverage,
             "untold": own.untold,
+            "shunned": own.shunned(time.monotonic()),
         }
 
     def finalize(self):
@@ -251,6 +342,10 @@ class TritonPythonModel:
             self.changed.notify_all()
         for thread in self.threads:
             thread.join(_DRAIN_S)
+
+
+class SilentError(Exception):
+    """The batch of this thread was given up meanwhile."""
 
 
 def joined(batch):
