@@ -22,11 +22,11 @@ from .outlook import Outlook, Queue
 from .pace import Arrivals, Pace
 from .plan import Plan, expected_s
 from .promise import OVERLOAD, PATIENCE, Promise, Told
-from .shunned import Shunned
+from .shunned import Shunned, longest_answer_s
 from .waiting import leave, prefix, together
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # A batch is on its way to a variant and back for about a millisecond. So long before the device is
 # free the next one is sent.
@@ -34,8 +34,6 @@ _AHEAD_S = 0.001
 _FREE = 1.02  # of a batch's time: so much longer it may be for those who were put off
 _TURN = 10  # of so many batches one is theirs, once one of them lost his `PATIENCE`
 _REMEMBERED = 1024  # latencies
-# A batch that takes so many times as long as planned is not answered at all: at least so long.
-_SILENT, _SILENT_S, _SILENT_UNKNOWN_S = 20.0, 10.0, 60.0
 
 
 class Request(NamedTuple):
@@ -191,9 +189,7 @@ class Dispatcher:
     def is_silent(self, batch: Batch, now_s: float) -> bool:
         """Return whether a batch is not answered at all any more; its variant is left then."""
         planned_s = expected_s(self.plan, batch.name, batch.rows)
-        longest_s = _SILENT_UNKNOWN_S
-        if planned_s is not None:
-            longest_s = max(_SILENT * planned_s * self.slowdown, _SILENT_S)
+        longest_s = longest_answer_s(planned_s and planned_s * self.slowdown)
         silent = now_s - max(batch.sent_s, self._pace.ended_s) > longest_s
         if silent:
             self._shunned.add(batch.name, now_s, "it did not answer", silent=True)
@@ -236,9 +232,7 @@ class Dispatcher:
 
     def quantiles_s(self, *shares: float) -> list[float | None]:
         """Return quantiles of the last thousand latencies; None: there are none."""
-        known = sorted(self._latencies_s)
-        if not known:
-            return [None for _ in shares]
+        known: list[float | None] = [*sorted(self._latencies_s)] or [None]
         return [known[min(math.ceil(share * len(known)), len(known)) - 1] for share in shares]
 
     def _tell(self, now_s: float, rows: int, kind: Any) -> Told | None:
@@ -249,11 +243,21 @@ class Dispatcher:
         may = lambda v: self._may(v, rows, now_s)  # noqa: E731 - as in `_in_time`
         try:
             where, foreseen_s = self._outlook.of(now_s, queue, self.plan, self._chooser, may)
-            where = OVERLOAD if now_s < self._late_s + self.plan.limit_s else where
+            if now_s < self._late_s + self.plan.limit_s:
+                where, foreseen_s = OVERLOAD, max(foreseen_s, self._off_s(may))
             return self.promise.tell(where, foreseen_s, self.plan.limit_s, self.plan.allowed)
         except Exception as error:  # noqa: BLE001 - no request is to fail for what it is told
             self.untold = f"{type(error).__name__}: {error}"
             return None
+
+    def _off_s(self, may: Callable[[int], bool]) -> float:
+        """Return how long it takes until all are served who were put off, if the overload lasts."""
+        found = self._chooser.quickest(self._chooser.most_rows, 1, self.slowdown, may)
+        if found is None or not self._put_off:
+            return 0.0
+        _, most, takes_s = found
+        rows = len(self._put_off) * self._arrivals.rows / self.arrived
+        return rows / most * takes_s * _TURN  # one batch of so many is theirs
 
     def _hear(self, request: Request, took_s: float) -> None:
         """Learn what to tell from what a request took."""

@@ -30,8 +30,9 @@ _LEAST, _MOST = 0.05, 5.0  # of the share that is allowed
 _OWED, _CREDIT = -50.0, 100.0  # requests, at most
 _PATIENT = -2.0  # of them: with fewer what is safe is told
 _SHORTEST_S = 1e-6
-# Whoever is put off is served after so many objectives at the latest, nearly always.
-PATIENCE = 20.0
+PATIENCE = 20.0  # objectives that whoever is put off waits until it is his turn
+_OFF = 2.0 * PATIENCE  # until he is served, as others' turns come first
+_ROOM = 1.2  # for more who are put off
 
 
 class Told(NamedTuple):
@@ -84,7 +85,8 @@ class Promise:
 
         Args:
             where: it is in the next batch, or behind it, or others were put off before it.
-            foreseen_s: how long it takes, if it is in the next batch.
+            foreseen_s: how long it takes, if it is in the next batch; in an overload until those
+                are served who were put off, if that is longer.
             limit_s: the objective.
             allowed: share of the requests that may take longer than they are told.
         """
@@ -99,9 +101,12 @@ class Promise:
         factors = self._factors.get((where, size))
         late = min(max(_AIM + self._credit / _FULL, _LEAST), _MOST) * allowed
         factor = factors.quantile(late) if factors else None
-        safe_s = limit_s * (PATIENCE if where == OVERLOAD else 1.0)
+        safe_s = limit_s
+        if where == OVERLOAD:
+            safe_s = max(_OFF * limit_s, _ROOM * foreseen_s)
         told_s = safe_s if factor is None else factor * foreseen_s
-        if self._credit < _PATIENT:
+        # In an overload those who were put off are known last, so factors alone tell too little.
+        if self._credit < _PATIENT or where == OVERLOAD:
             told_s = max(told_s, safe_s)
         self.last_s = told_s
         return Told(told_s, foreseen_s, (where, size))

@@ -10,6 +10,8 @@ _MOST_S = 60.0  # a variant that fails again and again
 SILENT_S = 60.0  # one that did not answer at all: each try costs a batch
 _MOST_SILENT_S = 600.0
 _DOUBLED = 10  # times, at most
+# A batch that takes so many times as long as planned is not answered at all: at least so long.
+_SILENT, _SILENT_S, _SILENT_UNKNOWN_S = 20.0, 10.0, 60.0
 
 
 class Shunned:
@@ -42,3 +44,8 @@ class Shunned:
     def why(self, now_s: float) -> dict[str, str]:
         """Return who is left alone now, and what was wrong."""
         return {name: self._why[name] for name in self._until_s if self.has(name, now_s)}
+
+
+def longest_answer_s(planned_s: float | None) -> float:
+    """Return after how long a batch is not answered at all; `planned_s`: None: it is not known."""
+    return _SILENT_UNKNOWN_S if planned_s is None else max(_SILENT * planned_s, _SILENT_S)

@@ -243,7 +243,7 @@ async def test_a_request_that_cannot_be_served_fails_alone(served, tmp_path):
 async def test_a_variant_that_does_not_answer_is_left(served, tmp_path):
     root = tmp_path / "repository"
     _spoil(root, "best", "time.sleep(5.0)")
-    code = root / "late" / "1" / "dispatch" / "late_binding.py"
+    code = root / "late" / "1" / "dispatch" / "shunned.py"
     limits = "_SILENT, _SILENT_S, _SILENT_UNKNOWN_S = 20.0, 10.0, 60.0"
     assert limits in code.read_text()
     code.write_text(code.read_text().replace(limits, limits.replace("10.0", "1.0")))
