@@ -190,7 +190,7 @@ class Dispatcher:
         """Return whether a batch is not answered at all any more; its variant is left then."""
         planned_s = expected_s(self.plan, batch.name, batch.rows)
         longest_s = longest_answer_s(planned_s and planned_s * self.slowdown)
-        silent = now_s - max(batch.sent_s, self._pace.ended_s) > longest_s
+        silent = now_s - batch.sent_s > longest_s
         if silent:
             self._shunned.add(batch.name, now_s, "it did not answer", silent=True)
         return silent

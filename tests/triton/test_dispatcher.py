@@ -260,7 +260,7 @@ async def test_a_variant_that_does_not_answer_is_left(served, tmp_path):
         report = await own.tell()
     assert report["shunned"] == {"best": "it did not answer"}
     *lost, answer = await asyncio.gather(*asked, return_exceptions=True)
-    assert all("best does not answer" in str(one) for one in lost)
+    assert all("best does not answer" in str(one) for one in lost), lost
     tag, took_s = answer
     assert (tag, took_s < 2.5) == (2, True)
     assert [(await own.ask(model="late"))[0] for _ in range(3)] == [2, 2, 2]

@@ -408,6 +408,12 @@ def test_a_batch_that_is_not_answered_is_given_up_and_its_variant_left_for_a_min
     assert one.is_silent(batch, 10.1)
     assert one.shunned(69.0) == {"best": "it did not answer"}
     assert one.shunned(70.2) == {}
+    # Others that are answered meanwhile change nothing.
+    one = waiting(0.0)
+    slow = one.take(0.0)
+    one.come(9.9, 1)
+    one.ended(one.take(9.9, slow), 9.95)
+    assert one.is_silent(slow, 10.1)
     # What is planned to take long may.
     slow = Dispatcher(PLAN._replace(names=("slow", "fast"), took_s=((2.0,) * 8, (0.004,) * 8)))
     slow.come(0.0, 1)
