@@ -59,7 +59,7 @@ benchmark: $(READY) ## the governor and its rivals on a simulated Triton, half a
 	$(BIN)/python benchmarks/replay.py --seconds 30 --seeds 1 --out .benchmark --docs docs/benchmark.md
 
 .PHONY: benchmark-full
-benchmark-full: $(READY) ## the same, five minutes and ten seeds: half a day on two fast cores; goes on where it was stopped
+benchmark-full: $(READY) ## the same, five minutes and ten seeds: about a day on two cores; goes on where it was stopped
 	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 10 --full --out .benchmark
 
 .PHONY: reference
