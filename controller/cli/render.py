@@ -171,7 +171,7 @@ def _dispatcher_note(dispatcher: Json) -> str:
     served = part_of(dispatcher, "served")
     total = sum(count for count in served.values() if isinstance(count, int))
     shares = ", ".join(
-        f"{clean(name)} {percent(count / total, 0)}"
+        f"{clean(name)} {percent(count / total, 0)} %"
         for name, count in sorted(served.items(), key=lambda one: -one[1])
     )
     text = f"late binding: of {total} requests {shares}" if total else "late binding: none so far"

@@ -186,8 +186,8 @@ class Dispatcher:
         """Return which variants are left alone for a while, and why."""
         return self._shunned.why(now_s)
 
-    def is_silent(self, batch: Batch, now_s: float) -> bool:
-        """Return whether a batch is not answered at all any more; its variant is left then."""
+    def gives_up(self, batch: Batch, now_s: float) -> bool:
+        """Leave a variant alone that does not answer a batch at all; return whether that is so."""
         planned_s = expected_s(self.plan, batch.name, batch.rows)
         longest_s = longest_answer_s(planned_s and planned_s * self.slowdown)
         silent = now_s - batch.sent_s > longest_s
@@ -195,7 +195,7 @@ class Dispatcher:
             self._shunned.add(batch.name, now_s, "it did not answer", silent=True)
         return silent
 
-    def leave(self) -> list[Request]:
+    def send_away(self) -> list[Request]:
         """Return all that wait; nobody waits any more."""
         found = [*self._put_off, *self._waiting]
         self._put_off.clear()

@@ -5,9 +5,9 @@ Of the standard library alone, like all that runs inside Triton. It must not cho
 
 from __future__ import annotations
 
-FIRST_S = 1.0
+_FIRST_S = 1.0
 _MOST_S = 60.0  # a variant that fails again and again
-SILENT_S = 60.0  # one that did not answer at all: each try costs a batch
+_FIRST_SILENT_S = 60.0  # one that did not answer at all: each try costs a batch
 _MOST_SILENT_S = 600.0
 _DOUBLED = 10  # times, at most
 # A batch that takes so many times as long as planned is not answered at all: at least so long.
@@ -25,7 +25,7 @@ class Shunned:
     def add(self, name: str, now_s: float, why: str, *, silent: bool = False) -> None:
         """Leave a variant alone, twice as long each time."""
         before = self._in_a_row.get(name, 0)
-        first_s, most_s = (SILENT_S, _MOST_SILENT_S) if silent else (FIRST_S, _MOST_S)
+        first_s, most_s = (_FIRST_SILENT_S, _MOST_SILENT_S) if silent else (_FIRST_S, _MOST_S)
         self._until_s[name] = now_s + min(first_s * 2.0 ** min(before, _DOUBLED), most_s)
         self._in_a_row[name] = before + 1
         self._why[name] = why
@@ -38,7 +38,7 @@ class Shunned:
 
     def has(self, name: str, now_s: float) -> bool:
         """Return whether a variant is to be left alone now."""
-        until_s = self._until_s.get(name) if self._until_s else None
+        until_s = self._until_s.get(name)
         return until_s is not None and now_s < until_s
 
     def why(self, now_s: float) -> dict[str, str]:

@@ -289,37 +289,24 @@ def test_a_demo_that_is_killed_leaves_no_process(folder):
 
 
 @pytest.mark.usefixtures("ladder")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(180)
 def test_the_demo_writes_its_numbers_and_no_request_of_the_governors_arm_fails(tmp_path):
-    """Of two runs one must be in time: the load is scaled to what the machine bore just before.
-
-    Other tests run beside it, and where they left it a lucky second, twelve do not make up for it.
-    """
-    document = _numbers(tmp_path)
-    if document["arms"][0]["slo_attainment"] < 0.8:
-        document = _numbers(tmp_path)
-    (arm,) = document["arms"]
-    assert arm["name"] == "governor"
-    # The targets of the soak, with room for what runs beside this.
-    assert arm["slo_attainment"] >= 0.8
-    relief_ms = document["relief_ms"]["p95"]  # None: whoever served bore every burst
-    assert relief_ms is None or relief_ms <= 1000.0
-    assert 0.0 < document["tick_ms"]["p99"] <= 60.0
-    assert 0.0 < document["governor"]["cpu_ratio"] <= 0.5
-    assert 1e7 < document["governor"]["rss_bytes"] <= 250e6
-
-
-def _numbers(folder):
-    """Run a demo of the governor's arm; return what it wrote."""
-    out = folder / "out.json"
+    out = tmp_path / "out.json"
     process = start_demo(
-        folder, "--seconds", "12", "--arms", "governor", "--json", str(out), "--quiet"
+        tmp_path, "--seconds", "12", "--arms", "governor", "--json", str(out), "--quiet"
     )
     output, _ = process.communicate(timeout=150.0)
     assert process.returncode == 0, output
     document = json.loads(out.read_text())
     (arm,) = document["arms"]
+    assert arm["name"] == "governor"
     assert arm["requests"] > 100
     assert arm["failed"] == 0
     assert 0 < arm["effective_quality"] <= arm["mean_quality"] < 1
-    return document
+    # The targets of the soak, with room for what runs beside this.
+    assert arm["slo_attainment"] >= 0.8, out.read_text()
+    relief_ms = document["relief_ms"]["p95"]  # None: whoever served bore every burst
+    assert relief_ms is None or relief_ms <= 1000.0
+    assert 0.0 < document["tick_ms"]["p99"] <= 60.0
+    assert 0.0 < document["governor"]["cpu_ratio"] <= 0.5
+    assert 1e7 < document["governor"]["rss_bytes"] <= 250e6

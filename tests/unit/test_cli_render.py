@@ -104,6 +104,18 @@ def test_no_table_line_is_wider_than_the_terminal(width: int) -> None:
         ({"paused": True}, "paused"),
         ({"held": "foreign change"}, "held: foreign change; `governor resume` ends it"),
         ({"failed_actions": 2}, "2 actions failed"),
+        (
+            {"dispatcher": {"healthy": False, "error": "Deadline Exceeded"}},
+            "its dispatcher is not well: Deadline Exceeded",
+        ),
+        (
+            {"dispatcher": {"healthy": True, "served": {"a": 3, "b": 1}, "left_alone": {}}},
+            "late binding: of 4 requests a 75 %, b 25 %",
+        ),
+        (
+            {"dispatcher": {"healthy": True, "left_alone": {"a": "CUDA\nerror"}}},
+            "late binding: none so far; a left alone: CUDA",
+        ),
     ],
 )
 def test_what_an_operator_must_know_of_a_model_is_under_its_row(

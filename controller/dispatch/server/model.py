@@ -23,6 +23,7 @@ from dispatch.signed import SignatureError, unseal
 CONTROL, REPORT = "GOVERNOR_CONTROL", "GOVERNOR_REPORT"
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _DRAIN_S = 10.0
+_WORKERS = 2  # one batch is executed, and the next one on its way
 
 
 class TritonPythonModel:
@@ -50,7 +51,7 @@ class TritonPythonModel:
         # Answers go out beside the next batch: the device should not wait for them.
         self.answers = queue.SimpleQueue()
         self.threads = []
-        for run in (self.work, self.work, self.respond):
+        for run in (*[self.work] * _WORKERS, self.respond):
             self.start(run)
 
     def start(self, run):
@@ -108,7 +109,7 @@ class TritonPythonModel:
         self.broken = f"its choice failed: {type(error).__name__}: {error}"
         pb_utils.Logger.log_error(self.broken)
         with self.changed:
-            left = self.dispatcher.leave()
+            left = self.dispatcher.send_away()
         for request in left:
             fail(request.payload[1], self.broken)
 
@@ -231,7 +232,7 @@ class TritonPythonModel:
         self.answers.put((batch, answer, problem))
 
     def respond(self):
-        working = 2
+        working = _WORKERS
         while working:
             answered = self.answers.get()
             if answered is None:
@@ -279,9 +280,11 @@ class TritonPythonModel:
         now_s, found = time.monotonic(), []
         with self.changed:
             for thread, batch in list(self.running.items()):
-                if self.dispatcher.is_silent(batch, now_s):
+                if self.dispatcher.gives_up(batch, now_s):
                     found.append(batch)
                     del self.running[thread]
+                    # Nobody waits for it when this model is unloaded.
+                    self.threads = [one for one in self.threads if one.ident != thread]
                     self.dispatcher.ended(batch, now_s, failed=True)
                     self.start(self.work)
             self.changed.notify_all()
