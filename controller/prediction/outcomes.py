@@ -273,7 +273,9 @@ class Outcomes:
                 count = reading.completed_requests
                 teaches = not self._is_outdated(start_s, reading.model)
                 told = partial(self._told, reading.model)
-                late = self._spread.late_share(reading, middle_s, told)
+                late = self._spread.late_share(
+                    reading, middle_s, told, window_s=observation.window_s
+                )
                 outcome = _outcome(mean_s, said, requests=count, teaches=teaches)
                 yield reading.model, start_s, outcome, late or 0.0
 
