@@ -62,8 +62,8 @@ benchmark: $(READY) ## the governor and its rivals on a simulated Triton, half a
 	$(BIN)/python benchmarks/replay.py --seconds 30 --seeds 1 --out .benchmark --docs docs/benchmark.md
 
 .PHONY: benchmark-full
-benchmark-full: $(READY) ## the same, five minutes and ten seeds: about a day on two cores; goes on where it was stopped
-	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 10 --full --out .benchmark
+benchmark-full: $(READY) ## the same with ten seeds: an hour on two cores; goes on where it was stopped
+	$(BIN)/python benchmarks/replay.py --seconds 30 --seeds 10 --out .benchmark --docs docs/benchmark-full.md
 
 .PHONY: reference
 reference: $(READY) ## renew what is made from the program: reference, manual pages, completion

@@ -1,6 +1,8 @@
-"""Replays the governor and its rivals over many cells, and writes the tables of docs/benchmark.md.
+"""Replays the governor and its rivals over many cells, and writes the tables of the docs.
 
     python benchmarks/replay.py --seconds 30 --seeds 1 --out DIR [--data FOLDER] [--docs FILE]
+
+docs/benchmark.md is of one seed (`make benchmark`), docs/benchmark-full.md of ten.
 
 A cell is a trace's window, a ladder and an objective, each once as it is and once with every
 latency 1.3 times as long from half way on. Without `--full` the clairvoyant plays in the first
@@ -151,7 +153,13 @@ def _cell(key: tuple[object, ...], played: dict[str, Any]) -> Cell:
         return Cell(*key, skipped=played["skipped"])
     floor = np.array([one.effective_quality for one in played["scores"][FASTEST]])
     policies = {
-        name: summed_up(scores, floor, played["oracle"])
+        name: {
+            **summed_up(scores, floor, played["oracle"]),
+            "headroom_by_seed": [
+                (one.effective_quality - zero) / (played["oracle"] - zero)
+                for one, zero in zip(scores, floor, strict=True)
+            ],
+        }
         for name, scores in played["scores"].items()
     }
     if any(one["headroom_captured"] is None for one in policies.values()):

@@ -7,7 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, LATE, LATE_COLD, RIVALS
+from controller.twin.scoring import half_width
 
 OWN = "pressure"  # no rival of the field: a rule of our own that was not taken
 DATA = Path(__file__).parent / "data"
@@ -62,7 +65,7 @@ def report(
     full = " --full" if args.full else ""
     data = "" if args.data == DATA else f" --data {args.data.name}"
     size = f"--seconds {args.seconds:g} --seeds {args.seeds}{full}{data}"
-    again = f".venv/bin/python benchmarks/replay.py {size} --out DIR --docs docs/benchmark.md"
+    again = f".venv/bin/python benchmarks/replay.py {size} --out DIR --docs FILE"
     lines = ["# The governor and its rivals, replayed", ""]
     lines += ["Written by `benchmarks/replay.py`; again with:", "", "```", again, "```", ""]
     lines += [_told(args)]
@@ -83,7 +86,8 @@ def report(
 
 
 def _told(args: argparse.Namespace) -> str:
-    windows = f"windows of {args.seconds:g} s, {args.seeds} seed(s)"
+    windows = f"windows of {args.seconds:g} s, {args.seeds} seed{'s' * (args.seeds > 1)}"
+    interval = " ±: half of the 95 % interval of a mean over the seeds (Student's t)."
     return (
         f"Every policy gets the same arrivals: {windows}, load and score as in [replay](replay.md)."
         f" `{GOVERNOR}` starts with the profile that the rivals get, `{COLD}` has measured nothing."
@@ -99,6 +103,7 @@ def _told(args: argparse.Namespace) -> str:
         " a few batches long, not even the clairvoyant gets near it."
         " Nobody but the oracle is told of the slow-down; the load is not lowered for it, so that"
         " the peak of some windows is more than the fastest variant then bears."
+        f"{interval * (args.seeds > 1)}"
     )
 
 
@@ -109,13 +114,20 @@ def _sums(cells: Sequence[Cell]) -> list[str]:
         of = [cell.policies[policy] for cell in cells if policy in cell.policies]
         room = [one["headroom_captured"] for one in of]
         lines.append(
-            f"| {policy} | {fmean(room):.1%} | {min(room):.0%} | "
+            f"| {policy} | {fmean(room):.1%}{_interval(of)} | {min(room):.0%} | "
             f"{sum(r < NOT_UNDER for r in room)} of {len(room)} | "
             f"{min(one['slo_attainment'] for one in of):.2%} | "
             f"{fmean(one['switches'] for one in of):.0f} | "
             f"{fmean(one['decision_ms'] for one in of):.2f} |"
         )
     return [*lines, "", *(_told_of(name, cells) for name in (GOVERNOR, LATE))]
+
+
+def _interval(of: Sequence[dict[str, Any]]) -> str:
+    """Return half of the interval of the mean headroom; nothing where there is one seed."""
+    by_seed = np.mean([one["headroom_by_seed"] for one in of], axis=0)
+    half = half_width(by_seed)
+    return "" if half is None else f" ± {half * 100.0:.1f}"
 
 
 def _told_of(name: str, cells: Sequence[Cell]) -> str:

@@ -347,7 +347,8 @@ def _quality(row: Json) -> tuple[str, str]:
 
 def _shares(row: Json) -> list[str]:
     served = sorted(row["variants"].items(), key=lambda item: -item[1])
-    return [f"time on {', '.join(f'{name} {100.0 * share:.1f} %' for name, share in served)}"]
+    of = "answered by" if row["bound_late"] else "time on"
+    return [f"{of} {', '.join(f'{name} {100.0 * share:.1f} %' for name, share in served)}"]
 
 
 _COLUMNS: Final = (

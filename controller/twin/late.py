@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -40,6 +41,7 @@ _STATISTICS_S: Final = 0.5
 _TOLD_S: Final = 0.2  # between two plans
 WAY_S: Final = 0.0005  # from the dispatcher to a variant, and the same back
 _MOST_FLYING: Final = 2  # batches: one under way, and one sent ahead
+_INSTANT_S: Final = 1e-6  # who waited just as long as is allowed has not waited too long
 _UNKNOWN_S: Final = 1e-3  # before the first plan nothing is known
 
 
@@ -58,6 +60,7 @@ def drive_late(
     profiled: bool,
     duration_s: float,
     seed: int,
+    later: Sequence[tuple[float, Policy]] = (),
 ) -> Outcome:
     """Serve all requests; `profiled`: the ladder's service times are known from the start.
 
@@ -68,11 +71,12 @@ def drive_late(
         profiled: whether the governor knows the service times.
         duration_s: that the governor looks on.
         seed: of noise and of the first look.
+        later: the policies that are in force from some seconds on, as schedules have it.
     """
     core = GovernorCore(policy)
     if profiled:
         core.restore(profile_of(server, policy))
-    run = _Run(server, core, policy, rows, seed)
+    run = _Run(server, core, policy, rows, seed, later)
     return run.through(duration_s)
 
 
@@ -86,8 +90,10 @@ class _Run:
         policy: Policy,
         rows: NDArray[np.int64] | None,
         seed: int,
+        later: Sequence[tuple[float, Policy]],
     ) -> None:
         self._server, self._core, self._policy = server, core, policy
+        self._later = deque(later)
         (self._model,) = policy.models
         self._names = [variant.model for variant in self._model.variants]
         self._arrivals: list[float] = server.arrivals_s().tolist()
@@ -127,8 +133,11 @@ class _Run:
             sends_s = math.inf
             if self._dispatcher.waiting and len(flying) < _MOST_FLYING:
                 sends_s = max(self._dispatcher.sends_s(flying[0][0]), now_s) if flying else now_s
-            now_s = min(back_s, sends_s, comes_s, look_s)
-            if now_s == back_s:
+            gives_up_s = self._gives_up_s(now_s)
+            now_s = min(back_s, gives_up_s, sends_s, comes_s, look_s)
+            if now_s == gives_up_s:
+                self._dispatcher.overdue(now_s)  # refused: never answered
+            elif now_s == back_s:
                 batch, _ = flying.popleft()
                 self._dispatcher.ended(batch, now_s)
                 variant = self._names.index(batch.name)
@@ -161,6 +170,11 @@ class _Run:
             stated_s=told_s,
         )
 
+    def _gives_up_s(self, now_s: float) -> float:
+        """Return when somebody will have waited for too long."""
+        patient_s = self._dispatcher.patient_s(now_s)
+        return math.inf if patient_s is None else now_s + patient_s + _INSTANT_S
+
     def _execute(self, variant: int, rows: int, comes_s: float) -> float:
         """Return when the device has executed a batch that comes there then."""
         began_s = max(comes_s, self._free_s)
@@ -177,6 +191,8 @@ class _Run:
     def _look(self, now_s: float) -> float:
         """Let the governor look; return the real seconds that took."""
         core, observation = self._core, self._observe(now_s)
+        if self._later and now_s >= self._later[0][0]:
+            core.set_policy(self._later.popleft()[1])
         began_s = time.perf_counter()
         core.step(observation)
         took_s = time.perf_counter() - began_s

@@ -25,6 +25,7 @@ from controller.policy import schedules
 from controller.policy.model import Mode, ModelPolicy, Policy
 from controller.twin.drive import Outcome, looks, profile_of
 from controller.twin.ladder import TwinVariant
+from controller.twin.late import drive_late
 from controller.twin.load import Load
 from controller.twin.port import TwinPort
 from controller.twin.scene import Scene
@@ -56,7 +57,8 @@ class ModelRun:
     """One model with one seed."""
 
     score: Score
-    shares: tuple[float, ...]  # of the time that each variant served. [variants]
+    # Of the time that each variant served; of the requests, where these were bound late. [variants]
+    shares: tuple[float, ...]
 
 
 def cast(policy: Policy, scene: Scene, in_force: Sequence[str] = ()) -> Cast:
@@ -92,7 +94,7 @@ def cast(policy: Policy, scene: Scene, in_force: Sequence[str] = ()) -> Cast:
     if kept and simulated.tick_s != policy.tick_s:  # another model's objective is the shortest
         simulated = replace(simulated, interval_s=policy.tick_s)
     simulated, shared = _apart(simulated)
-    notes = (*_notes(policy, scene, in_force), *shared)
+    notes = (*_notes(policy, simulated, scene, in_force), *shared)
     return Cast(simulated, tuple(variants), times, untested, tuple(left_out), notes)
 
 
@@ -144,7 +146,9 @@ def _apart(policy: Policy) -> tuple[Policy, list[str]]:
     return replace(policy, models=tuple(models)), notes
 
 
-def _notes(policy: Policy, scene: Scene, in_force: Sequence[str]) -> Iterator[str]:
+def _notes(
+    policy: Policy, simulated: Policy, scene: Scene, in_force: Sequence[str]
+) -> Iterator[str]:
     if policy.memory.is_limited:
         yield "the memory budget: every variant stays loaded"
     if policy.schedules and scene.unix_s is None and not in_force:
@@ -153,8 +157,11 @@ def _notes(policy: Policy, scene: Scene, in_force: Sequence[str]) -> Iterator[st
     if advised:
         whose = "" if len(advised) == len(policy.models) else f" of {', '.join(advised)}"
         yield f"mode: advise{whose}: it is tested as if it acted"
-    queued = [model.name for model in policy.models if model.queue is not None]
-    if queued:
+    late = [model.name for model in simulated.models if model.dispatcher is not None]
+    if late and not _binds_late(simulated):
+        yield f"dispatcher of {', '.join(late)}: tested as if the alias led to a variant"
+    queued = [model.name for model in simulated.models if model.queue is not None]
+    if queued and not _binds_late(simulated):
         yield f"queue of {', '.join(queued)}: none of its limits, delays and priorities holds"
     if policy.gpu.is_limited:
         yield "gpu.max_temperature, gpu.max_power: no GPU reaches them"
@@ -185,6 +192,8 @@ def run_one(of: Cast, scene: Scene, seed: int) -> dict[str, ModelRun]:
     ]
     physics = Physics(noise=scene.knowledge.noise)
     server = SimulatedTriton.shared(loads, physics=physics, seed=seed)
+    if _binds_late(policy):
+        return _run_late(of, server, loads[0], scene, seed)
     core = GovernorCore(schedules.under(policy, of.times[0][1]))
     core.restore(profile_of(server, policy))
     port = TwinPort(server, *policy.models)
@@ -203,6 +212,35 @@ def run_one(of: Cast, scene: Scene, seed: int) -> dict[str, ModelRun]:
     longest_s = max(load.limit_s for load in loads)
     server.advance(max(server.now_s, float(scene.duration_s)) + _AFTER * longest_s)
     return _scored(server, policy, loads, served_s, np.array(took_s))
+
+
+def _binds_late(policy: Policy) -> bool:
+    """Return whether a dispatcher is simulated: one queue, one device."""
+    return len(policy.models) == 1 and policy.models[0].dispatcher is not None
+
+
+def _run_late(
+    of: Cast, server: SimulatedTriton, load: Load, scene: Scene, seed: int
+) -> dict[str, ModelRun]:
+    """Run a model with a dispatcher; a variant's share is that of the requests it answered."""
+    policy = of.policy
+    first, *later = [(at_s, schedules.under(policy, names)) for at_s, names in of.times]
+    outcome = drive_late(
+        server,
+        first[1],
+        rows=load.rows,
+        profiled=True,
+        duration_s=float(scene.duration_s),
+        seed=seed,
+        later=later,
+    )
+    if not len(outcome.latency_s):
+        return {}
+    answered = outcome.served_by[outcome.served_by >= 0]
+    counts = np.bincount(answered, minlength=len(load.variants))
+    quality = np.array([variant.quality for variant in server.variants])
+    shares = tuple((counts / max(counts.sum(), 1)).tolist())
+    return {policy.models[0].name: ModelRun(score(outcome, quality, load.limit_s), shares)}
 
 
 def _load(model: ModelPolicy, variants: tuple[TwinVariant, ...], scene: Scene, seed: int) -> Load:
@@ -269,7 +307,8 @@ def _summed_up(of: Cast, scene: Scene, runs: Sequence[Mapping[str, ModelRun]]) -
         if len(own) < len(runs):
             untested[model.name] = "no request of it arrives in this time"
             continue
-        models.append(_of_model(model, own, (scene.silent_s or {}).get(model.name, 0)))
+        silent_s = (scene.silent_s or {}).get(model.name, 0)
+        models.append(_of_model(model, own, silent_s, bound_late=_binds_late(of.policy)))
     return {
         "sha256": of.policy.sha256,
         "models": models,
@@ -279,7 +318,9 @@ def _summed_up(of: Cast, scene: Scene, runs: Sequence[Mapping[str, ModelRun]]) -
     }
 
 
-def _of_model(model: ModelPolicy, runs: Sequence[ModelRun], silent_s: int) -> dict[str, Any]:
+def _of_model(
+    model: ModelPolicy, runs: Sequence[ModelRun], silent_s: int, *, bound_late: bool
+) -> dict[str, Any]:
     columns = {name: _column(runs, name) for name in _MEANS}
     requests = sum(run.score.requests for run in runs)
     in_time = sum(run.score.slo_attainment * run.score.requests for run in runs) / requests
@@ -291,6 +332,7 @@ def _of_model(model: ModelPolicy, runs: Sequence[ModelRun], silent_s: int) -> di
         **{name: finite(float(values.mean())) for name, values in columns.items()},
         # Of all requests of all seeds: each is one that the objective speaks of.
         "slo_attainment": in_time,
+        "bound_late": bound_late,
         "objective_met": round(100.0 * in_time, 9) >= model.objective.percentile,
         "variants": {
             variant.name: float(np.mean([run.shares[at] for run in runs]))
