@@ -103,6 +103,7 @@ def _told(args: argparse.Namespace) -> str:
         " a few batches long, not even the clairvoyant gets near it."
         " Nobody but the oracle is told of the slow-down; the load is not lowered for it, so that"
         " the peak of some windows is more than the fastest variant then bears."
+        " *ms*: of real time for a decision, whatever else the machine did."
         f"{interval * (args.seeds > 1)}"
     )
 
