@@ -7,9 +7,10 @@
 The governor as it is with an alias that leads to one variant at a time, the same with a dispatcher
 (`governor:late`: the code that runs inside Triton, by plans that the core makes of what it learns;
 half a millisecond to a variant and half back, batches sent ahead as there), the same without a
-profile, the best of the rivals that could run on an unmodified Triton (by effective quality, cell
-by cell), and the two published policies that bind late, which are given the true times and take
-nothing for themselves. A slow-down of 1.3 makes all latencies 1.3 times as long from half way on.
+profile (`--policies governor:cold`: an alias without one), the best of the rivals that could run on
+an unmodified Triton (by effective quality, cell by cell), and the two published policies that bind
+late, which are given the true times and take nothing for themselves. A slow-down of 1.3 makes all
+latencies 1.3 times as long from half way on.
 
 Of each cell the share of the headroom, and in brackets the share in time and that within the told
 99th percentile, where one is told. At the end the same over all windows of a ladder, and over all
@@ -27,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from joblib import Parallel, delayed
 
-from controller.twin.contest import GOVERNOR, LATE, LATE_COLD, RIVALS
+from controller.twin.contest import COLD, GOVERNOR, LATE, LATE_COLD, RIVALS
 from controller.twin.ladder import load_ladder
 from controller.twin.plan import Plan, ReplayError
 from controller.twin.replay import oracle_quality, run_one
@@ -54,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--starts", type=float, nargs="+", default=[0.0, 300.0])
-    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
+    parser.add_argument("--policies", nargs="+", choices=[*POLICIES, COLD], default=POLICIES)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limits-ms", type=float, nargs="+", default=[60.0, 200.0])
     parser.add_argument("--slowdowns", type=float, nargs="+", default=[1.0, 1.3])

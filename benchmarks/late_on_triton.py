@@ -106,10 +106,15 @@ class Told:
             if model["predicted_p99_ms"] is not None:
                 self._told.append((time.monotonic(), model["predicted_p99_ms"] / 1e3))
 
+    @property
+    def coverage(self) -> float | None:
+        """Return the share of requests within what was told of them, as the governor counts it."""
+        return self._coverage
+
     def held(self, answers: Answers) -> float | None:
-        """Return the share of requests within what was told of them; None: nothing was."""
+        """Return the same by the client's clock; None: of single requests it is not known."""
         if self._late or not self._told:
-            return self._coverage if self._late else None
+            return None
         at_s, told_s = np.array(self._told).T
         last = np.searchsorted(at_s, answers.zero_s + answers.due_s, side="right") - 1
         known = last >= 0
@@ -219,13 +224,18 @@ async def _arms(folder: Path, play: Play, rivals: Sequence[str]) -> dict[str, Se
                 await asyncio.to_thread(governor.wait_until_serving, late=dispatcher is not None)
                 with Told(governor, late=dispatcher is not None) as told_then:
                     answers = await ask(server.grpc, due_s)
-                    held = told_then.held(answers)
+                    held = told_then.held(answers), told_then.coverage
                 found[arm] = _tell(arm, answers, play, policy, held)
     return found
 
 
-def _tell(arm: str, answers: Answers, play: Play, policy: str, held: float | None = None) -> Served:
-    """Print a line of an arm; return what is drawn of it."""
+def _tell(
+    arm: str, answers: Answers, play: Play, policy: str, held: Sequence[float | None] = ()
+) -> Served:
+    """Print a line of an arm; return what is drawn of it.
+
+    `held`: shares of requests within what was told of them, by the client's clock and Triton's.
+    """
     quality = np.array([v.quality for v in play.variants])
     answered = np.isfinite(answers.latency_s)
     met = answered & (answers.latency_s <= play.plan.limit_s)
@@ -236,7 +246,7 @@ def _tell(arm: str, answers: Answers, play: Play, policy: str, held: float | Non
         f"| {arm} | {(got * met).mean():.4f} | {met.mean():.2%} "
         f"| {int((~answered).sum())} of {len(met)} | {got[answered].mean():.4f} "
         f"| {p50:.0f} ms | {p99:.0f} ms | {answers.late_sent_s * 1e3:.1f} ms "
-        f"| {'' if held is None else f'{held:.2%}'} "
+        f"| {' / '.join(f'{share:.2%}' for share in held if share is not None)} "
         f"| {twin.effective_quality:.4f}, {twin.slo_attainment:.2%} |",
         flush=True,
     )

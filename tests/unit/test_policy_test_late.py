@@ -127,5 +127,18 @@ def test_the_queue_s_limits_hold(queue):
     assert free.latency_s.max() > 1.0
 
 
+def test_another_policy_is_in_force_from_its_second_on():
+    server = simulated(rate_rps=100.0)
+    policy = late_policy(policy_for(server, 0.060, 99.0))
+    (model,) = policy.models
+    night = replace(policy, models=(replace(model, allowed=frozenset({"little"})),))
+    told = {"rows": None, "profiled": True, "duration_s": 10.0, "seed": 1}
+    outcome = drive_late(server, policy, **told, later=[(5.0, night)])
+    came_s = server.arrivals_s()
+    large, little = 0, 1
+    assert (outcome.served_by[came_s < 4.9] == large).mean() > 0.9
+    assert (outcome.served_by[came_s > 5.3] == little).all()
+
+
 def test_the_report_is_ready_for_json(ladder):
     json.dumps(told_of(LATE, ladder, 50.0))
