@@ -75,7 +75,8 @@ class Dispatching:
         self._renew_s, self._renewals = -math.inf, 0  # not before; how often in a row
         self._served: dict[str, int] = {}
         self.quality: float | None = None
-        self._ended = {"failed": 0, "refused": 0}  # requests, as last reported
+        # Requests, as last reported.
+        self._ended = {"failed": 0, "refused": 0, "completed": 0, "in_time": 0}
         self._unseen = dict(self._ended)
         self._own = 0  # requests of ours that Triton has counted or is about to
 
@@ -226,6 +227,8 @@ class Dispatching:
             failed_requests=ended["failed"] + ended["refused"],
             rejected_requests=ended["refused"],
             waiting_requests=int(report.get("waiting", 0)),
+            ended_requests=ended["completed"],
+            late_requests=ended["completed"] - ended["in_time"],
             quality=self.quality,
             told_s=report.get("told_s"),
         )

@@ -168,6 +168,9 @@ def _dispatcher_note(dispatcher: Json) -> str:
         return (
             f"its dispatcher is not well: {clean(dispatcher.get('error') or 'it has no plan yet')}"
         )
+    left_s = number_of(dispatcher, "left_for_s")
+    if left_s is not None:
+        return f"its dispatcher was late and a variant is not: tried again in {left_s:.0f} s"
     served = part_of(dispatcher, "served")
     total = sum(count for count in served.values() if isinstance(count, int))
     shares = ", ".join(

@@ -108,6 +108,13 @@ def _daemon(daemon: Daemon) -> dict[str, Any]:
     }
 
 
+def _left_for_s(daemon: Daemon, model: str) -> float | None:
+    """Return for how long a model's dispatcher is left yet, as it was late."""
+    seen = daemon.observation
+    left_s = None if seen is None else daemon.core.late.away_s(model, seen.now_s)
+    return None if left_s is None else round(left_s, 1)
+
+
 def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
     reading = daemon.readings.get(policy.name) or ModelReading(policy.name, None)
     decision = daemon.decisions.get(policy.name)
@@ -129,7 +136,9 @@ def _model(daemon: Daemon, policy: ModelPolicy) -> dict[str, Any]:
         "desired": decision.desired if decision else None,
         "reason": decision.reason.value if decision else None,
         "quality": dispatcher["quality"] if dispatcher and late else _quality(serving),
-        "dispatcher": dispatcher,
+        "dispatcher": None
+        if dispatcher is None
+        else {**dispatcher, "left_for_s": _left_for_s(daemon, policy.name)},
         "pinned": None if pin is None else asdict(pin),
         "paused": reading.paused and not reading.released,
         "mode": daemon.standing.of(policy.name),

@@ -278,13 +278,15 @@ def _dispatchers(models: Sequence[Json]) -> Iterator[Metric]:
     well = _Gauges("dispatcher_healthy", "Whether it answers, and has our plan.", ["model"])
     waiting = _Gauges("dispatcher_waiting_requests", "Requests in its queue.", ["model"])
     slower = _Gauges("dispatcher_slowdown_ratio", "Batches' times over the plan's.", ["model"])
+    left = _Gauges("dispatcher_left", "1: it was late, a variant serves for a while.", ["model"])
     for model in models:
         own = _part(model, "dispatcher")
         if own:
+            left.add(own.get("left_for_s") is not None, model.get("name"))
             well.add(own.get("healthy"), model.get("name"))
             waiting.add(own.get("waiting"), model.get("name"))
             slower.add(own.get("slowdown"), model.get("name"))
-    yield from (well.family, waiting.family, slower.family)
+    yield from (well.family, left.family, waiting.family, slower.family)
 
 
 def _machine(document: Json) -> Iterator[Metric]:

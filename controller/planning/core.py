@@ -183,7 +183,9 @@ class GovernorCore:
         self.at_ease = False
         if observation.dispatched:
             predictors = [mind.predictor for mind in minds]
-            decisions = self.late.bind(self._policy.models, decisions, predictors, observation)
+            decisions = self.late.bind(
+                self._policy.models, decisions, predictors, observation, stalled=stalled
+            )
             self.at_ease = self.late.chooses and self._probes.is_done(observation.now_s)
         return decisions
 

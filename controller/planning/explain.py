@@ -249,6 +249,13 @@ def _no_dispatcher(d: Decision) -> str:
     return f"Its dispatcher does not answer, so a variant serves meanwhile: {_go(d, start=False)}."
 
 
+def _dispatcher_late(d: Decision) -> str:
+    return (
+        "More of its dispatcher's requests are late than behind a variant alone, under a load that"
+        f" the fastest bears, so a variant serves for a while: {_go(d, start=False)}."
+    )
+
+
 def _held(d: Decision) -> str:
     return f"Somebody else changed the alias on the server, so the governor keeps off; {_stay(d)}."
 
@@ -280,6 +287,7 @@ _SENTENCES: Mapping[Reason, Callable[[Decision], str]] = {
     Reason.RELEASED: _released,
     Reason.LATE_BINDING: _late_binding,
     Reason.NO_DISPATCHER: _no_dispatcher,
+    Reason.DISPATCHER_LATE: _dispatcher_late,
     Reason.HELD: _held,
     Reason.NO_CHOICE: _no_choice,
     Reason.STEADY: _steady,

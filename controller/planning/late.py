@@ -13,6 +13,7 @@ from typing import Final
 
 from controller.dispatch.plan import Plan
 from controller.planning.decision import Decision, Reason
+from controller.planning.leaving import Leaving
 from controller.policy.model import DISPATCHER, ModelPolicy
 from controller.prediction.predictor import ModelPredictor
 from controller.telemetry.observation import Observation
@@ -31,6 +32,7 @@ class LateBinding:
     def __init__(self) -> None:
         self.plans: dict[str, Plan | None] = {}  # by model; None: nothing can serve
         self.chooses = False  # for every model a dispatcher does, and not the governor
+        self._leaving: dict[str, Leaving] = {}
 
     def bind(
         self,
@@ -38,20 +40,46 @@ class LateBinding:
         decisions: Sequence[Decision],
         predictors: Sequence[ModelPredictor],
         observation: Observation,
+        *,
+        stalled: bool = False,
     ) -> tuple[Decision, ...]:
-        """Renew the plans; return the decisions, with the dispatchers that can serve."""
+        """Renew the plans; return the decisions, with the dispatchers that can serve.
+
+        `stalled`: whether the host stood still since the last observation.
+        """
         self.plans = {
             policy.name: plan_for(policy, decision, predictor)
             for policy, decision, predictor in zip(policies, decisions, predictors, strict=True)
             if policy.dispatcher is not None
         }
         bound = tuple(
-            bind_late(policy, decision, observation)
+            bind_late(
+                policy,
+                decision,
+                observation,
+                is_left=self._leaves(policy, decision, observation, stalled=stalled),
+            )
             for policy, decision in zip(policies, decisions, strict=True)
         )
         self.chooses = all(one.reason is Reason.LATE_BINDING for one in bound)
         self.chooses = self.chooses and all(one.serving == DISPATCHER for one in bound)
         return bound
+
+    def away_s(self, model: str, now_s: float) -> float | None:
+        """Return for how long a model's dispatcher is left yet, as it was late; None: it is not."""
+        leaving = self._leaving.get(model)
+        return None if leaving is None else leaving.away_s(now_s)
+
+    def _leaves(
+        self, policy: ModelPolicy, decision: Decision, observation: Observation, *, stalled: bool
+    ) -> bool:
+        late = observation.dispatched.get(policy.name)
+        reading = observation.models.get(policy.name)
+        if late is None or reading is None:
+            return False
+        leaving = self._leaving.setdefault(policy.name, Leaving())
+        variants, objective = observation.variants, policy.objective
+        return leaving.look(late, reading, variants, decision, objective, stalled=stalled)
 
 
 def plan_for(policy: ModelPolicy, decision: Decision, predictor: ModelPredictor) -> Plan | None:
@@ -84,13 +112,16 @@ def plan_for(policy: ModelPolicy, decision: Decision, predictor: ModelPredictor)
     )
 
 
-def bind_late(policy: ModelPolicy, decision: Decision, observation: Observation) -> Decision:
+def bind_late(
+    policy: ModelPolicy, decision: Decision, observation: Observation, *, is_left: bool = False
+) -> Decision:
     """Return a decision, with the dispatcher as what serves or is to serve where it is well.
 
     Args:
         policy: of the model.
         decision: as it is without a dispatcher.
         observation: that it was made on.
+        is_left: whether a variant alone does better for now.
     """
     reading = observation.models.get(policy.name)
     late = observation.dispatched.get(policy.name)
@@ -103,6 +134,10 @@ def bind_late(policy: ModelPolicy, decision: Decision, observation: Observation)
     if serves and late.ill:
         # Whoever waits there gets no answer, or one that nobody steers.
         return replace(decision, serving=serving, reason=Reason.NO_DISPATCHER, urgent=True)
+    if is_left:
+        if not serves:
+            return decision
+        return replace(decision, serving=serving, reason=Reason.DISPATCHER_LATE, urgent=True)
     if not serves and (not late.healthy or late.model in reading.unusable):
         return decision
     return replace(

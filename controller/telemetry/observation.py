@@ -153,6 +153,8 @@ class Dispatched:
     failed_requests: int = 0
     rejected_requests: int = 0  # of these, by a limit of its queue
     waiting_requests: int = 0
+    ended_requests: int = 0  # that it reported as answered since, by its clock
+    late_requests: int = 0  # of these
     quality: float | None = None  # mean, of what it answered lately
     told_s: float | None = None  # latency that its last request was told, at the percentile
 

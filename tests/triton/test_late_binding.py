@@ -40,7 +40,7 @@ def bound(start_triton, tmp_path):
     server = start_triton(root)
     policy["triton"] |= {"grpc": server.grpc, "metrics": server.metrics_url}
     daemon = GovernorProcess(tmp_path / "governor", policy)
-    daemon.policy = policy
+    daemon.policy, daemon.root = policy, root
     daemon.start()
     yield server, daemon
     daemon.stop()
@@ -63,6 +63,32 @@ async def test_requests_are_bound_late_and_none_fails(bound):
     assert traffic.failures == []
     assert {answer.tag for answer in traffic.answers} <= {1, 2}
     assert sum(answer.tag == 1 for answer in traffic.answers) > 100
+
+
+async def test_one_that_is_late_where_a_variant_is_not_is_left(bound):
+    """As on processors that are too busy for it: here it sleeps before each batch."""
+    server, daemon = bound
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    code = daemon.root / "chat_late" / "1" / "model.py"
+    slow = code.read_text().replace(
+        "def have_answered(self, batch):",
+        "def have_answered(self, batch):\n        time.sleep(0.15)",
+    )
+    code.write_text(slow)
+    async with triton.InferenceServerClient(server.grpc) as client:
+        await client.load_model("chat_late")
+    await daemon.until(lambda m: m["serving"] == "dispatcher", timeout_s=60.0)
+    async with Traffic(server.grpc, "chat", rate=40.0) as traffic:
+        await daemon.until(lambda m: m["serving"] in {"best", "fast"}, timeout_s=30.0)
+        (model,) = (await asyncio.to_thread(daemon.status))["models"]
+        assert model["dispatcher"]["left_for_s"] > 20.0, (model, daemon.log.read_text())
+        await asyncio.sleep(2.0)
+        served = len(traffic.answers)
+        await asyncio.sleep(3.0)
+    assert traffic.failures == []
+    later = traffic.answers[served:]
+    assert len(later) > 100
+    assert sum(answer.latency_s <= 0.1 for answer in later) >= 0.95 * len(later)
 
 
 async def test_what_the_governor_says_to_a_dispatcher_is_no_load(bound):

@@ -255,6 +255,20 @@ async def test_what_failed_before_we_came_is_no_outage(world):
     assert world.own.observed(None).failed_requests == 1
 
 
+async def test_how_many_were_late_is_told_once(world):
+    world.own.want(PLAN)
+    one = world.inside.dispatcher
+    await world.talk()
+    for at, took_s in enumerate((0.05, 0.2, 0.3)):
+        one.come(float(at), 1)
+        one.ended(one.take(float(at)), at + took_s)
+    await world.talk()
+    seen = world.own.observed(None)
+    assert (seen.ended_requests, seen.late_requests) == (3, 2)
+    seen = world.own.observed(None)
+    assert (seen.ended_requests, seen.late_requests) == (0, 0)
+
+
 async def test_a_governor_that_stood_still_finds_nobody_ill(world):
     world.own.want(PLAN)
     await world.talk()

@@ -113,6 +113,10 @@ def test_no_table_line_is_wider_than_the_terminal(width: int) -> None:
             "late binding: of 4 requests a 75 %, b 25 %",
         ),
         (
+            {"dispatcher": {"healthy": True, "left_for_s": 24.6, "served": {"a": 3}}},
+            "its dispatcher was late and a variant is not: tried again in 25 s",
+        ),
+        (
             {"dispatcher": {"healthy": True, "left_alone": {"a": "CUDA\nerror"}}},
             "late binding: none so far; a left alone: CUDA",
         ),

@@ -67,6 +67,18 @@ def test_the_same_seed_is_the_same_run():
     assert np.isfinite(one.p99_ms)
 
 
+def test_where_it_is_slow_itself_it_is_left_and_a_variant_serves(monkeypatch):
+    """Twenty milliseconds from the dispatcher to a variant, and the same back, of sixty."""
+    own = plan("gpunet-v100", 0.06, seconds=15.0)
+    load = own.load()
+    monkeypatch.setattr("controller.twin.late.WAY_S", 0.02)
+    score = run_one(own, load, LATE, 1).score
+    monkeypatch.setattr("controller.planning.leaving._AWAY_S", 0.0)
+    stays = run_one(own, load, LATE, 1).score
+    assert stays.slo_attainment < 0.5
+    assert score.slo_attainment > 0.98
+
+
 @pytest.mark.parametrize("gpus", [2])
 def test_it_has_one_device(gpus):
     assert LATE not in possible(plan(gpus=gpus))
