@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from controller.planning.bounds import exclusions, may_serve
 from controller.planning.decision import Candidate, Decision, Excluded, Reason
 from controller.planning.fallback import by_backlog
+from controller.planning.lull import Lull
 from controller.planning.profiles import Profiles
 from controller.planning.recovery import in_time_now_and_later
 from controller.planning.scorekeeper import Score, Scorekeeper
@@ -83,6 +84,7 @@ class ModelMind:
         self.need_per_s: tuple[int, float] | None = None
         self.quality = [v.quality for v in policy.variants]
         self._profiles = Profiles(policy)
+        self._lull = Lull()
 
     def take_over(self, old: ModelMind) -> None:
         """Keep what an earlier policy's mind knows of the same model."""
@@ -176,7 +178,8 @@ class ModelMind:
         alone = value
         if price_per_s is not None:
             value = priced(value, prediction, price_per_s / self._policy.weight)
-        choices = (feasible, known, allowed, serving)
+        pays = self._lull.pays(self.predictor.lulls, prediction, self.quality, serving)
+        choices = (feasible, known, allowed, serving, pays)
         desired, reason = self._desire(prediction, value, *choices)
         if price_per_s is not None and reason in {Reason.BEST_FEASIBLE, Reason.STEADY}:
             unpriced, _ = self._desire(prediction, alone, *choices)
@@ -250,8 +253,9 @@ class ModelMind:
         known: list[bool],
         allowed: list[bool],
         serving: int | None,
+        pays: list[bool] | None,
     ) -> tuple[int | None, Reason]:
-        """Return what would be best, before bounds and damping."""
+        """Return what would be best, before bounds and damping; `pays`: in a lull, if it is one."""
         speed = prediction.throughput_rows_s
         if not any(allowed):
             return None, Reason.NO_CHOICE
@@ -290,6 +294,8 @@ class ModelMind:
             return _best(worth, among, speed), Reason.RECOVERY
         choosable = self._profiles.choose(value, choosable, speed, serving, same=_SAME_PROFILE)
         best = _best(value, choosable, speed)
+        if pays is not None and not pays[best] and any(pays[i] for i in choosable):
+            return _best(value, [i for i in choosable if pays[i]], speed), Reason.LULL
         if best == serving:
             return best, Reason.STEADY
         escapes = serving is not None and not feasible[serving] and speed[best] > speed[serving]

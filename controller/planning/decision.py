@@ -31,6 +31,7 @@ class Reason(enum.StrEnum):
     RELEASED = "released"  # an operator took the model back: observed, no longer acted on
     LATE_BINDING = "late_binding"  # a dispatcher gives each batch the variant that fits it
     NO_DISPATCHER = "no_dispatcher"  # the dispatcher does not answer: a variant serves meanwhile
+    LULL = "lull"  # a better variant would do now, but the load comes back before that pays
     DISPATCHER_LATE = "dispatcher_late"  # a variant alone does better than the dispatcher: for now
 
 

@@ -249,6 +249,13 @@ def _no_dispatcher(d: Decision) -> str:
     return f"Its dispatcher does not answer, so a variant serves meanwhile: {_go(d, start=False)}."
 
 
+def _lull(d: Decision) -> str:
+    return (
+        "Little comes just now, and a better variant would do. But such lulls end soon, and when"
+        f" the load is back that one would be late: {_go(d, start=False)}."
+    )
+
+
 def _dispatcher_late(d: Decision) -> str:
     return (
         "More of its dispatcher's requests are late than behind a variant alone, under a load that"
@@ -287,6 +294,7 @@ _SENTENCES: Mapping[Reason, Callable[[Decision], str]] = {
     Reason.RELEASED: _released,
     Reason.LATE_BINDING: _late_binding,
     Reason.NO_DISPATCHER: _no_dispatcher,
+    Reason.LULL: _lull,
     Reason.DISPATCHER_LATE: _dispatcher_late,
     Reason.HELD: _held,
     Reason.NO_CHOICE: _no_choice,

@@ -17,6 +17,7 @@ from controller.policy.model import ModelPolicy, Objective
 from controller.prediction.arrivals import ArrivalForecaster
 from controller.prediction.inflight import ArrivalCounter
 from controller.prediction.latency import Situation, gain
+from controller.prediction.lulls import Lulls
 from controller.prediction.outcomes import Outcomes, Statement
 from controller.prediction.own_probes import OwnProbes
 from controller.prediction.readings import mean_batch, pending
@@ -62,6 +63,7 @@ class ModelPredictor:
         self._service = service
         self.models = tuple(v.model for v in policy.variants)
         self._arrivals = ArrivalForecaster()
+        self.lulls = Lulls()
         self._counter = ArrivalCounter()
         self._deferred: tuple[float, float] | None = None  # arrivals of a stall, its seconds
         self._served: str | None = None  # at the last observation, by Triton's name
@@ -103,7 +105,7 @@ class ModelPredictor:
 
     def take_over(self, old: ModelPredictor) -> None:
         """Keep what an earlier policy's predictor knows of the same model."""
-        self._arrivals = old._arrivals
+        self._arrivals, self.lulls = old._arrivals, old.lulls
         self._counter = old._counter
         self._served = old._served
         self._probes.take_over(old._probes, self.models)
@@ -140,6 +142,7 @@ class ModelPredictor:
             before, before_s = self._deferred or (0.0, 0.0)
             self._deferred = None
             self._arrivals.observe(before + arrived, before_s + observation.window_s)
+            self.lulls.observe(before + arrived, before_s + observation.window_s)
             keep = math.exp(-observation.window_s / _COMPLETION_MEMORY_S)
             self._done = self._done * keep + completed
             self._done_window_s = self._done_window_s * keep + observation.window_s

@@ -29,6 +29,7 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.RELEASED: "an operator had taken it back",
     Reason.LATE_BINDING: "its dispatcher chose for each batch",
     Reason.NO_DISPATCHER: "its dispatcher did not answer",
+    Reason.LULL: "the load comes back before a better variant pays",
     Reason.DISPATCHER_LATE: "its dispatcher was late where a variant alone would not have been",
 }
 

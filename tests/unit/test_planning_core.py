@@ -195,18 +195,27 @@ def test_a_moment_without_arrivals_does_not_end_an_escape_while_requests_wait():
     assert set(targets) == {"tiny"}
 
 
+def _one_ends(variants, name):
+    """Return readings in which a request ended on one variant, and nobody waits."""
+    ended = {"completed_requests": 1, "completed_rows": 1, "executions": 1, "compute_s": 0.003}
+    calm = {k: replace(one, pending_requests=0) for k, one in variants.items()}
+    return {**calm, name: replace(calm[name], **ended)}
+
+
 def test_dwell_holds_a_move_towards_quality_but_never_an_escape():
     policy = replace(POLICY, stability=StabilityPolicy(min_dwell_s=10.0))
     core = GovernorCore(policy)
     core.restore(taught().state())
     loaded = {k: VariantReading(k, ready=True, pending_requests=0) for k in SERVERS}
     loaded["m_big"] = replace(loaded["m_big"], pending_requests=25)
+    for tick in range(100):  # else who comes after the escape came in a lull
+        core.step(observation(2.9 + tick * 0.02, variants=_one_ends(loaded, "m_big")))
     escape = core.step(observation(5.0, variants=loaded))[0]
     assert escape.urgent
     fast = {"m": ModelReading("m", f"m_{escape.target}", 5.0, ready=True)}
-    held = None
+    held, goes_on = None, _one_ends(loaded, f"m_{escape.target}")
     for tick in range(100):
-        held = core.step(observation(5.1 + tick * 0.02, models=fast))[0]
+        held = core.step(observation(5.1 + tick * 0.02, models=fast, variants=goes_on))[0]
     assert held is not None
     assert held.reason is Reason.DWELL
     assert held.target == escape.target

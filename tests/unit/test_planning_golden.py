@@ -37,4 +37,4 @@ def test_the_core_decides_as_it_did():
 
 def test_the_trace_holds_what_a_governor_does():
     reasons = {line.split()[4] for line in GOLDEN.read_text().splitlines()}
-    assert {"steady", "best_feasible", "escape", "dwell"} <= reasons
+    assert {"steady", "best_feasible", "escape", "dwell", "lull"} <= reasons
