@@ -29,12 +29,13 @@ def exclusions(
             no other is left, only those are that have none elsewhere.
         serving: the index of the variant that serves.
     """
+    model, readings = observation.models.get(policy.name), observation.variants
     found = [
         exclusion(
             policy,
             variant,
-            observation.variants.get(variant.model),
-            observation.models.get(policy.name),
+            readings.get(variant.model),
+            model,
             observation.memory,
             serves=i == serving,
         )

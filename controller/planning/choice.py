@@ -111,20 +111,21 @@ class ModelMind:
         self._now_s = observation.now_s
         self._stalled = stalled
         self.predictor.learn(observation, largest_rows=largest_rows, stalled=stalled)
-        models = self.predictor.models
-        worth = dict(zip(models, self.quality, strict=True))
         own = observation.models.get(self._policy.name)
         serving = None if own is None else own.serving
         late = self.predictor.late(observation)
         if late is not None:  # which variant one request got is not told
             readings = [late.as_reading()]
-            worth |= {} if late.quality is None else {late.model: late.quality}
         else:
-            found = (observation.variants.get(model) for model in models)
+            found = self.predictor.readings(observation)
             readings = [reading for reading in found if reading is not None]
-        for sample in observation.request_samples:
-            if sample.alias == self._policy.name and sample.model in worth:
-                self._scores.add(self._now_s, sample.latency_s, worth[sample.model])
+        if observation.request_samples:
+            worth = dict(zip(self.predictor.models, self.quality, strict=True))
+            if late is not None and late.quality is not None:
+                worth[late.model] = late.quality
+            for sample in observation.request_samples:
+                if sample.alias == self._policy.name and sample.model in worth:
+                    self._scores.add(self._now_s, sample.latency_s, worth[sample.model])
         self._scores.count(self._now_s, readings, serving)
         return self.predictor.work_s(observation)
 
@@ -302,9 +303,10 @@ class ModelMind:
         return best, Reason.ESCAPE if escapes else Reason.BEST_FEASIBLE
 
     def _distrusted(self) -> bool:
+        if self.predictor.outcomes < _TRUST_OUTCOMES:
+            return False
         coverage = self.predictor.coverage
-        enough = self.predictor.outcomes >= _TRUST_OUTCOMES
-        return coverage is not None and enough and coverage < _TRUST
+        return coverage is not None and coverage < _TRUST
 
     def _bound(
         self,

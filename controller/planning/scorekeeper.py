@@ -70,9 +70,11 @@ class Scorekeeper:
                 for reading in readings
                 if now_s - self._served_s.get(reading.model, -math.inf) <= _LATELY_S
             ]
-        completed = sum(reading.completed_requests for reading in readings)
-        failed = sum(reading.failed_requests for reading in readings)
-        rejected = sum(reading.rejected_requests for reading in readings)
+        completed = failed = rejected = 0
+        for reading in readings:
+            completed += reading.completed_requests
+            failed += reading.failed_requests
+            rejected += reading.rejected_requests
         if not completed and not failed:
             return
         second, self._rejected = math.floor(now_s), self._rejected + rejected

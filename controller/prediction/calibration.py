@@ -46,6 +46,7 @@ _PRIOR: Final = 200.0  # outcomes of score 0 ("the model is right") as far as th
 # was 1.11 times that of the means (docs/measurements.md).
 _WITHIN: Final = math.log(1.1)
 _LOWEST: Final = math.log(0.4)
+_LEAST: Final = math.exp(_LOWEST)  # of a prediction
 # Rollouts of a machine that is known are not as wrong as that: what came out even later is a burst
 # that nobody foresaw, which must not rule variants out (but `promise.py` tells of it).
 _HIGHEST: Final = math.log(2.2)
@@ -86,6 +87,7 @@ class ConformalCalibration:
         self._covered: deque[bool] = deque()  # the last _COUNTED
         self._hits = 0  # of these
         self._log_factor: float | None = 0.0  # None: to be found anew
+        self._factor = 1.0  # of this logarithm, once it is known
         self._siblings: tuple[ConformalCalibration, ...] = ()
 
     def borrow_from(self, siblings: Iterable[ConformalCalibration]) -> None:
@@ -98,17 +100,18 @@ class ConformalCalibration:
         """Return what a predicted quantile and the offset together must be multiplied by."""
         if self._log_factor is None:
             self._log_factor = self._find()
-        return math.exp(self._log_factor)
+            self._factor = math.exp(self._log_factor)
+        return self._factor
 
     def stated_s(self, raw_s: float) -> float:
         """Return what to state where `raw_s` is predicted. Never falls as `raw_s` grows."""
         stretched_s = (raw_s + self._offset_s) * self.factor - self._offset_s
-        return max(stretched_s, raw_s * math.exp(_LOWEST))
+        return max(stretched_s, raw_s * _LEAST)
 
     def raw_limit_s(self, limit_s: float) -> float:
         """Return the largest predicted quantile that is stated as no more than a limit; 0: none."""
         stretched_s = (limit_s + self._offset_s) / self.factor - self._offset_s
-        return max(min(stretched_s, limit_s / math.exp(_LOWEST)), 0.0)
+        return max(min(stretched_s, limit_s / _LEAST), 0.0)
 
     @property
     def coverage(self) -> float | None:

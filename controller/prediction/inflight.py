@@ -98,24 +98,25 @@ class ArrivalCounter:
 
 def _running(before: _Seen, reading: VariantReading, waiting: int, expected: float) -> float:
     """Return how many requests are likely to be in execution now."""
-    least = 1.0 if waiting > 0 else 0.0
+    least, executions = 1.0 if waiting > 0 else 0.0, reading.executions
     began = before.waiting - waiting - reading.completed_requests - reading.failed_requests
-    mean = reading.completed_requests / max(reading.executions, 1)
-    if reading.executions == 0:
+    if executions == 0:
         running = before.running
         if began > 0:
             running += began + expected / 2.0
-    elif expected == 0.0:
+        return max(least, running)
+    mean = reading.completed_requests / executions
+    if expected == 0.0:
         running = max(before.running + began, 0.0)
         if waiting == 0:  # all that waited has begun, and what ran then has ended
             running = min(running, float(before.waiting))
     elif _left_some(before, waiting, expected, mean, reading):
         running = mean
-    elif reading.executions == 1:
+    elif executions == 1:
         running = before.waiting + max(expected - waiting, 0.0)
     else:
         running = mean if waiting > 0 or before.waiting > 0 else mean / 2.0
-    return max(running, least)
+    return max(least, running)
 
 
 def _running_together(

@@ -100,6 +100,7 @@ class Outcomes:
         # The drift of each variant's device, log: that its calibration holds for, and now.
         self._excused = dict.fromkeys(self._weights.values(), 0.0)
         self._log_drift = dict.fromkeys(self._weights, 0.0)
+        self._log_drifts: list[float] = []  # the same, in their order, as last told
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)
         self._taught: deque[_Taught] = deque()
 
@@ -139,6 +140,9 @@ class Outcomes:
         `log_drifts`: of each variant's present service times over what was learned of them. A
         switch to a variant on a slower device is no such rise.
         """
+        if log_drifts == self._log_drifts:
+            return
+        self._log_drifts = list(log_drifts)
         least: dict[str, float] = {}  # of the profiles of one variant, wherever they are
         for (model, of), drift in zip(self._weights.items(), log_drifts, strict=True):
             self._log_drift[model] = drift

@@ -72,6 +72,10 @@ class OwnProbes:
 
     def without(self, readings: Mapping[str, VariantReading], now_s: float) -> tuple[int, int]:
         """Return completed requests and rows less those that no client sent."""
+        if not self._sent:
+            self.shown = {}
+            requests = sum([reading.completed_requests for reading in readings.values()])
+            return requests, sum([reading.completed_rows for reading in readings.values()])
         left = {r.model: [r.completed_requests, r.completed_rows] for r in readings.values()}
         self.shown = {}
         for probe in tuple(self._sent):

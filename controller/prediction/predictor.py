@@ -75,6 +75,8 @@ class ModelPredictor:
             phase_s=phase_s,
         )
         self._probes = OwnProbes()
+        self._read_of: Mapping[str, VariantReading] | None = None
+        self._read: list[VariantReading | None] = []  # of these
         self._came, self._ended = 0.0, 0  # requests, ever
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
@@ -86,6 +88,7 @@ class ModelPredictor:
         self._usual = np.array([min(rows, most) for rows in usual], dtype=np.int64)
         self._limits = self._usual.copy()
         self.instances = np.ones(len(self.models))  # of each, on each device
+        self._has_several = False  # of any
         self.overlap = np.ones(len(self.models))  # how much these are in each other's way
         self._lookup = self._rows[::-1] if shuffled else self._rows
 
@@ -126,7 +129,7 @@ class ModelPredictor:
             largest_rows: of the batches that were measured lately, by Triton's name.
             stalled: whether the host stood still.
         """
-        readings = self._readings(observation)
+        readings = self.readings(observation)
         completed, rows = self._clients_own(observation, readings)
         late = self.late(observation)
         if late is None:
@@ -157,6 +160,8 @@ class ModelPredictor:
 
     def late(self, observation: Observation) -> Dispatched | None:
         """Return what a dispatcher counted, where it serves; None: a variant does."""
+        if not observation.dispatched:
+            return None
         late = observation.dispatched.get(self._policy.name)
         reading = observation.models.get(self._policy.name)
         return late if late and reading and reading.serving == late.model else None
@@ -177,7 +182,9 @@ class ModelPredictor:
             readings,
             expected=dict.fromkeys(receiving, came),
             largest=max(float(self._limits.max()) / self._arrivals.rows_per_request, 1.0),
-            instances=dict(zip(self.models, self.instances.tolist(), strict=True)),
+            instances=dict(zip(self.models, self.instances.tolist(), strict=True))
+            if self._has_several
+            else None,
             window_s=observation.window_s,
         )
         probes = sum(r.completed_requests for r in readings if r is not None) - completed
@@ -198,7 +205,7 @@ class ModelPredictor:
 
     def work_s(self, observation: Observation) -> Floats:
         """Return the seconds of work that wait on each variant."""
-        waiting_rows = self._waiting_rows(self._readings(observation))
+        waiting_rows = self._waiting_rows(self.readings(observation))
         return np.asarray(waiting_rows * self._service.row_s()[self._lookup] / self._gain())
 
     def know_instances(
@@ -210,13 +217,16 @@ class ModelPredictor:
             instances: by Triton's name; those missing have one.
             overlap: how much those of a variant are in each other's way.
         """
+        if not instances and not self._has_several:
+            return
         for i, model in enumerate(self.models):
             own = instances.get(model)
             self.instances[i] = 1.0 if own is None else own.number
             self.overlap[i] = 1.0 if own is None else overlap(model)
+        self._has_several = bool((self.instances > 1.0).any())
 
     def _gain(self) -> Singles | float:
-        return gain(self.instances, self.overlap) if (self.instances > 1.0).any() else 1.0
+        return gain(self.instances, self.overlap) if self._has_several else 1.0
 
     def waits_s(self, variant: int, pending: int) -> float:
         """Return the seconds of work of requests that wait on a variant (its index)."""
@@ -250,7 +260,7 @@ class ModelPredictor:
             meeting: how much of each one's work meets each other's on a device, [variants,
                 variants]; None: all share one.
         """
-        readings = self._readings(observation)
+        readings = self.readings(observation)
         table_s = self._service.table_s()[self._lookup]
         if slowdown.max() > 1.0:
             table_s = table_s * slowdown[:, None]
@@ -272,7 +282,7 @@ class ModelPredictor:
             - left_s
             + (float(left_s.sum()) if meeting is None else meeting @ left_s),
             forecast=self._arrivals.forecast(),
-            instances=self.instances if (self.instances > 1.0).any() else None,
+            instances=self.instances if self._has_several else None,
             overlap=self.overlap,
         )
 
@@ -347,7 +357,7 @@ class ModelPredictor:
         """Return how many requests wait."""
         late = self.late(observation)
         queued = late.waiting_requests if late else 0
-        return queued + sum(map(pending, self._readings(observation)))
+        return queued + sum(map(pending, self.readings(observation)))
 
     def told_s(self, stated_s: list[float]) -> list[float]:
         """Return what to tell of latencies where so much is stated, of each variant."""
@@ -382,8 +392,12 @@ class ModelPredictor:
         full_s = self._service.table_s()[self._rows, self._usual - 1]
         return np.argsort(full_s / self._usual, kind="stable")
 
-    def _readings(self, observation: Observation) -> list[VariantReading | None]:
-        return [observation.variants.get(model) for model in self.models]
+    def readings(self, observation: Observation) -> list[VariantReading | None]:
+        """Return what was read of each variant. Do not change."""
+        variants = observation.variants
+        if variants is not self._read_of:  # each tick asks several times
+            self._read_of, self._read = variants, [variants.get(model) for model in self.models]
+        return self._read
 
     def state(self) -> dict[str, Any]:
         """Return what was learned. JSON-ready."""
