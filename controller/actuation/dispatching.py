@@ -170,11 +170,7 @@ class Dispatching:
         if total > 0 and self.report is not None:
             worth = sum(qualities[k] * count for k, count in lately.items() if k in qualities)
             self.quality = worth / total
-        for what, before in self._ended.items():
-            count = int(report.get(what, 0))
-            if self.report is not None:  # else they are of before us
-                self._unseen[what] += count - before if count >= before else count
-            self._ended[what] = count
+        self._count(report)
         self._served, self._silent_s, self._asked_s = served, math.inf, None
         known = self.report or {}
         untold = report.get("untold")
@@ -187,6 +183,18 @@ class Dispatching:
         if self._clock() - self._renew_s > _RENEWED_S:
             self._renewals = 0  # it has been well for long
         self.report, self.error, self._heard_s = report, None, self._clock()
+
+    def _count(self, report: Mapping[str, Any]) -> None:
+        """Take note of how many requests ended since the last report, and how."""
+        counts = {what: int(report.get(what, 0)) for what in self._ended}
+        up_s = [float((one or {}).get("uptime_s", 0.0)) for one in (self.report, report)]
+        fell = any(counts[what] < before for what, before in self._ended.items())
+        if fell or up_s[1] < up_s[0]:
+            self._ended = dict.fromkeys(counts, 0)  # it was made anew
+        if self.report is not None:  # else they are of before us
+            for what, before in self._ended.items():
+                self._unseen[what] += counts[what] - before
+        self._ended = counts
 
     def _ail(self, error: str) -> None:
         if self.error is None:
@@ -228,7 +236,7 @@ class Dispatching:
             rejected_requests=ended["refused"],
             waiting_requests=int(report.get("waiting", 0)),
             ended_requests=ended["completed"],
-            late_requests=ended["completed"] - ended["in_time"],
+            late_requests=max(ended["completed"] - ended["in_time"], 0),
             quality=self.quality,
             told_s=report.get("told_s"),
         )

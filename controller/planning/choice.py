@@ -92,6 +92,11 @@ class ModelMind:
         self._scores = old._scores
         self._damper = old._damper
         self._damper.set_policy(self._stability)
+        if (old._policy.objective, old._policy.variants) == (
+            self._policy.objective,
+            self._policy.variants,
+        ):
+            self._lull = old._lull
         self._now_s = old._now_s
         before = old.predictor.models
         at = [before.index(m) if m in before else None for m in self.predictor.models]
@@ -179,13 +184,13 @@ class ModelMind:
         alone = value
         if price_per_s is not None:
             value = priced(value, prediction, price_per_s / self._policy.weight)
-        pays = self._lull.pays(self.predictor.lulls, prediction, self.quality, serving)
+        pays = self._lull.pays(self.predictor.lulls, prediction, self.quality, known, serving)
         choices = (feasible, known, allowed, serving, pays)
         desired, reason = self._desire(prediction, value, *choices)
         if price_per_s is not None and reason in {Reason.BEST_FEASIBLE, Reason.STEADY}:
             unpriced, _ = self._desire(prediction, alone, *choices)
             reason = Reason.YIELDS if _is_worse(alone, desired, unpriced) else reason
-        if leaves and reason is Reason.BEST_FEASIBLE:
+        if leaves and reason in {Reason.BEST_FEASIBLE, Reason.LULL}:
             reason = Reason.ESCAPE
         target, reason = self._bound(observation, reading, serving, desired, reason)
         speed = prediction.throughput_rows_s
@@ -294,13 +299,13 @@ class ModelMind:
             among = self._profiles.choose(worth, among, speed, serving, same=_SAME_IN_RECOVERY)
             return _best(worth, among, speed), Reason.RECOVERY
         choosable = self._profiles.choose(value, choosable, speed, serving, same=_SAME_PROFILE)
-        best = _best(value, choosable, speed)
-        if pays is not None and not pays[best] and any(pays[i] for i in choosable):
-            return _best(value, [i for i in choosable if pays[i]], speed), Reason.LULL
-        if best == serving:
-            return best, Reason.STEADY
-        escapes = serving is not None and not feasible[serving] and speed[best] > speed[serving]
-        return best, Reason.ESCAPE if escapes else Reason.BEST_FEASIBLE
+        best, why = _best(value, choosable, speed), Reason.BEST_FEASIBLE
+        if pays is not None and not pays[best]:
+            paying = [i for i in choosable if pays[i]]
+            best, why = (_best(value, paying, speed), Reason.LULL) if paying else (best, why)
+        if serving is not None and not feasible[serving] and speed[best] > speed[serving]:
+            return best, Reason.ESCAPE
+        return best, Reason.STEADY if best == serving and why is not Reason.LULL else why
 
     def _distrusted(self) -> bool:
         if self.predictor.outcomes < _TRUST_OUTCOMES:

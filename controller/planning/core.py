@@ -100,6 +100,7 @@ class GovernorCore:
     def set_policy(self, policy: Policy) -> None:
         """Follow a new policy without losing what was learned."""
         learned = self._service.state()
+        self.late.set_policy(self._policy.models, policy.models)
         self._policy = policy
         service = self._new_service(policy)
         service.restore(learned)

@@ -138,6 +138,8 @@ def _why_not(candidate: Candidate, decision: Decision, model: ModelPolicy) -> st
         return f"{name} {EXCLUDED[candidate.excluded]}."
     if not candidate.known:
         return f"{name} has not been measured yet."
+    if decision.reason is Reason.LULL and candidate.feasible:
+        return f"{name} would do now, but be late when the load is back."
     objective = model.objective
     in_time = (
         candidate.p99_s <= objective.latency_s

@@ -65,6 +65,16 @@ class LateBinding:
         self.chooses = self.chooses and all(one.serving == DISPATCHER for one in bound)
         return bound
 
+    def set_policy(self, before: Sequence[ModelPolicy], after: Sequence[ModelPolicy]) -> None:
+        """Forget what was found about dispatchers whose models are others now."""
+        known = {policy.name: policy for policy in before}
+        same = {
+            policy.name
+            for policy in after
+            if policy.name in known and _is_alike(policy, known[policy.name])
+        }
+        self._leaving = {name: one for name, one in self._leaving.items() if name in same}
+
     def away_s(self, model: str, now_s: float) -> float | None:
         """Return for how long a model's dispatcher is left yet, as it was late; None: it is not."""
         leaving = self._leaving.get(model)
@@ -80,6 +90,16 @@ class LateBinding:
         leaving = self._leaving.setdefault(policy.name, Leaving())
         variants, objective = observation.variants, policy.objective
         return leaving.look(late, reading, variants, decision, objective, stalled=stalled)
+
+
+def _is_alike(one: ModelPolicy, other: ModelPolicy) -> bool:
+    """Return whether a dispatcher does what another one did, by the same measure."""
+    return (one.dispatcher, one.objective, one.variants, one.queue) == (
+        other.dispatcher,
+        other.objective,
+        other.variants,
+        other.queue,
+    )
 
 
 def plan_for(policy: ModelPolicy, decision: Decision, predictor: ModelPredictor) -> Plan | None:
@@ -135,9 +155,9 @@ def bind_late(
         # Whoever waits there gets no answer, or one that nobody steers.
         return replace(decision, serving=serving, reason=Reason.NO_DISPATCHER, urgent=True)
     if is_left:
-        if not serves:
-            return decision
-        return replace(decision, serving=serving, reason=Reason.DISPATCHER_LATE, urgent=True)
+        if decision.target is None or (not serves and decision.reason is not Reason.STEADY):
+            return replace(decision, serving=serving)
+        return replace(decision, serving=serving, reason=Reason.DISPATCHER_LATE, urgent=serves)
     if not serves and (not late.healthy or late.model in reading.unusable):
         return decision
     return replace(

@@ -8,11 +8,13 @@ requests late which the fastest variant would bear easily, an alias that leads t
 better. So that is tried: where far more of a dispatcher's requests are late than the objective
 allows, or more for long, the fastest variant has time to spare, and behind the alias it should be
 better than what the dispatcher achieves, the alias leads to a variant for half a minute; twice as
-long whenever the dispatcher was left again soon. What both achieve is remembered by how much load
-there was: what was measured under such a load counts for more than what is predicted of it.
+long whenever the dispatcher was left again soon. Each time the dispatcher has a fresh start. What
+variants achieve in its place is remembered by how much load there was: what was measured under such
+a load counts for more than what is predicted of it.
 
-Nobody is judged in an overload, nor just after: requests are late then whoever serves, and a
-dispatcher has more of them in time than an alias. Nor is one that keeps the objective ever left.
+Nobody is judged in an overload, nor until its queue is worked off: requests are late then whoever
+serves. One that lasts ends the trial, as a dispatcher has more of them in time than an alias; so do
+a load that has become far less, and an operator who takes the alias in hand.
 """
 
 from __future__ import annotations
@@ -26,88 +28,89 @@ from controller.policy.model import Objective
 from controller.prediction.spread import late_share, mean_of
 from controller.telemetry.observation import Dispatched, ModelReading, VariantReading
 
-_LATELY: Final = 500.0  # requests
-_FEWEST_LATE: Final = 20.0  # of them, to leave
+# Of the dispatcher's requests since it was led to: the last ones, and many.
+_LAST, _LAST_S = 500.0, 20.0
+_MANY, _MANY_S = 3000.0, 300.0
+_FEWEST_LATE: Final = 20.0  # of the last ones, to leave
 _MUCH: Final = 3.0  # times as many are late as the objective allows
-_MORE: Final = 1.5  # the same, of so many requests under such a load
-_MANY: Final = 2000.0
+_MORE: Final = 1.5  # the same, of many
+_ENOUGH_OF_MANY: Final = 2000.0
 _MARGIN: Final = 0.02  # of quality: so much better must it be
-_KNOWN: Final = 5000.0  # requests, under each load
+# Of variants' requests, under each load.
+_KNOWN, _KNOWN_S = 5000.0, 3600.0
 _ENOUGH: Final = 300.0  # of them, to be heard
-_STALE_S: Final = 3600.0
 _SUCH_LOAD: Final = 0.7  # of a rate
 _EASY: Final = 1.0  # the fastest variant's utilisation under a load that it bears
 _FEW: Final = 2.0  # requests that wait without a queue
 _SETTLES_S: Final = 1.0
+_SWITCHES_S: Final = 5.0  # a switch takes less, where it is made at all
+_OVERLOAD_S: Final = 2.0
+_CALM: Final = 0.5  # of the rate at which it was left: a load that is far less
+_CALM_S: Final = 60.0
 _AWAY_S: Final = 30.0
 _AWAY_MOST_S: Final = 3600.0
 _LONG_S: Final = 600.0  # a dispatcher that was not left for so long begins anew
 
 
-class _Record:
+class Record:
     """What became of the last requests."""
 
-    def __init__(self, memory: float) -> None:
-        self._memory = memory
+    def __init__(self, memory: float, memory_s: float) -> None:
+        self._memory, self._memory_s = memory, memory_s
+        self._seen_s: float | None = None
         self.requests = self.late = self.worth = 0.0
 
-    def forget(self, share: float) -> None:
-        """Remember only a share of what there was."""
-        self.requests *= share
-        self.late *= share
-        self.worth *= share
-
-    def add(self, requests: float, late: float, quality: float) -> None:
+    def add(self, now_s: float, requests: float, late: float, quality: float) -> None:
         """Take in requests that ended, how many of them were late, and what an answer is worth."""
-        self.forget(math.exp(-requests / self._memory))
-        self.requests += requests
-        self.late += late
-        self.worth += quality * (requests - late)
+        elapsed_s = 0.0 if self._seen_s is None else now_s - self._seen_s
+        keep = math.exp(-requests / self._memory - elapsed_s / self._memory_s)
+        self._seen_s = now_s
+        self.requests = self.requests * keep + requests
+        self.late = self.late * keep + late
+        self.worth = self.worth * keep + quality * (requests - late)
+
+    @property
+    def achieved(self) -> float:
+        """Return the quality of a request on the mean; none of one that was late."""
+        return self.worth / self.requests
 
 
-class _ByLoad:
+class ByLoad:
     """What became of requests, by how many came a second."""
 
     def __init__(self) -> None:
-        self._of: dict[int, _Record] = {}  # by the rate, in powers of the root of two
-        self._seen_s: float | None = None
+        self._of: dict[int, Record] = {}  # by the rate, in powers of the root of two
 
     def add(self, now_s: float, rate_rps: float, requests: float, late: float, q: float) -> None:
         """Take in what ended, under a load."""
-        elapsed_s = 0.0 if self._seen_s is None else now_s - self._seen_s
-        for record in self._of.values():
-            record.forget(math.exp(-elapsed_s / _STALE_S))
-        self._seen_s = now_s
-        self._of.setdefault(_band(rate_rps), _Record(_KNOWN)).add(requests, late, q)
-
-    def under(self, rate_rps: float) -> _Record:
-        """Return what became of all under such a load or more."""
-        least, found = _band(_SUCH_LOAD * rate_rps), _Record(_KNOWN)
-        for band, record in self._of.items():
-            if band >= least:
-                found.requests += record.requests
-                found.late += record.late
-                found.worth += record.worth
-        return found
+        record = self._of.setdefault(_band(rate_rps), Record(_KNOWN, _KNOWN_S))
+        record.add(now_s, requests, late, q)
 
     def achieved(self, rate_rps: float) -> float | None:
         """Return the effective quality under such a load or more; None: too little is known."""
-        such = self.under(rate_rps)
-        return such.worth / such.requests if such.requests >= _ENOUGH else None
+        least = _band(_SUCH_LOAD * rate_rps)
+        such = [record for band, record in self._of.items() if band >= least]
+        requests = sum(record.requests for record in such)
+        return sum(r.worth for r in such) / requests if requests >= _ENOUGH else None
 
 
 class Leaving:
     """Whether one model's dispatcher is left, and until when."""
 
     def __init__(self) -> None:
-        self._lately = _Record(_LATELY)  # of the dispatcher
-        self._own, self._instead = _ByLoad(), _ByLoad()  # the dispatcher's, and variants'
-        self._rate_rps = 0.0  # when it was left
+        self._begin_anew()
+        self._instead = ByLoad()  # what variants do in its place
+        self._achieved = self._rate_rps = 0.0  # by the dispatcher, when it was left
         self._judges_s = -math.inf  # not before
         self._is_behind = False  # who came in an overload may be waiting still
+        self._hard_s: float | None = None  # since then there has been an overload
+        self._calm_s: float | None = (
+            None  # since then there has been far less than when it was left
+        )
+        self._is_left = self._is_away = False  # it is to be; a variant serves
         self._left_s = self._until_s = -math.inf
-        self._is_left = False
         self._times = 0  # in a row
+        self._was_served_out = True  # the last trial took as long as it was meant to
 
     def away_s(self, now_s: float) -> float | None:
         """Return in how many seconds it is tried again; None: it is not left."""
@@ -135,19 +138,22 @@ class Leaving:
         """
         now_s = decision.now_s
         judges = self._may_judge(late, decision, objective.latency_s, stalled=stalled)
-        if reading.serving == late.model:
-            if self._is_left and now_s - self._left_s > _SETTLES_S:
-                self._return(now_s)  # somebody else led the alias back
-            if judges and late.quality is not None and late.ended_requests:
-                ended = (late.ended_requests, late.late_requests, late.quality)
-                self._lately.add(*ended)
-                self._own.add(now_s, decision.rate_rps, *ended)
-            if judges and not self._is_left and self._is_late(decision, objective):
-                self._consider(decision)
+        if not reading.is_free:  # nobody follows, or somebody knows better: it is tried at once
+            self._is_left = self._is_away = False
+            self._begin_anew()
+        elif reading.serving == late.model and self._is_left:
+            if self._is_away or now_s - self._left_s > _SWITCHES_S:
+                self._return(now_s)  # somebody else led the alias back, or nobody leads it away
+        elif reading.serving == late.model:
+            if judges:
+                self._hear_own(late, now_s)
+                self._consider(decision, objective)
         elif self._is_left:
+            self._is_away = True
             if judges:
                 self._hear(readings.get(reading.serving or ""), decision, objective.latency_s)
-            if now_s >= self._until_s or self._is_worse():
+            self._was_served_out = now_s >= self._until_s
+            if self._was_served_out or self._is_worse() or self._is_another_load(decision):
                 self._return(now_s)
         return self._is_left
 
@@ -156,62 +162,84 @@ class Leaving:
     ) -> bool:
         """Return whether nobody is late for an overload, or a stall of the host."""
         now_s, at_once = decision.now_s, decision.rate_rps * limit_s
-        if stalled or not _is_easy(decision.candidates):
+        easy = _is_easy(decision.candidates)
+        self._hard_s = None if easy else now_s if self._hard_s is None else self._hard_s
+        if stalled or not easy:
             self._is_behind, self._judges_s = True, now_s + _SETTLES_S
-        elif self._is_behind and late.waiting_requests <= at_once + _FEW:
-            self._is_behind = False
+        elif self._is_behind:
+            waiting = max(late.waiting_requests, decision.backlog_requests)
+            self._is_behind = waiting > at_once + _FEW
         return not self._is_behind and now_s >= self._judges_s
 
-    def _is_late(self, decision: Decision, objective: Objective) -> bool:
-        lately, allowed = self._lately, objective.allowed_miss_ratio
-        if lately.late >= max(_FEWEST_LATE, _MUCH * allowed * lately.requests):
-            return True
-        such = self._own.under(decision.rate_rps)
-        return such.requests >= _MANY and such.late > _MORE * allowed * such.requests
+    def _hear_own(self, late: Dispatched, now_s: float) -> None:
+        """Take in what became of requests that came to the dispatcher; who failed is late."""
+        ended = late.ended_requests + late.failed_requests
+        if ended and late.quality is not None:
+            missed = late.late_requests + late.failed_requests
+            self._last.add(now_s, ended, missed, late.quality)
+            self._many.add(now_s, ended, missed, late.quality)
 
-    def _consider(self, decision: Decision) -> None:
-        """Leave the dispatcher if a variant behind the alias should do better."""
-        rate_rps = decision.rate_rps
+    def _consider(self, decision: Decision, objective: Objective) -> None:
+        """Leave the dispatcher if it is late, and a variant behind the alias should do better."""
+        own, allowed = self._last, objective.allowed_miss_ratio
+        if own.late < max(_FEWEST_LATE, _MUCH * allowed * own.requests):
+            own = self._many
+            if own.requests < _ENOUGH_OF_MANY or own.late < _MORE * allowed * own.requests:
+                return
         instead = next((c for c in decision.candidates if c.variant == decision.target), None)
         if instead is None or not instead.known:
             return
-        worth = self._instead.achieved(rate_rps)
+        worth = self._instead.achieved(decision.rate_rps)
         if worth is None:
             worth = instead.quality * (1.0 - min(instead.miss_ratio, 1.0))
-        if worth > self._achieved(rate_rps) + _MARGIN * instead.quality:
-            self._leave(decision.now_s, rate_rps)
+        if worth > own.achieved + _MARGIN * instead.quality:
+            self._leave(decision.now_s, decision.rate_rps, own.achieved)
 
-    def _achieved(self, rate_rps: float) -> float:
-        """Return the effective quality of the dispatcher under such a load, or else lately."""
-        known = self._own.achieved(rate_rps)
-        return self._lately.worth / self._lately.requests if known is None else known
-
-    def _leave(self, now_s: float, rate_rps: float) -> None:
-        self._times = 0 if now_s - self._until_s > _LONG_S else self._times + 1
+    def _leave(self, now_s: float, rate_rps: float, achieved: float) -> None:
+        if now_s - self._until_s > _LONG_S:
+            self._times = 0
+        elif self._was_served_out:
+            self._times += 1
         away_s = min(_AWAY_S * 2.0 ** min(self._times, 10), _AWAY_MOST_S)
         self._is_left, self._left_s, self._until_s = True, now_s, now_s + away_s
         self._judges_s = now_s + _SETTLES_S  # what the dispatcher has yet is worked off beside
-        self._rate_rps = rate_rps
+        self._achieved, self._rate_rps = achieved, rate_rps
+        self._calm_s, self._was_served_out = None, False
 
     def _hear(self, own: VariantReading | None, decision: Decision, limit_s: float) -> None:
         """Take in what became of requests that came to the variant that serves."""
-        if own is None or not own.completed_requests:
+        if own is None:
             return
+        count, failed = own.completed_requests, own.failed_requests
         quality = next((c.quality for c in decision.candidates if c.model == own.model), None)
-        if quality is not None:
-            count = own.completed_requests
-            late = count * late_share(mean_of(own), limit_s)
-            self._instead.add(decision.now_s, decision.rate_rps, count, late, quality)
+        if count + failed and quality is not None:
+            missed = failed + (count * late_share(mean_of(own), limit_s) if count else 0.0)
+            rate_rps = decision.rate_rps
+            self._instead.add(decision.now_s, rate_rps, count + failed, missed, quality)
 
     def _is_worse(self) -> bool:
         """Return whether variants do clearly worse than the dispatcher did under such a load."""
-        instead, own = self._instead.achieved(self._rate_rps), self._achieved(self._rate_rps)
-        return instead is not None and instead < (1.0 - _MARGIN) * own
+        instead = self._instead.achieved(self._rate_rps)
+        return instead is not None and instead < (1.0 - _MARGIN) * self._achieved
+
+    def _is_another_load(self, decision: Decision) -> bool:
+        """Return whether the load has for long been one for which it was not left."""
+        now_s = decision.now_s
+        if decision.rate_rps >= _CALM * self._rate_rps:
+            self._calm_s = None
+        elif self._calm_s is None:
+            self._calm_s = now_s
+        calm = self._calm_s is not None and now_s - self._calm_s > _CALM_S
+        return calm or (self._hard_s is not None and now_s - self._hard_s > _OVERLOAD_S)
 
     def _return(self, now_s: float) -> None:
-        self._is_left, self._lately = False, _Record(_LATELY)
+        self._is_left = self._is_away = False
         self._until_s = now_s
         self._judges_s = now_s + _SETTLES_S
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._last, self._many = Record(_LAST, _LAST_S), Record(_MANY, _MANY_S)
 
 
 def _band(rate_rps: float) -> int:

@@ -33,6 +33,7 @@ class Lull:
         lulls: Lulls,
         prediction: Prediction,
         quality: Sequence[float],
+        known: Sequence[bool],
         serving: int | None = None,
     ) -> list[bool] | None:
         """Take a prediction in; return whether each variant is worth it. None: there is no lull.
@@ -41,6 +42,7 @@ class Lull:
             lulls: of the model.
             prediction: of its variants.
             quality: of each.
+            known: which may serve, and were measured.
             serving: the index of the one that serves; None: unknown.
         """
         if len(self._miss) != len(quality):
@@ -51,10 +53,10 @@ class Lull:
                 known + (miss - known) / self._moments
                 for known, miss in zip(self._miss, prediction.miss_ratio, strict=True)
             ]
-        if not lulls.is_in_one:
+        if not lulls.is_in_one or not any(known):
             return None
-        speed = prediction.throughput_rows_s
-        fastest = max(range(len(speed)), key=speed.__getitem__)
+        among = [i for i, is_known in enumerate(known) if is_known]
+        fastest = max(among, key=prediction.throughput_rows_s.__getitem__)
         least, worth = self._miss[fastest], quality[fastest]
         met = lulls.ends_per_s * lulls.usual_rps * _NOTICED_S * worth  # by who comes in a step
         few = prediction.forecast.mean_rps

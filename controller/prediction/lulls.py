@@ -12,7 +12,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-_NOW_S: Final = 0.1  # memory of the present rate
+# Memory of the present rate: so long, or until so many requests usually came.
+_NOW_S: Final = 0.1
+_NOW_REQUESTS: Final = 10.0
+_NOW_MOST_S: Final = 2.0
 _LATELY_S: Final = 20.0  # of the usual one
 _MEMORY_S: Final = 120.0  # of the lulls
 # Of the usual rate: below the one a lull begins, above the other it has ended.
@@ -48,7 +51,8 @@ class Lulls:
         if window_s <= 0.0 or not math.isfinite(arrived):
             return
         count = max(arrived, 0.0)
-        keep = math.exp(-window_s / _NOW_S)
+        memory_s = min(max(_NOW_REQUESTS / max(self.usual_rps, 1.0), _NOW_S), _NOW_MOST_S)
+        keep = math.exp(-window_s / memory_s)
         self._rate_rps = self._rate_rps * keep + (1.0 - keep) * count / window_s
         self._requests = self._requests * math.exp(-window_s / _LATELY_S) + count
         if count > 0.0:

@@ -214,8 +214,10 @@ class _Run:
             self._dispatcher.come(now_s, rows, None, at)
             self._came_rows += rows
         else:
-            self._queues[self._variant].append((now_s, at))
-            self._promised_s[at] = self._alias_told_s
+            queue, most = self._queues[self._variant], self._dispatcher.plan.most_waiting
+            if most is None or len(queue) < most:  # else it is refused
+                queue.append((now_s, at))
+                self._promised_s[at] = self._alias_told_s
 
     def _begin(self, now_s: float) -> None:
         """Begin a batch of the variant at whose queue somebody waits for longest, as Triton does.
@@ -225,6 +227,11 @@ class _Run:
         waiting = [v for v, queue in enumerate(self._queues) if queue]
         variant = min(waiting, key=lambda v: self._queues[v][0])
         queue, most = self._queues[variant], self._server.variants[variant].max_batch
+        timeout_s = self._dispatcher.plan.timeout_s
+        while timeout_s is not None and queue and now_s - queue[0][0] > timeout_s:
+            queue.popleft()  # refused: never answered
+        if not queue:
+            return
         found = [queue.popleft()]
         rows = self._rows_of(found[0][1])
         while queue and rows + self._rows_of(queue[0][1]) <= most:

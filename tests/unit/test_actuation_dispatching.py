@@ -33,6 +33,7 @@ class Inside:
         self.made_anew()
         self.fault: TritonError | None = None
         self.plans = 0
+        self.uptime_s = 100.0
 
     def made_anew(self):
         self.dispatcher = Dispatcher(PLAN._replace(names=("f", "-")))
@@ -54,6 +55,7 @@ class Inside:
         report = {
             "serial": self.serial,
             "plan_serial": self.plan_serial,
+            "uptime_s": self.uptime_s,
             "plan": own.plan.names,
             "served": own.served,
             "failed": own.failed,
@@ -267,6 +269,28 @@ async def test_how_many_were_late_is_told_once(world):
     assert (seen.ended_requests, seen.late_requests) == (3, 2)
     seen = world.own.observed(None)
     assert (seen.ended_requests, seen.late_requests) == (0, 0)
+
+
+async def test_counts_of_one_that_was_made_anew_begin_at_nothing(world):
+    """Though it may have completed more since than the one before it."""
+    world.own.want(PLAN)
+    one = world.inside.dispatcher
+    await world.talk()
+    for at in range(10):
+        one.come(float(at), 1)
+        one.ended(one.take(float(at)), at + 0.2)
+    await world.talk()
+    world.own.observed(None)
+    world.inside.made_anew()
+    one = world.inside.dispatcher
+    one.set_plan(PLAN)
+    for at in range(12):
+        one.come(float(at), 1)
+        one.ended(one.take(float(at)), at + 0.05)
+    world.inside.uptime_s = 1.0
+    await world.talk()
+    seen = world.own.observed(None)
+    assert (seen.ended_requests, seen.late_requests) == (12, 0)
 
 
 async def test_a_governor_that_stood_still_finds_nobody_ill(world):

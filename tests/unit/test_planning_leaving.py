@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from controller.planning.decision import Candidate, Decision, Reason
-from controller.planning.late import bind_late
+from controller.planning.late import LateBinding, bind_late
 from controller.planning.leaving import Leaving
 from controller.policy.model import (
     DISPATCHER,
@@ -55,7 +55,11 @@ class Play:
         predicted: float = 0.001,
         takes_s: float = 0.02,
         waiting: int = 0,
+        failed: float = 0.0,
+        refused: float = 0.0,
         stalled: bool = False,
+        follows: bool = True,
+        advised: bool = False,
     ) -> float:
         """Return the share of the time in which the dispatcher was left.
 
@@ -68,7 +72,11 @@ class Play:
             predicted: share of a variant's requests that should miss.
             takes_s: a variant's requests take, in truth.
             waiting: requests at the dispatcher.
+            failed: share of the dispatcher's requests that fail.
+            refused: share of a variant's that do.
             stalled: whether the host stood still in the first tick.
+            follows: whether the alias is led to where it should be.
+            advised: whether nobody is to lead it.
         """
         away, ticks, count = 0, round(seconds / TICK_S), round(rate_rps * TICK_S)
         for tick in range(ticks):
@@ -78,16 +86,22 @@ class Play:
             if self.serving == "late":
                 # Exact over time, with so few at a time.
                 before, now = (int(late * count * ended) for ended in (tick, tick + 1))
-                dispatched = replace(dispatched, ended_requests=count, late_requests=now - before)
+                dispatched = replace(
+                    dispatched,
+                    ended_requests=count - round(failed * count),
+                    late_requests=now - before,
+                    failed_requests=round(failed * count),
+                )
             else:
                 readings["m_fast"] = VariantReading(
                     "m_fast",
                     ready=True,
                     pending_requests=0,
-                    completed_requests=count,
+                    completed_requests=count - round(refused * count),
+                    failed_requests=round(refused * count),
                     completed_rows=count,
                     executions=count,
-                    compute_s=count * takes_s,
+                    compute_s=(count - round(refused * count)) * takes_s,
                 )
             fast = Candidate(
                 variant="fast",
@@ -106,13 +120,20 @@ class Play:
             )
             left = self.leaving.look(
                 dispatched,
-                ModelReading("m", self.serving, 0.0, ready=True),
+                ModelReading("m", self.serving, 0.0, ready=True, advised=advised),
                 readings,
-                replace(DECISION, now_s=self.now_s, candidates=(fast,), rate_rps=rate_rps),
+                replace(
+                    DECISION,
+                    now_s=self.now_s,
+                    candidates=(fast,),
+                    rate_rps=rate_rps,
+                    backlog_requests=waiting,
+                ),
                 OBJECTIVE,
                 stalled=stalled and tick == 0,
             )
-            self.serving = "m_fast" if left else "late"
+            if follows:
+                self.serving = "m_fast" if left else "late"
             away += left
         return away / ticks
 
@@ -147,10 +168,72 @@ def test_one_that_is_well_again_serves_again():
     assert play.leaving.away_s(play.now_s) is None
 
 
+def test_a_trial_is_a_fresh_start():
+    """What it did before it was left says nothing of how it does now."""
+    play = Play()
+    play.run(60.0)
+    play.run(5.0, late=0.5)
+    assert play.serving == "m_fast"
+    play.run(30.0)
+    assert play.serving == "late"
+    assert play.run(1200.0) == 0.0
+
+
+def test_what_it_did_at_the_peak_is_forgotten_at_night():
+    play = Play()
+    play.run(600.0, rate_rps=1000.0, late=0.04, load=0.9)
+    assert play.run(600.0, rate_rps=20.0) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("rate_rps", "within_s"), [(400.0, 3.0), (40.0, 6.0), (20.0, 10.0)], ids=str
+)
+def test_a_long_good_past_does_not_delay_it(rate_rps, within_s):
+    play = Play()
+    for busier in (1.0, 1.5, 2.0, 3.0):
+        play.run(60.0, rate_rps=rate_rps * busier)
+    assert play.run(within_s, rate_rps=rate_rps, late=0.5) > 0.0
+
+
+def test_an_overload_that_lasts_ends_the_trial():
+    play = Play()
+    play.run(600.0, late=0.1)
+    assert play.run(4.0, load=1.5) > 0.4, "not one of a moment"
+    assert play.run(60.0, load=1.5, late=0.4, waiting=100) == 0.0
+
+
+def test_so_does_a_load_that_is_far_less():
+    play = Play()
+    play.run(600.0, late=0.1)
+    assert play.run(90.0, rate_rps=20.0, load=0.1) > 0.5
+    assert play.run(600.0, rate_rps=20.0, load=0.1) == 0.0
+
+
+def test_a_switch_that_is_not_made_does_not_make_it_stay_away_for_longer():
+    play = Play()
+    play.run(120.0, late=0.1, follows=False)
+    play.run(2.0, late=0.1)
+    assert play.serving == "m_fast"
+    assert play.leaving.away_s(play.now_s) <= 60.0
+
+
+def test_where_nobody_follows_it_is_not_left():
+    play = Play()
+    assert play.run(60.0, late=0.1, follows=False, advised=True) == 0.0
+    play.run(3.0, late=0.1)
+    assert play.leaving.away_s(play.now_s) <= 30.0
+
+
+def test_who_fails_is_late_wherever_he_came():
+    assert Play().run(5.0, failed=0.3) > 0.0
+    play = Play()
+    assert play.run(20.0, late=0.3, refused=0.9) < 0.25
+
+
 def test_one_that_was_well_for_long_is_left_for_half_a_minute_again():
     play = Play()
     play.run(600.0, late=0.1)
-    play.run(7200.0)
+    play.run(1800.0)
     play.run(3.0, late=0.6)
     assert play.leaving.away_s(play.now_s) <= 30.0
 
@@ -228,4 +311,35 @@ def test_it_is_said_in_the_decision():
     assert left.urgent
     gone = replace(seen, models={"m": ModelReading("m", "m_fast", 0.0, ready=True)})
     assert bind_late(model, DECISION, gone, is_left=True) == DECISION
+    stays = replace(DECISION, reason=Reason.STEADY)
+    assert bind_late(model, stays, gone, is_left=True).reason is Reason.DISPATCHER_LATE
+    nobody = replace(DECISION, target=None, reason=Reason.NO_CHOICE)
+    assert bind_late(model, nobody, seen, is_left=True).reason is Reason.NO_CHOICE
     assert bind_late(model, DECISION, gone).target == DISPATCHER
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        ({}, True),
+        ({"weight": 2.0}, True),
+        ({"objective": Objective(0.2, 99.0)}, False),
+        ({"dispatcher": DispatcherPolicy("other", "/key")}, False),
+        ({"variants": (VariantPolicy("fast", "m_fast", 0.8),)}, False),
+    ],
+    ids=["the same", "a weight", "another objective", "another dispatcher", "another quality"],
+)
+def test_a_new_policy_forgets_what_was_found_of_others(change, stays):
+    model = ModelPolicy(
+        "m",
+        OBJECTIVE,
+        (VariantPolicy("fast", "m_fast", 0.9),),
+        dispatcher=DispatcherPolicy("late", "/key"),
+    )
+    late, play = LateBinding(), Play()
+    play.run(3.0, late=0.3)
+    late._leaving["m"] = play.leaving
+    late.set_policy([model], [replace(model, **change)])
+    assert (late.away_s("m", play.now_s) is not None) is stays
+    late.set_policy([model], [])
+    assert late.away_s("m", play.now_s) is None

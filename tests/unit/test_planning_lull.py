@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from taught_core import taught
 
+from controller.planning.decision import Reason
 from controller.planning.lull import Lull
 from controller.prediction.arrivals import RateForecast
 from controller.prediction.lulls import Lulls
 from controller.prediction.prediction import Prediction
 
 QUALITY = [0.84, 0.88, 0.95]
+KNOWN = [True, True, True]
 TICK_S = 0.02
 
 
@@ -42,10 +45,10 @@ def after_lulls(pause_s: float, *, busy_miss=(0.0, 0.01, 0.6)) -> tuple[Lull, Lu
     for turn in range(20):
         for _ in range(round(1.0 / TICK_S)):
             lulls.observe(300.0 * TICK_S, TICK_S)
-            lull.pays(lulls, prediction(300.0, busy_miss), QUALITY)
+            lull.pays(lulls, prediction(300.0, busy_miss), QUALITY, KNOWN)
         for tick in range(round(pause_s / TICK_S)):
             lulls.observe(float(tick % 5 == 0), TICK_S)
-            lull.pays(lulls, prediction(10.0, (0.0, 0.0, 0.001)), QUALITY)
+            lull.pays(lulls, prediction(10.0, (0.0, 0.0, 0.001)), QUALITY, KNOWN)
             if turn == 19 and tick > round(pause_s / TICK_S) // 2:
                 break
     assert lulls.is_in_one
@@ -53,11 +56,11 @@ def after_lulls(pause_s: float, *, busy_miss=(0.0, 0.01, 0.6)) -> tuple[Lull, Lu
 
 
 def pays(lull: Lull, lulls: Lulls, rate_rps: float) -> list[bool] | None:
-    return lull.pays(lulls, prediction(rate_rps, (0.0, 0.0, 0.001)), QUALITY)
+    return lull.pays(lulls, prediction(rate_rps, (0.0, 0.0, 0.001)), QUALITY, KNOWN)
 
 
 def test_without_a_lull_there_is_nothing_to_say():
-    assert Lull().pays(Lulls(), prediction(300.0, (0.0, 0.0, 0.6)), QUALITY) is None
+    assert Lull().pays(Lulls(), prediction(300.0, (0.0, 0.0, 0.6)), QUALITY, KNOWN) is None
 
 
 def test_what_would_miss_when_the_load_is_back_does_not_pay_in_a_short_lull():
@@ -79,9 +82,9 @@ def test_the_one_that_serves_is_not_left_for_little():
     lull, lulls = after_lulls(1.0)
     just_not = next(rate for rate in range(90, 0, -1) if not pays(lull, lulls, float(rate))[2])
     few = prediction(float(just_not), (0.0, 0.0, 0.001))
-    assert lull.pays(lulls, few, QUALITY, 2)[2]
+    assert lull.pays(lulls, few, QUALITY, KNOWN, 2)[2]
     fewer = prediction(just_not / 3.0, (0.0, 0.0, 0.001))
-    assert not lull.pays(lulls, fewer, QUALITY, 2)[2]
+    assert not lull.pays(lulls, fewer, QUALITY, KNOWN, 2)[2]
 
 
 def test_in_a_lull_that_seldom_ends_it_pays():
@@ -100,7 +103,42 @@ def test_odd_predictions_are_not_remembered(odd):
     before = pays(lull, lulls, 10.0)
     for _ in range(50):
         lulls.observe(300.0 * TICK_S, TICK_S)
-        lull.pays(lulls, prediction(300.0, (0.0, 0.0, odd)), QUALITY)
+        lull.pays(lulls, prediction(300.0, (0.0, 0.0, odd)), QUALITY, KNOWN)
     for _ in range(40):
         lulls.observe(0.0, TICK_S)
     assert pays(lull, lulls, 10.0) == before
+
+
+def test_the_fastest_is_that_of_those_that_may_serve():
+    lull, lulls = after_lulls(1.0, busy_miss=(0.0, 0.05, 0.6))
+    few = prediction(3.0, (0.0, 0.0, 0.001))
+    assert lull.pays(lulls, few, QUALITY, [False, True, True])[1:] == [True, False]
+    assert lull.pays(lulls, few, QUALITY, [False] * 3) is None
+
+
+@pytest.mark.parametrize(
+    ("serving", "feasible", "pays", "chosen", "reason"),
+    [
+        (0, [True, True, False], None, 1, Reason.BEST_FEASIBLE),
+        (0, [True, True, False], [True, False, False], 0, Reason.LULL),
+        (1, [True, True, True], [True, True, False], 1, Reason.LULL),
+        (2, [True, True, False], [True, False, False], 0, Reason.ESCAPE),
+        (2, [True, True, False], [True, True, False], 1, Reason.ESCAPE),
+        (0, [True, True, False], [False, False, False], 1, Reason.BEST_FEASIBLE),
+    ],
+    ids=[
+        "no lull",
+        "not in a lull",
+        "the best does not pay",
+        "escape",
+        "escape to a better",
+        "none",
+    ],
+)
+def test_a_lull_holds_back_what_does_not_pay_and_never_an_escape(
+    serving, feasible, pays, chosen, reason
+):
+    mind = taught()._minds["m"]
+    calm = prediction(10.0, (0.0, 0.0, 0.0))
+    found = mind._desire(calm, QUALITY, feasible, KNOWN, KNOWN, serving, pays)
+    assert found == (chosen, reason)
