@@ -40,7 +40,8 @@ _MARGIN: Final = 0.02  # of quality: so much better must it be
 _KNOWN, _KNOWN_S = 5000.0, 3600.0
 _ENOUGH: Final = 300.0  # of them, to be heard
 _SUCH_LOAD: Final = 0.7  # of a rate
-_EASY: Final = 1.0  # the fastest variant's utilisation under a load that it bears
+# The fastest variant's utilisation, as foreseen of a burst, up to which it is no overload.
+_EASY: Final = 1.15
 _FEW: Final = 2.0  # requests that wait without a queue
 _SETTLES_S: Final = 1.0
 _SWITCHES_S: Final = 5.0  # a switch takes less, where it is made at all
