@@ -13,7 +13,7 @@ variants achieve in its place is remembered by how much load there was: what was
 a load counts for more than what is predicted of it.
 
 Nobody is judged in an overload, nor until its queue is worked off: requests are late then whoever
-serves. One that lasts ends the trial, as a dispatcher has more of them in time than an alias; so do
+serves. Nor is a dispatcher whose batches run all the time, which is late for the load. One that lasts ends the trial, as a dispatcher has more of them in time than an alias; so do
 a load that has become far less, and an operator who takes the alias in hand.
 """
 
@@ -42,6 +42,8 @@ _ENOUGH: Final = 300.0  # of them, to be heard
 _SUCH_LOAD: Final = 0.7  # of a rate
 # The fastest variant's utilisation, as foreseen of a burst, up to which it is no overload.
 _EASY: Final = 1.15
+_BUSY: Final = 0.93  # of the last second: a dispatcher that is late with more is so for the load
+_BUSY_OVER_S: Final = 1.0
 _FEW: Final = 2.0  # requests that wait without a queue
 _SETTLES_S: Final = 1.0
 _SWITCHES_S: Final = 5.0  # a switch takes less, where it is made at all
@@ -103,6 +105,9 @@ class Leaving:
         self._instead = ByLoad()  # what variants do in its place
         self._achieved = self._rate_rps = 0.0  # by the dispatcher, when it was left
         self._judges_s = -math.inf  # not before
+        self._busy_s = self._over_s = 0.0  # batches ran for so long, of so long
+        self._looked_s: float | None = None
+        self._busy_until_s = -math.inf  # who is late was so for the load, until then
         self._is_behind = False  # who came in an overload may be waiting still
         self._hard_s: float | None = None  # since then there has been an overload
         self._calm_s: float | None = (
@@ -138,6 +143,7 @@ class Leaving:
             stalled: whether the host stood still just now.
         """
         now_s = decision.now_s
+        self._see_busy(now_s, readings, decision.candidates)
         judges = self._may_judge(late, decision, objective.latency_s, stalled=stalled)
         if not reading.is_free:  # nobody follows, or somebody knows better: it is tried at once
             self._is_left = self._is_away = False
@@ -146,7 +152,9 @@ class Leaving:
             if self._is_away or now_s - self._left_s > _SWITCHES_S:
                 self._return(now_s)  # somebody else led the alias back, or nobody leads it away
         elif reading.serving == late.model:
-            if judges:
+            if self._busy_s > _BUSY * self._over_s:
+                self._busy_until_s = now_s + _SETTLES_S
+            if judges and now_s >= self._busy_until_s:
                 self._hear_own(late, now_s)
                 self._consider(decision, objective)
         elif self._is_left:
@@ -157,6 +165,25 @@ class Leaving:
             if self._was_served_out or self._is_worse() or self._is_another_load(decision):
                 self._return(now_s)
         return self._is_left
+
+    def _see_busy(
+        self, now_s: float, readings: Mapping[str, VariantReading], of: Iterable[Candidate]
+    ) -> None:
+        """Take note of how long batches ran since the last look."""
+        if self._looked_s is None:
+            self._looked_s = now_s
+            return
+        elapsed_s = max(now_s - self._looked_s, 0.0)
+        keep = math.exp(-elapsed_s / _BUSY_OVER_S)
+        own = (readings.get(candidate.model) for candidate in of)
+        ran_s = sum(
+            one.compute_s / one.completed_requests * one.executions
+            for one in own
+            if one is not None and one.completed_requests > 0
+        )
+        self._busy_s = self._busy_s * keep + ran_s
+        self._over_s = self._over_s * keep + elapsed_s
+        self._looked_s = now_s
 
     def _may_judge(
         self, late: Dispatched, decision: Decision, limit_s: float, *, stalled: bool

@@ -55,6 +55,7 @@ class Play:
         predicted: float = 0.001,
         takes_s: float = 0.02,
         waiting: int = 0,
+        busy: float = 0.8,
         failed: float = 0.0,
         refused: float = 0.0,
         stalled: bool = False,
@@ -72,6 +73,7 @@ class Play:
             predicted: share of a variant's requests that should miss.
             takes_s: a variant's requests take, in truth.
             waiting: requests at the dispatcher.
+            busy: share of the time in which the dispatcher's batches run.
             failed: share of the dispatcher's requests that fail.
             refused: share of a variant's that do.
             stalled: whether the host stood still in the first tick.
@@ -84,6 +86,15 @@ class Play:
             dispatched = Dispatched("late", healthy=True, quality=quality, waiting_requests=waiting)
             readings = {}
             if self.serving == "late":
+                readings["m_fast"] = VariantReading(
+                    "m_fast",
+                    ready=True,
+                    pending_requests=0,
+                    completed_requests=1,
+                    completed_rows=8,
+                    executions=1,
+                    compute_s=busy * TICK_S,
+                )
                 # Exact over time, with so few at a time.
                 before, now = (int(late * count * ended) for ended in (tick, tick + 1))
                 dispatched = replace(
@@ -100,7 +111,7 @@ class Play:
                     completed_requests=count - round(refused * count),
                     failed_requests=round(refused * count),
                     completed_rows=count,
-                    executions=count,
+                    executions=1,
                     compute_s=(count - round(refused * count)) * takes_s,
                 )
             fast = Candidate(
@@ -244,8 +255,9 @@ def test_one_that_was_well_for_long_is_left_for_half_a_minute_again():
         {"load": 1.2},
         {"predicted": 0.1},
         {"rate_rps": 20.0, "late": 0.02},
+        {"busy": 1.0},
     ],
-    ids=["overload", "a variant would do no better", "few are late"],
+    ids=["overload", "a variant would do no better", "few are late", "busy"],
 )
 def test_it_is_not_left_where_that_would_not_help(how):
     assert Play().run(60.0, **{"late": 0.1, **how}) == 0.0
