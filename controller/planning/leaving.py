@@ -13,8 +13,9 @@ variants achieve in its place is remembered by how much load there was: what was
 a load counts for more than what is predicted of it.
 
 Nobody is judged in an overload, nor until its queue is worked off: requests are late then whoever
-serves. Nor is a dispatcher whose batches run all the time, which is late for the load. One that lasts ends the trial, as a dispatcher has more of them in time than an alias; so do
-a load that has become far less, and an operator who takes the alias in hand.
+serves. Nor is a dispatcher whose batches run all the time, which is late for the load. An overload
+that lasts ends the trial, as a dispatcher has more requests in time than an alias; so do a load
+that has become far less, and an operator who takes the alias in hand.
 """
 
 from __future__ import annotations
