@@ -299,13 +299,14 @@ class ModelMind:
             among = self._profiles.choose(worth, among, speed, serving, same=_SAME_IN_RECOVERY)
             return _best(worth, among, speed), Reason.RECOVERY
         choosable = self._profiles.choose(value, choosable, speed, serving, same=_SAME_PROFILE)
-        best, why = _best(value, choosable, speed), Reason.BEST_FEASIBLE
-        if pays is not None and not pays[best]:
-            paying = [i for i in choosable if pays[i]]
-            best, why = (_best(value, paying, speed), Reason.LULL) if paying else (best, why)
+        best = _best(value, choosable, speed)
+        reason = Reason.STEADY if best == serving else Reason.BEST_FEASIBLE
+        paying = [i for i in choosable if pays is None or pays[i]]
+        if paying and best not in paying:
+            best, reason = _best(value, paying, speed), Reason.LULL
         if serving is not None and not feasible[serving] and speed[best] > speed[serving]:
             return best, Reason.ESCAPE
-        return best, Reason.STEADY if best == serving and why is not Reason.LULL else why
+        return best, reason
 
     def _distrusted(self) -> bool:
         if self.predictor.outcomes < _TRUST_OUTCOMES:

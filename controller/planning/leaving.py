@@ -6,7 +6,7 @@ variant: `controller.planning.choice` did.
 A dispatcher takes processor time that variants may need, and a millisecond's way. Where that makes
 requests late which the fastest variant would bear easily, an alias that leads to one variant serves
 better. So that is tried: where far more of a dispatcher's requests are late than the objective
-allows, or more for long, the fastest variant has time to spare, and behind the alias it should be
+allows, or more for long, the fastest variant bears the load, and behind the alias it should be
 better than what the dispatcher achieves, the alias leads to a variant for half a minute; twice as
 long whenever the dispatcher was left again soon. Each time the dispatcher has a fresh start. What
 variants achieve in its place is remembered by how much load there was: what was measured under such
@@ -111,9 +111,7 @@ class Leaving:
         self._busy_until_s = -math.inf  # who is late was so for the load, until then
         self._is_behind = False  # who came in an overload may be waiting still
         self._hard_s: float | None = None  # since then there has been an overload
-        self._calm_s: float | None = (
-            None  # since then there has been far less than when it was left
-        )
+        self._calm_s: float | None = None  # since then far less has come than when it was left
         self._is_left = self._is_away = False  # it is to be; a variant serves
         self._left_s = self._until_s = -math.inf
         self._times = 0  # in a row
@@ -276,6 +274,6 @@ def _band(rate_rps: float) -> int:
 
 
 def _is_easy(candidates: Iterable[Candidate]) -> bool:
-    """Return whether the fastest variant that may serve bears the load with time to spare."""
+    """Return whether the fastest variant that may serve bears the load, as far as is foreseen."""
     loads = [c.utilization_ratio for c in candidates if c.known and c.excluded is None]
     return min(loads, default=math.inf) < _EASY

@@ -1,12 +1,11 @@
 """A better variant in a lull: only where it pays until the load is back."""
 
-import numpy as np
 import pytest
+from predictions import prediction
 from taught_core import taught
 
 from controller.planning.decision import Reason
 from controller.planning.lull import Lull
-from controller.prediction.arrivals import RateForecast
 from controller.prediction.lulls import Lulls
 from controller.prediction.prediction import Prediction
 
@@ -15,28 +14,8 @@ KNOWN = [True, True, True]
 TICK_S = 0.02
 
 
-def prediction(rate_rps: float, miss: tuple[float, ...]) -> Prediction:
-    nothing = [0.0, 0.0, 0.0]
-    return Prediction(
-        forecast=RateForecast(np.array([rate_rps]), np.array([1.0]), 1.0, 1.0),
-        utilization_ratio=nothing,
-        leftover_s=nothing,
-        throughput_rows_s=[600.0, 360.0, 100.0],
-        single_s=[0.001, 0.0017, 0.006],
-        slowdown=[1.0, 1.0, 1.0],
-        raw_s=nothing,
-        stated_s=nothing,
-        told_s=nothing,
-        p50_s=nothing,
-        miss_ratio=list(miss),
-        known=[True, True, True],
-        raw_limit_s=[0.06] * 3,
-        drift_ratio=1.0,
-        backlog_requests=0,
-        backlog_s=0.0,
-        drain_s=0.0,
-        situation=None,  # nothing here asks for what it is of
-    )
+def predicted(rate_rps: float, miss: tuple[float, ...]) -> Prediction:
+    return prediction(rate_rps, miss_ratio=list(miss))
 
 
 def after_lulls(pause_s: float, *, busy_miss=(0.0, 0.01, 0.6)) -> tuple[Lull, Lulls]:
@@ -45,10 +24,10 @@ def after_lulls(pause_s: float, *, busy_miss=(0.0, 0.01, 0.6)) -> tuple[Lull, Lu
     for turn in range(20):
         for _ in range(round(1.0 / TICK_S)):
             lulls.observe(300.0 * TICK_S, TICK_S)
-            lull.pays(lulls, prediction(300.0, busy_miss), QUALITY, KNOWN)
+            lull.pays(lulls, predicted(300.0, busy_miss), QUALITY, KNOWN)
         for tick in range(round(pause_s / TICK_S)):
             lulls.observe(float(tick % 5 == 0), TICK_S)
-            lull.pays(lulls, prediction(10.0, (0.0, 0.0, 0.001)), QUALITY, KNOWN)
+            lull.pays(lulls, predicted(10.0, (0.0, 0.0, 0.001)), QUALITY, KNOWN)
             if turn == 19 and tick > round(pause_s / TICK_S) // 2:
                 break
     assert lulls.is_in_one
@@ -56,11 +35,11 @@ def after_lulls(pause_s: float, *, busy_miss=(0.0, 0.01, 0.6)) -> tuple[Lull, Lu
 
 
 def pays(lull: Lull, lulls: Lulls, rate_rps: float) -> list[bool] | None:
-    return lull.pays(lulls, prediction(rate_rps, (0.0, 0.0, 0.001)), QUALITY, KNOWN)
+    return lull.pays(lulls, predicted(rate_rps, (0.0, 0.0, 0.001)), QUALITY, KNOWN)
 
 
 def test_without_a_lull_there_is_nothing_to_say():
-    assert Lull().pays(Lulls(), prediction(300.0, (0.0, 0.0, 0.6)), QUALITY, KNOWN) is None
+    assert Lull().pays(Lulls(), predicted(300.0, (0.0, 0.0, 0.6)), QUALITY, KNOWN) is None
 
 
 def test_what_would_miss_when_the_load_is_back_does_not_pay_in_a_short_lull():
@@ -81,9 +60,9 @@ def test_the_more_come_in_the_lull_the_more_it_is_worth():
 def test_the_one_that_serves_is_not_left_for_little():
     lull, lulls = after_lulls(1.0)
     just_not = next(rate for rate in range(90, 0, -1) if not pays(lull, lulls, float(rate))[2])
-    few = prediction(float(just_not), (0.0, 0.0, 0.001))
+    few = predicted(float(just_not), (0.0, 0.0, 0.001))
     assert lull.pays(lulls, few, QUALITY, KNOWN, 2)[2]
-    fewer = prediction(just_not / 3.0, (0.0, 0.0, 0.001))
+    fewer = predicted(just_not / 3.0, (0.0, 0.0, 0.001))
     assert not lull.pays(lulls, fewer, QUALITY, KNOWN, 2)[2]
 
 
@@ -103,7 +82,7 @@ def test_odd_predictions_are_not_remembered(odd):
     before = pays(lull, lulls, 10.0)
     for _ in range(50):
         lulls.observe(300.0 * TICK_S, TICK_S)
-        lull.pays(lulls, prediction(300.0, (0.0, 0.0, odd)), QUALITY, KNOWN)
+        lull.pays(lulls, predicted(300.0, (0.0, 0.0, odd)), QUALITY, KNOWN)
     for _ in range(40):
         lulls.observe(0.0, TICK_S)
     assert pays(lull, lulls, 10.0) == before
@@ -111,7 +90,7 @@ def test_odd_predictions_are_not_remembered(odd):
 
 def test_the_fastest_is_that_of_those_that_may_serve():
     lull, lulls = after_lulls(1.0, busy_miss=(0.0, 0.05, 0.6))
-    few = prediction(3.0, (0.0, 0.0, 0.001))
+    few = predicted(3.0, (0.0, 0.0, 0.001))
     assert lull.pays(lulls, few, QUALITY, [False, True, True])[1:] == [True, False]
     assert lull.pays(lulls, few, QUALITY, [False] * 3) is None
 
@@ -139,6 +118,6 @@ def test_a_lull_holds_back_what_does_not_pay_and_never_an_escape(
     serving, feasible, pays, chosen, reason
 ):
     mind = taught()._minds["m"]
-    calm = prediction(10.0, (0.0, 0.0, 0.0))
+    calm = predicted(10.0, (0.0, 0.0, 0.0))
     found = mind._desire(calm, QUALITY, feasible, KNOWN, KNOWN, serving, pays)
     assert found == (chosen, reason)

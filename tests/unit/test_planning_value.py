@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from predictions import prediction
 from scipy.optimize import linprog
 
 from controller.planning.value import shadow_price, value_per_request
-from controller.prediction.arrivals import RateForecast
-from controller.prediction.prediction import Prediction
 
 QUALITY = np.array([0.84, 0.88, 0.95])
 HORIZON_S = 0.02
@@ -14,30 +13,15 @@ LIMIT_S = 0.06
 
 
 def _value(leftover_s, *, miss=(0.0, 0.0, 0.0), busy=0.7):
-    nothing = [0.0, 0.0, 0.0]
-    prediction = Prediction(
-        forecast=RateForecast(np.array([1.0]), np.array([1.0]), 1.0, 1.0),
+    made = prediction(
         utilization_ratio=[busy, busy * 1.7, busy * 6.0],
         leftover_s=list(leftover_s),
-        throughput_rows_s=[6.0, 3.6, 1.0],
-        single_s=[0.001, 0.0017, 0.006],
-        slowdown=[1.0, 1.0, 1.0],
-        raw_s=nothing,
-        stated_s=nothing,
-        told_s=nothing,
-        p50_s=nothing,
         miss_ratio=list(miss),
         known=[True, True, False],
-        raw_limit_s=[LIMIT_S] * 3,
-        drift_ratio=1.0,
-        backlog_requests=0,
-        backlog_s=0.0,
-        drain_s=0.0,
-        situation=None,  # nothing here asks for what it is of
     )
-    known = prediction.known
+    known = made.known
     return np.array(
-        value_per_request(prediction, quality=QUALITY.tolist(), known=known, horizon_s=HORIZON_S)
+        value_per_request(made, quality=QUALITY.tolist(), known=known, horizon_s=HORIZON_S)
     )
 
 
