@@ -105,8 +105,8 @@ class ModelMind:
 
     def learn(
         self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
-    ) -> Floats:
-        """Take an observation in; return the seconds of work that wait on each variant.
+    ) -> None:
+        """Take an observation in.
 
         Args:
             observation: what there is now.
@@ -132,7 +132,6 @@ class ModelMind:
                 if sample.alias == self._policy.name and sample.model in worth:
                     self._scores.add(self._now_s, sample.latency_s, worth[sample.model])
         self._scores.count(self._now_s, readings, serving)
-        return self.predictor.work_s(observation)
 
     def decide(
         self,
@@ -157,8 +156,9 @@ class ModelMind:
         value = value_per_request(
             prediction, quality=self.quality, known=known, horizon_s=horizon_s
         )
-        rate_rps, high_rps = prediction.forecast.quantiles(0.5, _HIGH)
-        high = high_rps / max(prediction.forecast.mean_rps, 1e-9)
+        forecast = prediction.forecast
+        high_rps = forecast.quantile(_HIGH)
+        high = high_rps / max(forecast.mean_rps, 1e-9)
         budget = self._policy.objective.allowed_miss_ratio
         late_s = late_if_it_rises(prediction, high, horizon_s, serving)
         in_time = [
@@ -175,7 +175,7 @@ class ModelMind:
                 may_serve=may_serve(self._policy, excluded),
                 probes=self._probes,
             )
-            self.demand.observe(self._now_s, prediction.forecast.mean_rps, worth)
+            self.demand.observe(self._now_s, forecast.mean_rps, worth)
         self.need_per_s = None
         if reading is None or reading.is_free:  # else it needs none of others' time
             self.need_per_s = need_per_s(
@@ -216,9 +216,9 @@ class ModelMind:
             target=self._name(target),
             reason=reason,
             candidates=self._candidates(prediction, value, feasible, excluded),
-            rate_rps=rate_rps,
+            rate_rps=forecast.quantile(0.5),
             rate_p95_rps=high_rps,
-            rows_per_request=prediction.forecast.rows_per_request,
+            rows_per_request=forecast.rows_per_request,
             backlog_requests=prediction.backlog_requests,
             backlog_s=prediction.backlog_s,
             drift_ratio=prediction.drift_ratio,

@@ -32,6 +32,7 @@ from controller.prediction.placement import Placement
 from controller.prediction.prediction import Prediction, predict
 from controller.prediction.predictor import Tally
 from controller.prediction.probing import Probe, ProbePlan
+from controller.prediction.queues import look
 from controller.prediction.service import ServiceTimes
 from controller.prediction.sharing import DeviceSharing
 from controller.prediction.stalls import StallWatch
@@ -151,15 +152,17 @@ class GovernorCore:
             largest[sample.model] = max(sample.rows, largest.get(sample.model, 0))
         for mind in minds:
             mind.predictor.know_instances(observation.instances, self._overlap.of)
-        work_s = [mind.learn(observation, largest_rows=largest, stalled=stalled) for mind in minds]
-        self._work_s = sum(float(work.sum()) for work in work_s)
+        for mind in minds:
+            mind.learn(observation, largest_rows=largest, stalled=stalled)
+        predictors = [mind.predictor for mind in minds]
+        queues = look(predictors, observation)
+        self._work_s = float(queues.work_s.sum())
         self._see_disturbed(observation, stalled=stalled)
         horizon_s = self._policy.notice_s + _REACTION_S
         shares = bool(observation.gpus) and len(minds) > 1
         predictions = predict(
-            [mind.predictor for mind in minds],
-            observation,
-            work_s=work_s,
+            predictors,
+            queues=queues,
             horizon_s=horizon_s,
             contention=contention,
             placement=placement,
@@ -183,7 +186,6 @@ class GovernorCore:
             self._prices.learn(placement, [m.need_per_s for m in minds], observation.window_s)
         self.at_ease = False
         if observation.dispatched:
-            predictors = [mind.predictor for mind in minds]
             decisions = self.late.bind(
                 self._policy.models, decisions, predictors, observation, stalled=stalled
             )

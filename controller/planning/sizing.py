@@ -108,7 +108,7 @@ class Sizer:
         """Take in what other numbers would be worth now; the arguments are `worth_with`'s."""
         in_time, borne = zip(
             *(
-                worth_with(predictor, observation, prediction, decision, change=change, **others)
+                worth_with(predictor, prediction, decision, change=change, **others)
                 for change in (0, 1, -1)
             ),
             strict=True,
@@ -263,7 +263,6 @@ def agreed(
 
 def worth_with(
     predictor: ModelPredictor,
-    observation: Observation,
     prediction: Prediction,
     decision: Decision,
     *,
@@ -279,9 +278,8 @@ def worth_with(
 
     Args:
         predictor: of the model.
-        observation: what there is now.
-        prediction: of it.
-        decision: that was made on it.
+        prediction: of it, now.
+        decision: that was made on that.
         change: how many more instances; 0: as it is.
         price_per_s: of a second of each variant's device, in this model's quality; None: nobody
             else needs it. [variants].
@@ -295,7 +293,6 @@ def worth_with(
     if change:
         other = with_instances(
             predictor,
-            observation,
             prediction,
             np.maximum(predictor.instances + change, 1.0),
             horizon_s=horizon_s,

@@ -12,6 +12,7 @@ shortest memory within a few ticks; a calm hour moves it to the longest.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -40,22 +41,21 @@ class RateForecast:
 
     rates_rps: Floats  # [points]
     weights: Floats  # [points], sums to 1
+    cumulated: list[float]  # the sums of the weights up to each point
+    mean_rps: float
     rows_per_request: float
     rows_squared_per_request: float  # second moment, for the spread of the work
 
-    def quantiles(self, *probabilities: float) -> tuple[float, ...]:
-        """Return quantiles of the rate in requests per second."""
-        at = self.weights.cumsum().searchsorted(probabilities)
-        return tuple(self.rates_rps[np.minimum(at, len(self.rates_rps) - 1)].tolist())
+    @classmethod
+    def of(cls, rates_rps: Floats, weights: Floats, rows: float, squared: float) -> RateForecast:
+        """Return the forecast that is these rates, of requests of so many rows."""
+        mean_rps = float(rates_rps @ weights)
+        return cls(rates_rps, weights, weights.cumsum().tolist(), mean_rps, rows, squared)
 
     def quantile(self, probability: float) -> float:
         """Return a quantile of the rate in requests per second."""
-        return self.quantiles(probability)[0]
-
-    @property
-    def mean_rps(self) -> float:
-        """Return the expected rate in requests per second."""
-        return float(self.rates_rps @ self.weights)
+        at = bisect_left(self.cumulated, probability)
+        return float(self.rates_rps[min(at, len(self.cumulated) - 1)])
 
 
 class ArrivalForecaster:
@@ -65,6 +65,7 @@ class ArrivalForecaster:
         experts = len(_MEMORIES_S)
         self._counts = [_PRIOR_COUNT] * experts
         self._exposure_s = [0.05] * experts
+        self._weights = [1.0 / experts] * experts
         self._log_weights = [-math.log(experts)] * experts
         self._owed = 0.0  # arrivals counted too early, to be taken off later ones
         self._rows = 1.0
@@ -80,9 +81,8 @@ class ArrivalForecaster:
     @property
     def mean_rps(self) -> float:
         """Return the expected rate in requests per second, without making a forecast."""
-        weights = [math.exp(value) for value in self._log_weights]
-        rates = zip(weights, self._counts, self._exposure_s, strict=True)
-        return sum(w * (n + _PRIOR_COUNT) / s for w, n, s in rates) / sum(weights)
+        rates = zip(self._weights, self._counts, self._exposure_s, strict=True)
+        return sum([w * (n + _PRIOR_COUNT) / s for w, n, s in rates]) / sum(self._weights)
 
     def observe(self, arrivals: float, window_s: float) -> None:
         """Take in how many requests arrived in a window.
@@ -98,15 +98,17 @@ class ArrivalForecaster:
         count = max(arrivals, 0.0)
         self._owed = max(min(arrivals - count, 0.0), -_MOST_OWED)
         fade = math.exp(-window_s / _SCORE_MEMORY_S)
+        arranged = math.lgamma(count + 1.0)
         scored = [
-            self._log_weights[k] * fade + self._log_likelihood(k, count, window_s)
+            self._log_weights[k] * fade + self._log_likelihood(k, count, window_s) - arranged
             for k in range(len(_MEMORIES_S))
         ]
         top = max(scored)
         raw = [math.exp(value - top) for value in scored]
         total = sum(raw)
         share = _SHARE / len(raw)
-        self._log_weights = [math.log((1.0 - _SHARE) * value / total + share) for value in raw]
+        self._weights = [(1.0 - _SHARE) * value / total + share for value in raw]
+        self._log_weights = [math.log(weight) for weight in self._weights]
         for k, memory_s in enumerate(_MEMORIES_S):
             keep = math.exp(-window_s / memory_s)
             self._counts[k] = self._counts[k] * keep + count
@@ -136,13 +138,13 @@ class ArrivalForecaster:
         return self._forecast
 
     def _log_likelihood(self, expert: int, count: float, window_s: float) -> float:
+        """Return how likely a count was to an expert, logarithm, but for what is so to all."""
         shape = self._counts[expert] + _PRIOR_COUNT
         exposure_s = self._exposure_s[expert]
         # Predictive of a Gamma-Poisson filter: negative binomial.
         return (
             math.lgamma(shape + count)
             - math.lgamma(shape)
-            - math.lgamma(count + 1.0)
             + shape * math.log(exposure_s / (exposure_s + window_s))
             + count * math.log(window_s / (exposure_s + window_s))
         )
@@ -171,7 +173,7 @@ def renew(forecasters: Sequence[ArrivalForecaster]) -> None:
     due = [one for one in forecasters if one._forecast is None]  # noqa: SLF001 - of this module
     if not due:
         return
-    weights = np.exp(np.array([one._log_weights for one in due]))  # noqa: SLF001
+    weights = np.array([one._weights for one in due])  # noqa: SLF001
     weights /= weights.sum(axis=1, keepdims=True)
     shape = np.array([one._counts for one in due]) + _PRIOR_COUNT  # noqa: SLF001
     mean = shape / np.array([one._exposure_s for one in due])  # noqa: SLF001
@@ -183,10 +185,11 @@ def renew(forecasters: Sequence[ArrivalForecaster]) -> None:
     order = np.argsort(points, axis=1)
     points = np.take_along_axis(points, order, axis=1)
     spread = np.take_along_axis(spread, order, axis=1)
-    for one, rates_rps, often in zip(due, points, spread, strict=True):
-        one._forecast = RateForecast(  # noqa: SLF001
-            rates_rps=rates_rps,
-            weights=often,
-            rows_per_request=one._rows,  # noqa: SLF001
-            rows_squared_per_request=max(one._rows_squared, one._rows**2),  # noqa: SLF001
-        )
+    cumulated = spread.cumsum(axis=1).tolist()
+    means_rps = (points * spread).sum(axis=1).tolist()
+    for one, rates_rps, often, sums, mean_rps in zip(
+        due, points, spread, cumulated, means_rps, strict=True
+    ):
+        squared = max(one._rows_squared, one._rows**2)  # noqa: SLF001
+        rows = one._rows  # noqa: SLF001
+        one._forecast = RateForecast(rates_rps, often, sums, mean_rps, rows, squared)  # noqa: SLF001

@@ -29,8 +29,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +56,10 @@ _BINS: Final = 201
 _TAIL: Final = 0.5  # an outcome: less of one, faded, is not the highest that was seen
 
 Floats = NDArray[np.float64]
+_Seconds = float | Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Completed requests and what was stated of them when they arrived."""
 
     latency_s: float  # their mean
@@ -105,13 +104,11 @@ class ConformalCalibration:
 
     def stated_s(self, raw_s: float) -> float:
         """Return what to state where `raw_s` is predicted. Never falls as `raw_s` grows."""
-        stretched_s = (raw_s + self._offset_s) * self.factor - self._offset_s
-        return max(stretched_s, raw_s * _LEAST)
+        return float(stated_s(raw_s, self.factor, self._offset_s))
 
     def raw_limit_s(self, limit_s: float) -> float:
         """Return the largest predicted quantile that is stated as no more than a limit; 0: none."""
-        stretched_s = (limit_s + self._offset_s) / self.factor - self._offset_s
-        return max(min(stretched_s, limit_s / _LEAST), 0.0)
+        return float(raw_limit_s(limit_s, self.factor, self._offset_s))
 
     @property
     def coverage(self) -> float | None:
@@ -265,6 +262,17 @@ class ConformalCalibration:
         self._weights = scores
         self._support = min(float(scores.sum()), _ENOUGH)
         self._log_factor = None
+
+
+def stated_s(raw_s: _Seconds, factor: _Seconds, offset_s: _Seconds) -> Floats:
+    """Return what calibrations of these factors state where so much is predicted."""
+    return np.maximum((raw_s + offset_s) * factor - offset_s, raw_s * _LEAST)
+
+
+def raw_limit_s(limit_s: _Seconds, factor: _Seconds, offset_s: _Seconds) -> Floats:
+    """Return the largest predictions that they state as no more than a limit; 0: none."""
+    stretched_s = (limit_s + offset_s) / factor - offset_s
+    return np.maximum(np.minimum(stretched_s, limit_s / _LEAST), 0.0)
 
 
 def _bin(score: float) -> int:

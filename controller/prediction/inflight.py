@@ -76,7 +76,7 @@ class ArrivalCounter:
             arrived += ended
             if reading.pending_requests is None or reading.ready is False:
                 continue  # nothing tells what waits, or nothing does
-            before = self._seen.get(reading.model, _Seen())
+            before = self._seen.get(reading.model) or _Seen()
             now = _Seen(reading.pending_requests, 0.0, before.batch_s)
             if reading.completed_requests > 0 and reading.compute_s > 0.0:
                 now.batch_s = reading.compute_s / reading.completed_requests

@@ -122,15 +122,11 @@ def roll_forward(
     in_use = np.repeat(all_busy, POINTS // RATE_POINTS, axis=1)
     in_use[waiting_rows > 0.0] = 1.0
     running_s = in_use * paced_s.take(running_at + first)
-    own_rows = (
-        mean_rows[:, None]
-        + OWN_OFFSETS * np.sqrt(np.maximum(squared_rows - mean_rows**2, 0.0))[:, None]
-    )
     latency = _latencies(
         table_s,
         paced_s,
         limits,
-        np.maximum(own_rows, 1.0),
+        _own_rows(mean_rows, squared_rows),
         queue,
         rates_at,
         running_at,
@@ -168,6 +164,15 @@ def gain(instances: Floats, overlap: Floats) -> Singles:
         overlap: how much these are in each other's way: 0 not at all, 1 as if there were but one.
     """
     return np.asarray(instances / (1.0 + (instances - 1.0) * overlap), dtype=np.float32)
+
+
+def _own_rows(mean_rows: Floats, squared_rows: Floats) -> Floats:
+    """Return the rows of the requests that are looked at. [candidates, own sizes]."""
+    deviation = np.sqrt(np.maximum(squared_rows - mean_rows**2, 0.0))[:, None]
+    own_rows = mean_rows[:, None]
+    if deviation.any():  # else all are alike, and so would their latencies be
+        own_rows = own_rows + OWN_OFFSETS * deviation
+    return np.maximum(own_rows, 1.0)
 
 
 def _slowed_by(busy: Singles, others: Floats) -> Singles:
@@ -250,13 +255,13 @@ def _spread_out(
         (forecast.mean_rps, forecast.rows_per_request, forecast.rows_squared_per_request)
         for forecast in forecasts
     ]
-    rates = [_compress(forecast) * forecast.rows_per_request for forecast in forecasts]
+    rates = _compress(forecasts) * np.array([[f.rows_per_request] for f in forecasts])
     mean_rps, mean_rows, squared_rows = np.repeat(np.array(moments), sizes, axis=0).T
     return (
         mean_rps,
         mean_rows,
         squared_rows,
-        np.repeat(np.array(rates, dtype=np.float32), sizes, axis=0),
+        np.repeat(rates.astype(np.float32), sizes, axis=0),
     )
 
 
@@ -324,7 +329,19 @@ def _batches_by(
     return np.asarray(batches.take(at))
 
 
-def _compress(forecast: RateForecast) -> Floats:
-    """Return equally likely rates that stand for the forecast. [RATE_POINTS]."""
-    cumulated = forecast.weights.cumsum() - 0.5 * forecast.weights
-    return np.interp(LEVELS, cumulated, forecast.rates_rps)
+def _compress(forecasts: Sequence[RateForecast]) -> Floats:
+    """Return equally likely rates that stand for each forecast. [forecasts, RATE_POINTS]."""
+    if len({len(forecast.weights) for forecast in forecasts}) > 1:
+        return np.concatenate([_compress([forecast]) for forecast in forecasts])
+    rates_rps = np.array([forecast.rates_rps for forecast in forecasts])
+    weights = np.array([forecast.weights for forecast in forecasts])
+    middles = np.array([forecast.cumulated for forecast in forecasts]) - 0.5 * weights
+    # Between the points about each level, and at the ends as they are (as `np.interp` does it).
+    last = rates_rps.shape[1] - 1
+    after = (middles[:, None, :] <= LEVELS[:, None]).sum(axis=2)
+    low, high = np.maximum(after - 1, 0), np.minimum(after, last)
+    rows = np.arange(len(rates_rps))[:, None]
+    low_at, high_at = middles[rows, low], middles[rows, high]
+    low_rps, high_rps = rates_rps[rows, low], rates_rps[rows, high]
+    slope = (high_rps - low_rps) / np.where(high > low, high_at - low_at, 1.0)
+    return np.asarray(slope * (LEVELS - low_at) + low_rps)

@@ -12,9 +12,8 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from controller.policy.model import Objective
 from controller.prediction.calibration import ConformalCalibration, Outcome
@@ -34,8 +33,7 @@ _SETTLED_S: Final = 1.2
 _EXPLAINED_FROM: Final = 0.15
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """What was predicted of requests on a variant: latency at the objective's percentile."""
 
     raw_s: float  # before calibration
@@ -43,19 +41,17 @@ class Statement:
     told_s: float  # to people
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(NamedTuple):
     """What was stated of requests that arrive from a moment on.
 
     Until a switch takes effect they go to the variant that is left: both have a statement.
     """
 
     of: Mapping[str, Statement]  # by Triton's name
-    log_drifts: tuple[float, ...]  # of their devices, that it was stated by
+    log_drifts: Mapping[str, float]  # of their devices, that it was stated by
 
 
-@dataclass(frozen=True, slots=True)
-class _Taught:
+class _Taught(NamedTuple):
     """An outcome that a calibration learned from moments ago."""
 
     at_s: float
@@ -161,6 +157,15 @@ class Outcomes:
         return self._calibrations
 
     @property
+    def offset_s(self) -> float:
+        """Return what the calibrations add to a latency before they multiply it."""
+        return _OFFSET_SHARE * self._objective.latency_s
+
+    def factors(self) -> list[float]:
+        """Return the calibration's factor of each variant."""
+        return [calibration.factor for calibration in self._calibrations.values()]
+
+    @property
     def coverage(self) -> float | None:
         """Return the share of recent requests within what was stated; None: too few."""
         shares = [(c.coverage, c.observed) for c in self._shared.values() if c.coverage is not None]
@@ -170,7 +175,7 @@ class Outcomes:
     @property
     def observed(self) -> int:
         """Return how many recent requests the coverage counts."""
-        return sum(c.observed for c in self._shared.values())
+        return sum([c.observed for c in self._shared.values()])
 
     @property
     def promise(self) -> Promise:
@@ -184,7 +189,7 @@ class Outcomes:
             now_s: when.
             of: of the variants that may get them, by Triton's name.
         """
-        log_drifts = tuple(self._log_drift[model] for model in of)
+        log_drifts = {model: self._log_drift[model] for model in of}
         self._statements.append(_Look(of, log_drifts))
         self._from_s.append(now_s)
         if len(self._statements) >= 2 * _STATEMENTS:
@@ -291,13 +296,11 @@ class Outcomes:
     def _stated_by(self, arrived_s: float, model: str) -> float | None:
         """Return the drift that a request's latency was stated by, log; None: it was not."""
         at = bisect_right(self._from_s, arrived_s) - 1
-        if at < 0:
-            return None
-        look = self._statements[at]
-        return dict(zip(look.of, look.log_drifts, strict=True)).get(model)
+        return self._statements[at].log_drifts.get(model) if at >= 0 else None
 
     def _told(self, model: str, arrived_s: float) -> float | None:
-        said = self._said(arrived_s, model)
+        at = bisect_right(self._from_s, arrived_s) - 1
+        said = self._statements[at].of.get(model) if at >= 0 else None
         return None if said is None else said.told_s
 
     def _said(self, arrived_s: float, model: str) -> Statement | None:

@@ -47,7 +47,6 @@ class Placement:
         self._owner = np.repeat(np.arange(len(models)), sizes)
         self._first = np.cumsum([0, *sizes[:-1]])
         self.shares: list[Floats] = np.split(self._flat, self._first[1:])
-        self.undisturbed: list[Floats] = [np.ones(size) for size in sizes]
         # One that several models list is one, and counts once.
         self._by_name = by_name
         self._rows = rows
@@ -77,8 +76,8 @@ class Placement:
         """Return how much of its time each of some variants spends on each device."""
         return np.array([self._by_name[name] for name in models])
 
-    def busy_beside(self, busy_ratio: Mapping[str, float]) -> list[Floats]:
-        """Return how many batches of other models run beside each variant. [variants] each.
+    def busy_beside(self, busy_ratio: Mapping[str, float]) -> Floats:
+        """Return how many batches of other models run beside each variant. [variants of all].
 
         Args:
             busy_ratio: share of the time in which each variant's batches run, by Triton's name.
@@ -86,18 +85,21 @@ class Placement:
         busy = np.array([busy_ratio.get(name, 0.0) for name in self._flat_names])
         return self._beside(busy)
 
-    def work_beside_s(self, work_s: Sequence[Floats]) -> list[Floats]:
-        """Return the seconds of other models' work that wait beside each variant."""
-        return self._beside(np.concatenate(work_s))
+    def work_beside_s(self, work_s: Floats) -> Floats:
+        """Return the seconds of other models' work that wait beside each variant.
 
-    def _beside(self, of_each: Floats) -> list[Floats]:
-        """Return what there is of other models on the devices of each variant. [variants] each."""
+        Both are of all models, in order. [variants of all].
+        """
+        return self._beside(work_s)
+
+    def _beside(self, of_each: Floats) -> Floats:
+        """Return what there is of other models on the devices of each variant."""
         once = np.zeros(len(self._rows))
         np.maximum.at(once, self._unique, of_each)  # models may judge a shared one differently
         own = np.add.reduceat(once[self._unique, None] * self._flat, self._first, axis=0)
         total = once @ self._rows
         beside = (self._flat * (total - own[self._owner])).sum(axis=1)
-        return np.split(np.maximum(beside, 0.0), self._first[1:])
+        return np.asarray(np.maximum(beside, 0.0))
 
     def busy_on_s(self, busy_s: Mapping[str, float]) -> list[float]:
         """Return for how long variants were busy on each device: one of several is on all of them.

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.prediction.arrivals import RateForecast, renew
+from controller.prediction.calibration import raw_limit_s, stated_s
 from controller.prediction.latency import Situation, roll_forward
 from controller.prediction.placement import Placement
 from controller.prediction.predictor import ModelPredictor
+from controller.prediction.promise import told_s
+from controller.prediction.queues import Queues, unfinished_s
 from controller.prediction.rollout import Rollout
-from controller.telemetry.observation import Observation
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +44,7 @@ class Prediction:
     told_s: list[float]  # to people, true of the objective's share of requests
     p50_s: list[float]
     miss_ratio: list[float]  # calibrated
-    known: list[bool]
+    known: list[bool]  # whether it was ever measured
     raw_limit_s: list[float]  # what a latency before calibration may be, to be stated as in time
     drift_ratio: float
     backlog_requests: int
@@ -58,9 +60,8 @@ class Prediction:
 
 def predict(
     predictors: Sequence[ModelPredictor],
-    observation: Observation,
     *,
-    work_s: Sequence[Floats],
+    queues: Queues,
     horizon_s: float,
     contention: float,
     placement: Placement,
@@ -70,44 +71,74 @@ def predict(
 
     Args:
         predictors: of the models.
-        observation: what there is now, already learned from.
-        work_s: of each model, the seconds of work that wait on each variant. [variants].
+        queues: what waits and runs, of the same models.
         horizon_s: until the next decision takes effect.
         contention: how much work elsewhere slows a variant, 0 to 1.
         placement: which variants share a device.
         busy_ratio: the share of the time in which each variant's batches are in execution.
     """
-    totals_s = [float(work.sum()) for work in work_s]
-    beside_s = placement.work_beside_s(work_s)
-    slowdown = placement.undisturbed
+    slowdown = None
     if busy_ratio:
-        slowdown = [1.0 + contention * busy for busy in placement.busy_beside(busy_ratio)]
+        slowdown = 1.0 + contention * placement.busy_beside(busy_ratio)
     found: list[Prediction] = []
     renew([predictor.arrivals for predictor in predictors])
     with np.errstate(all="ignore"):
+        situations = _situations(predictors, queues, placement, slowdown)
+        totals_s = queues.totals(queues.work_s).tolist()
+        slowed = np.ones(len(queues.work_s)) if slowdown is None else slowdown
         # Several at once, as each call of numpy costs as much as the numbers of a few models; not
         # all at once, as these would not fit the processor's cache.
         for at in range(0, len(predictors), _TOGETHER):
             some = slice(at, at + _TOGETHER)
-            situations = [
-                predictors[i].situation(
-                    observation,
-                    elsewhere_s=beside_s[i],
-                    slowdown=slowdown[i],
-                    meeting=placement.meeting(i) if placement.devices > 1 else None,
-                )
-                for i in range(at, min(at + _TOGETHER, len(predictors)))
-            ]
-            rollout = roll_forward(situations, horizon_s=horizon_s, contention=contention)
+            rollout = roll_forward(situations[some], horizon_s=horizon_s, contention=contention)
             found += _conclude(
-                predictors[some], observation, situations, rollout, totals_s[some], slowdown[some]
+                predictors[some],
+                situations[some],
+                rollout,
+                queues.requests[some],
+                totals_s[some],
+                [slowed[part] for part in queues.parts[some]],
             )
     return found
 
 
+def _situations(
+    predictors: Sequence[ModelPredictor],
+    queues: Queues,
+    placement: Placement,
+    slowdown: Floats | None,
+) -> list[Situation]:
+    """Return what waits and what is to come for each model, by what was learned."""
+    of_all_s = predictors[0].service.table_s()
+    left_s = unfinished_s(queues, of_all_s, slowdown)
+    # On its device, beside each variant: what other models have, and its siblings.
+    other_s = placement.work_beside_s(queues.work_s) - left_s
+    if placement.devices == 1:
+        other_s += np.repeat(queues.totals(left_s), queues.sizes())
+    else:
+        other_s += np.concatenate(
+            [placement.meeting(i) @ left_s[part] for i, part in enumerate(queues.parts)]
+        )
+    table_s = of_all_s[queues.lookup]
+    if slowdown is not None and slowdown.max() > 1.0:
+        table_s *= slowdown[:, None]
+    return [
+        Situation(
+            table_s=table_s[part],
+            limits=queues.limits[part],
+            waiting_rows=queues.waiting_rows[part],
+            running_rows=queues.running_rows[part],
+            other_work_s=other_s[part],
+            forecast=predictor.arrivals.forecast(),
+            instances=predictor.instances if predictor.has_several else None,
+            overlap=predictor.overlap,
+        )
+        for predictor, part in zip(predictors, queues.parts, strict=True)
+    ]
+
+
 def with_instances(
     predictor: ModelPredictor,
-    observation: Observation,
     prediction: Prediction,
     instances: Floats,
     *,
@@ -118,8 +149,7 @@ def with_instances(
 
     Args:
         predictor: of the model.
-        observation: what there is now.
-        prediction: of it.
+        prediction: of it, now.
         instances: of each variant. [variants].
         horizon_s: until the next decision takes effect.
         contention: how much work elsewhere slows a variant, 0 to 1.
@@ -129,9 +159,9 @@ def with_instances(
         rollout = roll_forward([situation], horizon_s=horizon_s, contention=contention)
         concluded = _conclude(
             [predictor],
-            observation,
             [situation],
             rollout,
+            [prediction.backlog_requests],
             [prediction.backlog_s],
             [np.array(prediction.slowdown)],
         )
@@ -140,55 +170,67 @@ def with_instances(
 
 def _conclude(
     predictors: Sequence[ModelPredictor],
-    observation: Observation,
     situations: Sequence[Situation],
     rollout: Rollout,
+    requests: Sequence[int],
     totals_s: Sequence[float],
     slowdown: Sequence[Floats],
 ) -> Iterator[Prediction]:
     """Yield the calibrated predictions of models whose rollouts are stacked."""
     sizes = [len(situation.limits) for situation in situations]
-    objectives = [predictor.objective for predictor in predictors]
-    latency_s = np.repeat([objective.latency_s for objective in objectives], sizes)
-    budget = np.repeat([objective.allowed_miss_ratio for objective in objectives], sizes)
-    percentile = np.repeat([objective.percentile for objective in objectives], sizes)
+    calibrations = [predictor.calibration for predictor in predictors]
+    # One number of each model.
+    latency_s, budget, percentile, offset_s, promised = np.repeat(
+        [
+            (
+                predictor.objective.latency_s,
+                predictor.objective.allowed_miss_ratio,
+                predictor.objective.percentile,
+                calibration.offset_s,
+                calibration.promise.factor,
+            )
+            for predictor, calibration in zip(predictors, calibrations, strict=True)
+        ],
+        sizes,
+        axis=0,
+    ).T
     p50_s, raw_s = rollout.quantiles_s(0.5, percentile / 100.0)
-    ends = np.cumsum(sizes).tolist()
-    parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    stated, raw_limits = [], []
-    raw = raw_s.tolist()
-    for predictor, part in zip(predictors, parts, strict=True):
-        stated_of, limits_of = predictor.calibrated(raw[part])
-        stated += stated_of
-        raw_limits += limits_of
+    factors = np.array([one for calibration in calibrations for one in calibration.factors()])
+    stated = stated_s(raw_s, factors, offset_s)
+    raw_limits = raw_limit_s(latency_s, factors, offset_s)
+    service = predictors[0].service
+    lookup = np.concatenate([predictor.lookup for predictor in predictors])
     # In its body the model is trusted unless it proved too careful; in the tail the calibrated
     # quantile is what was seen.
-    noise = np.concatenate([predictor.noise for predictor in predictors])
-    noise = np.minimum(noise, _MAX_LATENCY_NOISE)
+    noise = np.minimum(service.noise[lookup], _MAX_LATENCY_NOISE)
     body = rollout.miss_ratio(np.maximum(raw_limits, latency_s), noise)
-    tail = budget * (np.array(stated) / latency_s) ** _TAIL
-    miss = np.minimum(np.maximum(body, tail), 1.0).tolist()
+    tail = budget * (stated / latency_s) ** _TAIL
+    miss_ratio = np.minimum(np.maximum(body, tail), 1.0).tolist()
     utilization, leftover_s = rollout.utilization_ratio.tolist(), rollout.leftover_s.tolist()
     throughput, single_s = rollout.throughput_rows_s.tolist(), rollout.single_s.tolist()
-    p50 = p50_s.tolist()
-    for predictor, situation, part, total_s, slowed in zip(
-        predictors, situations, parts, totals_s, slowdown, strict=True
+    told, known = told_s(stated, promised, offset_s).tolist(), service.known()[lookup].tolist()
+    p50, raw, said, limits = p50_s.tolist(), raw_s.tolist(), stated.tolist(), raw_limits.tolist()
+    slowed = np.concatenate(slowdown).tolist()
+    began = 0
+    for predictor, situation, pending, total_s, size in zip(
+        predictors, situations, requests, totals_s, sizes, strict=True
     ):
-        pending = predictor.pending(observation)
+        part = slice(began, began + size)
+        began += size
         yield Prediction(
             forecast=situation.forecast,
             utilization_ratio=utilization[part],
             leftover_s=leftover_s[part],
             throughput_rows_s=throughput[part],
             single_s=single_s[part],
-            slowdown=slowed.tolist(),
+            slowdown=slowed[part],
             raw_s=raw[part],
-            stated_s=stated[part],
-            told_s=predictor.told_s(stated[part]),
+            stated_s=said[part],
+            told_s=told[part],
             p50_s=p50[part],
-            miss_ratio=miss[part],
-            known=predictor.known(),
-            raw_limit_s=raw_limits[part],
+            miss_ratio=miss_ratio[part],
+            known=known[part],
+            raw_limit_s=limits[part],
             drift_ratio=predictor.drift_ratio,
             backlog_requests=pending,
             backlog_s=total_s,

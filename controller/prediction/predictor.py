@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from controller.policy.model import ModelPolicy, Objective
 from controller.prediction.arrivals import ArrivalForecaster
 from controller.prediction.inflight import ArrivalCounter
-from controller.prediction.latency import Situation, gain
+from controller.prediction.latency import gain
 from controller.prediction.lulls import Lulls
 from controller.prediction.outcomes import Outcomes, Statement
 from controller.prediction.own_probes import OwnProbes
-from controller.prediction.readings import mean_batch, pending
 from controller.prediction.service import ServiceTimes
 from controller.telemetry.observation import (
     Dispatched,
@@ -60,7 +59,7 @@ class ModelPredictor:
         phase_s: float = 0.0,
     ) -> None:
         self._policy = policy
-        self._service = service
+        self.service = service
         self.models = tuple(v.model for v in policy.variants)
         self._arrivals = ArrivalForecaster()
         self.lulls = Lulls()
@@ -86,11 +85,12 @@ class ModelPredictor:
         self._most = np.array([min(rows or most, most) for rows in declared], dtype=np.int64)
         usual = (rows or policy.client_max_batch for rows in declared)
         self._usual = np.array([min(rows, most) for rows in usual], dtype=np.int64)
-        self._limits = self._usual.copy()
+        self.limits = self._usual.copy()  # the largest batch that each forms
         self.instances = np.ones(len(self.models))  # of each, on each device
-        self._has_several = False  # of any
+        self.has_several = False  # instances of any variant
         self.overlap = np.ones(len(self.models))  # how much these are in each other's way
-        self._lookup = self._rows[::-1] if shuffled else self._rows
+        # Where its service times are.
+        self.lookup = self._rows[::-1] if shuffled else self._rows
 
     @property
     def coverage(self) -> float | None:
@@ -116,8 +116,8 @@ class ModelPredictor:
         self._came, self._ended = old._came, old._ended
         for i, model in enumerate(self.models):
             if model in old.models:
-                known = old._limits[old.models.index(model)]
-                self._limits[i] = min(max(self._limits[i], known), self._most[i])
+                known = old.limits[old.models.index(model)]
+                self.limits[i] = min(max(self.limits[i], known), self._most[i])
 
     def learn(
         self, observation: Observation, *, largest_rows: Mapping[str, int], stalled: bool = False
@@ -153,10 +153,10 @@ class ModelPredictor:
         if largest_rows:
             for i, model in enumerate(self.models):
                 seen = min(largest_rows.get(model, 0), self._most[i])
-                self._limits[i] = max(self._limits[i], seen)
+                self.limits[i] = max(self.limits[i], seen)
         if late is None:  # what is stated is of requests that wait for one variant
             self._outcomes.learn(observation, readings, self._probes, stalled=stalled)
-        self._outcomes.excuse(self._service.log_drifts(self.models))
+        self._outcomes.excuse(self.service.log_drifts(self.models))
 
     def late(self, observation: Observation) -> Dispatched | None:
         """Return what a dispatcher counted, where it serves; None: a variant does."""
@@ -181,9 +181,10 @@ class ModelPredictor:
         arrived = self._counter.count(
             readings,
             expected=dict.fromkeys(receiving, came),
-            largest=max(float(self._limits.max()) / self._arrivals.rows_per_request, 1.0),
+            # A list has its largest at once, which numpy has not.
+            largest=max(max(self.limits.tolist()) / self._arrivals.rows_per_request, 1.0),
             instances=dict(zip(self.models, self.instances.tolist(), strict=True))
-            if self._has_several
+            if self.has_several
             else None,
             window_s=observation.window_s,
         )
@@ -203,11 +204,6 @@ class ModelPredictor:
         if model in self.models:
             self._probes.sent(model, rows, now_s)
 
-    def work_s(self, observation: Observation) -> Floats:
-        """Return the seconds of work that wait on each variant."""
-        waiting_rows = self._waiting_rows(self.readings(observation))
-        return np.asarray(waiting_rows * self._service.row_s()[self._lookup] / self._gain())
-
     def know_instances(
         self, instances: Mapping[str, Instances], overlap: Callable[[str], float]
     ) -> None:
@@ -217,20 +213,23 @@ class ModelPredictor:
             instances: by Triton's name; those missing have one.
             overlap: how much those of a variant are in each other's way.
         """
-        if not instances and not self._has_several:
+        if not instances and not self.has_several:
             return
         for i, model in enumerate(self.models):
             own = instances.get(model)
             self.instances[i] = 1.0 if own is None else own.number
             self.overlap[i] = 1.0 if own is None else overlap(model)
-        self._has_several = bool((self.instances > 1.0).any())
+        self.has_several = bool((self.instances > 1.0).any())
 
-    def _gain(self) -> Singles | float:
-        return gain(self.instances, self.overlap) if self._has_several else 1.0
+    def gain(self) -> Singles:
+        """Return how many times as much all instances of a variant do as one. [variants]."""
+        return gain(self.instances, self.overlap)
 
     def waits_s(self, variant: int, pending: int) -> float:
         """Return the seconds of work of requests that wait on a variant (its index)."""
-        row_s = float((self._service.row_s()[self._lookup] / self._gain())[variant])
+        row_s = float(self.service.row_s()[self.lookup[variant]])
+        if self.has_several:
+            row_s /= float(self.gain()[variant])
         return pending * self._arrivals.rows_per_request * row_s
 
     def drain_s(self, pending: int) -> float:
@@ -238,90 +237,6 @@ class ModelPredictor:
         if pending == 0:
             return 0.0
         return pending * self._done_window_s / self._done if self._done > 0.0 else math.inf
-
-    def _waiting_rows(self, readings: list[VariantReading | None]) -> Floats:
-        waiting = np.array([pending(r) for r in readings], dtype=np.float64)
-        return np.asarray(waiting * self._arrivals.rows_per_request)
-
-    def situation(
-        self,
-        observation: Observation,
-        *,
-        elsewhere_s: Floats,
-        slowdown: Floats,
-        meeting: Floats | None = None,
-    ) -> Situation:
-        """Return what waits and what is to come, by what was learned.
-
-        Args:
-            observation: what there is now, already learned from.
-            elsewhere_s: the seconds of work that wait for other models beside each. [variants].
-            slowdown: of each, by batches of other models that run beside it. [variants].
-            meeting: how much of each one's work meets each other's on a device, [variants,
-                variants]; None: all share one.
-        """
-        readings = self.readings(observation)
-        table_s = self._service.table_s()[self._lookup]
-        if slowdown.max() > 1.0:
-            table_s = table_s * slowdown[:, None]
-        waiting_rows = self._waiting_rows(readings)
-        running_rows = np.array([mean_batch(r) for r in readings])
-        executions = [0 if r is None else r.executions for r in readings]
-        left_s = self._unfinished_s(
-            table_s,
-            waiting_rows,
-            running_rows,
-            np.array(executions) / max(observation.window_s, _SHORTEST_WINDOW_S),
-        )
-        return Situation(
-            table_s=table_s,
-            limits=self._limits,
-            waiting_rows=waiting_rows,
-            running_rows=running_rows,
-            other_work_s=elsewhere_s
-            - left_s
-            + (float(left_s.sum()) if meeting is None else meeting @ left_s),
-            forecast=self._arrivals.forecast(),
-            instances=self.instances if self._has_several else None,
-            overlap=self.overlap,
-        )
-
-    def _unfinished_s(
-        self, table_s: Floats, waiting_rows: Floats, running_rows: Floats, batches_s: Floats
-    ) -> Floats:
-        """Return the seconds until each variant is done with what it has. [variants].
-
-        In whole batches, the one in execution included: what a switch leaves behind is done in
-        batches that nothing more joins, which is what splitting them costs.
-
-        Args:
-            table_s: service times. [variants, rows 1..max].
-            waiting_rows: that wait on each. [variants].
-            running_rows: of the batch in execution, as the last were; 0: none. [variants].
-            batches_s: batches a second that ended. [variants].
-        """
-        # With a column for no rows, which take no time.
-        columns = table_s.shape[1] + 1
-        with_none_s = np.zeros((len(table_s), columns))
-        with_none_s[:, 1:] = table_s
-        flat_s = with_none_s.ravel()
-        first = np.arange(0, flat_s.size, columns)
-        full, rest = np.divmod(waiting_rows, self._limits)
-        left_s = full * flat_s[first + self._limits] + flat_s[first + np.ceil(rest).astype(np.intp)]
-        left_s /= self._gain()
-        ran = np.minimum(np.rint(np.maximum(running_rows, waiting_rows)), self._limits)
-        ran_s = flat_s[first + ran.astype(np.intp)]
-        busy = np.where(waiting_rows > 0.0, 1.0, np.minimum(batches_s * ran_s, 1.0))
-        return np.asarray(left_s + 0.5 * busy * ran_s)
-
-    def calibrated(self, raw_s: list[float]) -> tuple[list[float], list[float]]:
-        """Return (what to state, largest latency before calibration that is in time)."""
-        limit_s = self._policy.objective.latency_s
-        calibrations = self._outcomes.calibrations.values()
-        return (
-            [one.stated_s(raw) for one, raw in zip(calibrations, raw_s, strict=True)],
-            [one.raw_limit_s(limit_s) for one in calibrations],
-        )
 
     @property
     def arrivals(self) -> ArrivalForecaster:
@@ -335,33 +250,23 @@ class ModelPredictor:
 
     def takes_s(self) -> list[list[float]]:
         """Return the seconds of batches of 1, 2, ... rows that each variant may form."""
-        table_s = self._service.table_s()[self._lookup]
-        return [table_s[v, :most].tolist() for v, most in enumerate(self._limits.tolist())]
+        table_s = self.service.table_s()[self.lookup]
+        return [table_s[v, :most].tolist() for v, most in enumerate(self.limits.tolist())]
 
     @property
     def noise(self) -> Floats:
         """Return the spread (standard deviation) of the log of a batch's time. [variants]."""
-        return np.asarray(self._service.noise[self._lookup])
+        return np.asarray(self.service.noise[self.lookup])
 
     @property
     def drift_ratio(self) -> float:
         """Return the present service time over what was learned, where the model is served."""
-        return self._service.drift_ratio_of(self._served)
+        return self.service.drift_ratio_of(self._served)
 
-    def known(self) -> list[bool]:
-        """Return, per variant, whether it was ever measured."""
-        known: list[bool] = self._service.known()[self._rows].tolist()
-        return known
-
-    def pending(self, observation: Observation) -> int:
-        """Return how many requests wait."""
-        late = self.late(observation)
-        queued = late.waiting_requests if late else 0
-        return queued + sum(map(pending, self.readings(observation)))
-
-    def told_s(self, stated_s: list[float]) -> list[float]:
-        """Return what to tell of latencies where so much is stated, of each variant."""
-        return self._outcomes.promise.told_s(stated_s)
+    @property
+    def calibration(self) -> Outcomes:
+        """Return who compares what was stated with what came."""
+        return self._outcomes
 
     @property
     def told_coverage(self) -> float | None:
@@ -387,9 +292,9 @@ class ModelPredictor:
 
     def speed_order(self) -> NDArray[np.intp] | None:
         """Return the variants' indices, fastest first; None while one of them is unknown."""
-        if not self._service.known()[self._rows].all():
+        if not self.service.known()[self._rows].all():
             return None
-        full_s = self._service.table_s()[self._rows, self._usual - 1]
+        full_s = self.service.table_s()[self._rows, self._usual - 1]
         return np.argsort(full_s / self._usual, kind="stable")
 
     def readings(self, observation: Observation) -> list[VariantReading | None]:
@@ -404,7 +309,7 @@ class ModelPredictor:
         return {
             "arrivals": self._arrivals.state(),
             "calibration": self._outcomes.state(),
-            "limits": dict(zip(self.models, self._limits.tolist(), strict=True)),
+            "limits": dict(zip(self.models, self.limits.tolist(), strict=True)),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -413,8 +318,8 @@ class ModelPredictor:
         for i, model in enumerate(self.models):
             if model in limits:
                 stored = int(limits[model])
-                if not 1 <= stored <= self._service.max_rows:
+                if not 1 <= stored <= self.service.max_rows:
                     raise ValueError(f"{model}: batch limit {stored} out of range")
-                self._limits[i] = min(max(self._limits[i], stored), self._most[i])
+                self.limits[i] = min(max(self.limits[i], stored), self._most[i])
         self._arrivals.restore(state["arrivals"])
         self._outcomes.restore(state["calibration"])

@@ -27,7 +27,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from controller.prediction.calibration import Outcome
+
+Floats = NDArray[np.float64]
+_Any = float | Floats
 
 _COUNTED: Final = 1000  # single requests, for the coverage
 _ENOUGH: Final = 20
@@ -79,11 +85,9 @@ class Promise:
         """Return the share of recent single requests within what was told; None: too few."""
         return sum(self._kept) / len(self._kept) if len(self._kept) >= _ENOUGH else None
 
-    def told_s(self, stated_s: list[float]) -> list[float]:
-        """Return what to tell where so much is stated, of each variant."""
-        factor, offset_s = self.factor, self._offset_s
-        more_s = (factor - 1.0) * offset_s
-        return [max(one * factor + more_s, 0.0) for one in stated_s]
+    def told_s(self, stated_s: float) -> float:
+        """Return what to tell where so much is stated."""
+        return float(told_s(stated_s, self.factor, self._offset_s))
 
     def completed(self, requests: int) -> None:
         """Count requests that completed, whether or not an outcome is known of them."""
@@ -159,6 +163,11 @@ class Promise:
         if all(map(math.isclose, about, (self._offset_s, self._allowed))):
             self._log_factor = log_factor  # else it is about another objective
             self._singles, self._late, self._by_means = singles, late, by_means
+
+
+def told_s(stated_s: _Any, factor: _Any, offset_s: _Any) -> Floats:
+    """Return what promises of these factors tell where so much is stated."""
+    return np.maximum(stated_s * factor + (factor - 1.0) * offset_s, 0.0)
 
 
 def _is_usable(outcome: Outcome) -> bool:

@@ -29,27 +29,32 @@ LEFT: Final[Singles] = np.array([0.2, 0.8], dtype=np.float32)
 OWN_OFFSETS: Final[Floats] = np.array([-0.45, 0.5, 1.7, 3.3])
 _OWN_OFTEN: Final[Floats] = np.array([0.62, 0.24, 0.10, 0.04])
 POINTS: Final = RATE_POINTS * len(MOMENTS) * len(SPREAD)
-POINT_WEIGHTS: Final[Floats] = np.multiply.outer(
-    np.repeat(_OWN_OFTEN / len(LEFT), len(LEFT)),
-    np.tile(_SPREAD_OFTEN, RATE_POINTS * len(MOMENTS)) / (RATE_POINTS * len(MOMENTS)),
-).ravel()  # of the points of a rollout: own sizes x left x points, flat. Sum: 1
 
 _BLOCKS: Final = 24  # that the points are cut into
 _WEIGHT_BITS: Final = 31
-# Which of the different weights each point has, and what they are. [points], [weights].
-_WEIGHT_OF: Final = (
-    np.add.outer(
-        np.repeat(np.arange(len(_OWN_OFTEN)) * len(_SPREAD_OFTEN), len(LEFT)),
-        np.tile(np.arange(len(_SPREAD_OFTEN)), RATE_POINTS * len(MOMENTS)),
-    )
-    .ravel()
-    .astype(np.int32)
-)
-_WEIGHTS_BY_BITS: Final = (
-    np.multiply.outer(_OWN_OFTEN / len(LEFT), _SPREAD_OFTEN / (RATE_POINTS * len(MOMENTS)))
-    .ravel()
-    .astype(np.float32)
-)
+
+
+class _Often:
+    """How often the points of a rollout are: own sizes x left x points, flat."""
+
+    def __init__(self, own_often: Floats) -> None:
+        left, times = len(LEFT), RATE_POINTS * len(MOMENTS)
+        weights = np.multiply.outer(own_often / left, _SPREAD_OFTEN / times)
+        # Which of the different weights each point has, and what they are. [points], [weights].
+        self.of = (
+            np.add.outer(
+                np.repeat(np.arange(len(own_often)) * len(_SPREAD_OFTEN), left),
+                np.tile(np.arange(len(_SPREAD_OFTEN)), times),
+            )
+            .ravel()
+            .astype(np.int32)
+        )
+        self.different = weights.ravel().astype(np.float32)
+        self.of_each: Floats = weights.ravel()[self.of]  # [points]. Sum: 1
+
+
+# By the number of points: of requests of several sizes, and of such as are all alike.
+_OFTEN: Final = {len(often.of): often for often in (_Often(_OWN_OFTEN), _Often(np.ones(1)))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,11 @@ class Rollout:
     throughput_rows_s: Floats  # [candidates]
     single_s: Floats  # [candidates], a batch of one mean request
 
+    @property
+    def weights(self) -> Floats:
+        """Return how likely each point is. [points]. Sum: 1."""
+        return _OFTEN[self.latency_s.shape[1]].of_each
+
     def quantiles_s(self, *probabilities: float | Floats) -> tuple[Floats, ...]:
         """Return latency quantiles, each per candidate, in seconds.
 
@@ -72,9 +82,10 @@ class Rollout:
         # its mantissa (2^-18 of a latency): sorting numbers is far faster than their order.
         count = len(self.latency_s)
         bits = np.asarray(self.latency_s, dtype=np.float32).view(np.int32)
-        packed = (bits & ~_WEIGHT_BITS) | _WEIGHT_OF
+        often = _OFTEN[self.latency_s.shape[1]]
+        packed = (bits & ~_WEIGHT_BITS) | often.of
         packed.sort(axis=1)
-        weights = _WEIGHTS_BY_BITS.take(packed & _WEIGHT_BITS)
+        weights = often.different.take(packed & _WEIGHT_BITS)
         # Sums by block first: to add up all of them takes as long as all the rest.
         pieces = weights.reshape(count, _BLOCKS, -1)
         below = (pieces @ np.ones(pieces.shape[2], dtype=np.float32)).cumsum(axis=1)
@@ -101,8 +112,8 @@ class Rollout:
         exponent = np.log(np.maximum(self.latency_s, np.float32(1e-9)))
         exponent -= np.log(limit_s).astype(np.float32)[:, None]
         exponent *= slope
-        np.clip(exponent, np.float32(-50.0), np.float32(50.0), out=exponent)
-        np.exp(exponent, out=exponent)
+        with np.errstate(over="ignore"):  # of what is far below the limit: nothing is late
+            np.exp(exponent, out=exponent)
         exponent += np.float32(1.0)
         missed = np.reciprocal(exponent, out=exponent)
-        return np.asarray(missed @ POINT_WEIGHTS)
+        return np.asarray(missed @ self.weights)

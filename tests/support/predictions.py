@@ -14,7 +14,7 @@ LIMIT_S = 0.06
 def prediction(rate_rps: float = 1.0, **changes: Any) -> Prediction:
     """Return what is predicted where this many requests of one row come a second."""
     usual: dict[str, Any] = {
-        "forecast": RateForecast(np.array([rate_rps]), np.array([1.0]), 1.0, 1.0),
+        "forecast": RateForecast.of(np.array([rate_rps]), np.array([1.0]), 1.0, 1.0),
         "utilization_ratio": NOTHING,
         "leftover_s": NOTHING,
         "throughput_rows_s": [6.0, 3.6, 1.0],

@@ -205,11 +205,9 @@ def test_who_runs_on_another_gpu_is_in_nobodys_way():
     placement = Placement(models, gpus)
     busy = placement.busy_beside({"a1": 0.5, "b1": 0.4, "c1": 0.2})
     # `c1` runs on each GPU for half of its time; of their own model nobody counts.
-    assert busy[0].tolist() == pytest.approx([0.1, 0.5])
-    assert busy[1].tolist() == pytest.approx([0.1])
-    assert busy[2].tolist() == pytest.approx([0.45])
-    work = placement.work_beside_s([np.array([1.0, 0.0]), np.array([2.0]), np.array([0.0])])
-    assert work[0].tolist() == pytest.approx([0.0, 2.0])
+    assert busy.tolist() == pytest.approx([0.1, 0.5, 0.1, 0.45])
+    work_s = placement.work_beside_s(np.array([1.0, 0.0, 2.0, 0.0]))
+    assert work_s[:2].tolist() == pytest.approx([0.0, 2.0])
     assert placement.meeting(0).tolist() == [[1.0, 0.0], [0.0, 1.0]]
     busy_s = placement.busy_on_s({"b1": 0.4, "a1": 0.1})
     assert placement.beside_s("a1", busy_s, 0.1) == 0.0
@@ -220,10 +218,8 @@ def test_who_runs_on_another_gpu_is_in_nobodys_way():
 def test_a_triton_model_of_two_models_counts_once_and_is_in_no_way_of_either():
     placement = Placement([("a", "x"), ("x", "b"), ("c",)], {})
     # The two take what waits on `x` for different, as their requests have different sizes.
-    work = [np.array([0.0, 0.1]), np.array([0.8, 0.0]), np.array([0.5])]
-    beside = placement.work_beside_s(work)
-    assert beside[0].tolist() == beside[1].tolist() == [0.5, 0.5]
-    assert beside[2].tolist() == [0.8]
+    beside_s = placement.work_beside_s(np.array([0.0, 0.1, 0.8, 0.0, 0.5]))
+    assert beside_s.tolist() == [0.5, 0.5, 0.5, 0.5, 0.8]
 
 
 def test_another_placement_is_seen_and_its_prices_begin_anew():
@@ -237,7 +233,7 @@ def test_another_placement_is_seen_and_its_prices_begin_anew():
 def test_where_one_place_is_not_known_all_share_one_device():
     placement = Placement([("a1",), ("b1",)], {"a1": (0,)})
     assert placement.devices == 1
-    assert placement.busy_beside({"a1": 0.5, "b1": 0.4})[0].tolist() == [0.4]
+    assert placement.busy_beside({"a1": 0.5, "b1": 0.4}).tolist() == [0.4, 0.5]
 
 
 def test_a_device_has_a_price_where_somebody_on_it_is_in_need():

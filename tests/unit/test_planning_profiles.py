@@ -13,6 +13,7 @@ from controller.planning.profiles import Profiles
 from controller.policy.model import Objective, VariantPolicy
 from controller.prediction.outcomes import Outcomes, Statement
 from controller.prediction.own_probes import OwnProbes
+from controller.prediction.queues import Queues, unfinished_s
 from controller.telemetry.observation import BatchSample, RequestSample, VariantReading
 
 MODEL = replace(
@@ -50,7 +51,7 @@ def test_a_profile_forms_no_larger_batch_than_it_says() -> None:
     )
     core.step(observation(0.0, batch_samples=samples))
     predictor = core._minds["m"].predictor
-    assert dict(zip(predictor.models, predictor._limits.tolist(), strict=True)) == {
+    assert dict(zip(predictor.models, predictor.limits.tolist(), strict=True)) == {
         "m_big": 8,
         "m_mid": 4,
         "m_tiny": 8,
@@ -58,21 +59,27 @@ def test_a_profile_forms_no_larger_batch_than_it_says() -> None:
     state = predictor.state()
     state["limits"]["m_mid"] = 8
     predictor.restore(state)
-    assert predictor._limits.tolist() == [8, 4, 8]
+    assert predictor.limits.tolist() == [8, 4, 8]
 
 
 def test_what_a_switch_leaves_behind_counts_in_whole_batches() -> None:
-    core = GovernorCore(replace(POLICY, models=(MODEL,)))
-    predictor = core._minds["m"].predictor
     table_s = np.array([[1.0, 1.5, 2.0, 2.5], [10.0] * 4, [100.0] * 4])
-    predictor._limits = np.array([4, 4, 4])
-    left_s = predictor._unfinished_s(
-        table_s,
-        np.array([0.0, 5.0, 0.0]),  # a full batch and one of a single row
-        np.array([2.0, 4.0, 3.0]),
-        np.array([0.4, 0.1, 0.0]),  # 0.4 a second of 1.5 s each: it runs 60 % of the time
+    queues = Queues(
+        parts=[slice(0, 3)],
+        lookup=np.arange(3),
+        limits=np.array([4, 4, 4]),
+        gain=1.0,
+        waiting_rows=np.array([0.0, 5.0, 0.0]),  # a full batch and one of a single row
+        running_rows=np.array([2.0, 4.0, 3.0]),
+        batches_s=np.array([0.4, 0.1, 0.0]),  # 0.4 a second of 1.5 s each: it runs 60 % of the time
+        work_s=np.zeros(3),
+        requests=[5],
     )
+    left_s = unfinished_s(queues, table_s)
     assert left_s == pytest.approx([0.6 * 0.75, 20.0 + 5.0, 0.0])
+    # Beside other models each batch takes longer, and so keeps its variant busy for longer.
+    left_s = unfinished_s(queues, table_s, np.array([1.5, 2.0, 1.0]))
+    assert left_s == pytest.approx([0.9 * 1.5 * 0.75, 2.0 * 25.0, 0.0])
 
 
 def test_profiles_of_one_variant_share_what_late_requests_taught() -> None:
@@ -133,4 +140,4 @@ def test_a_variant_with_profiles_forms_the_batches_that_the_policy_says() -> Non
         MODEL, variants=(replace(MODEL.variants[0], max_batch=128), *MODEL.variants[1:])
     )
     predictor = GovernorCore(replace(POLICY, models=(model,)))._minds["m"].predictor
-    assert predictor._limits.tolist() == [128, 4, 1]
+    assert predictor.limits.tolist() == [128, 4, 1]

@@ -5,7 +5,7 @@ import pytest
 
 from controller.prediction.arrivals import RateForecast
 from controller.prediction.latency import Situation, roll_forward
-from controller.prediction.rollout import POINT_WEIGHTS, Rollout
+from controller.prediction.rollout import Rollout
 
 WINDOWS = 600
 
@@ -64,7 +64,7 @@ def _rolled(table_s, rate_rps, horizon_s, waiting_rows, instances=None, overlap=
         waiting_rows=np.array([float(waiting_rows)]),
         running_rows=np.zeros(1),
         other_work_s=np.zeros(1),
-        forecast=RateForecast(np.full(6, rate_rps), np.full(6, 1 / 6), 1.0, 1.0),
+        forecast=RateForecast.of(np.full(6, rate_rps), np.full(6, 1 / 6), 1.0, 1.0),
         instances=None if instances is None else np.array([float(instances)]),
         overlap=np.array([overlap]),
     )
@@ -86,7 +86,7 @@ def test_latencies_are_those_of_a_batching_queue(
     waiting_rows = limit if waiting == "a batch waits" else 0
     seen_s = _simulated_s(table_s, rate_rps, horizon_s, waiting_rows)
     rolled = _rolled(table_s, rate_rps, horizon_s, waiting_rows)
-    mean_s = rolled.latency_s[0] @ POINT_WEIGHTS
+    mean_s = rolled.latency_s[0] @ rolled.weights
     # Before calibration.
     assert 0.8 < mean_s / seen_s.mean() < 1.4
     assert 0.6 < rolled.quantiles_s(0.99)[0][0] / np.quantile(seen_s, 0.99) < 1.35
@@ -111,7 +111,7 @@ def test_latencies_are_those_of_a_batching_queue_with_several_instances(
     rate_rps = utilisation * together * limit / table_s[-1]
     seen_s = _simulated_together_s(table_s, rate_rps, 0.06, instances, overlap)
     rolled = _rolled(table_s, rate_rps, 0.06, 0, instances, overlap)
-    mean_s = rolled.latency_s[0] @ POINT_WEIGHTS
+    mean_s = rolled.latency_s[0] @ rolled.weights
     assert rolled.utilization_ratio[0] == pytest.approx(utilisation, rel=0.01)
     # Means as for one; the tail, in which all instances are found with full batches, is too short,
     # which is calibration's to learn.

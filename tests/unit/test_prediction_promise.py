@@ -20,7 +20,7 @@ def outcome(latency_s: float, told_s: float, requests: int = 1, *, teaches: bool
 
 
 def told_s(promise: Promise, stated_s: float) -> float:
-    return promise.told_s([stated_s])[0]
+    return promise.told_s(stated_s)
 
 
 @pytest.mark.parametrize("wrong_by", [0.3, 0.875, 3.0])
