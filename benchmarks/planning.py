@@ -1,8 +1,10 @@
 """Time the pure step: observation in, decisions out, learning included.
 
 Prints processor time (not wall time: these machines are shared) per tick, for several sizes; the
-p99 is of ticks at which statistics of every variant came. `--plot F` draws how it grows with the
-number of models. Run: `.venv/bin/python benchmarks/planning.py`
+p99 is of ticks at which statistics of every variant came. All variants are busy at every tick, with
+requests of several sizes, and in the last column of one row each: then there are fewer points to
+look at. `--plot F` draws how it grows with the number of models.
+Run: `.venv/bin/python benchmarks/planning.py`
 """
 
 import argparse
@@ -25,8 +27,8 @@ from controller.telemetry.observation import (
 TICKS = 150
 
 
-def measure(models: int, variants: int) -> np.ndarray:
-    """Return processor seconds of each tick."""
+def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
+    """Return processor seconds of each tick; `alike`: each request has one row."""
     policy = Policy(
         triton=TritonPolicy("127.0.0.1:8001", None, None),
         models=tuple(
@@ -52,10 +54,7 @@ def measure(models: int, variants: int) -> np.ndarray:
             now_s=tick * 0.02,
             sequence=tick,
             models={m.name: ModelReading(m.name, m.variants[0].model) for m in policy.models},
-            variants={
-                name: VariantReading(name, True, int(rng.poisson(1)), int(rng.poisson(3)), 6, 3)
-                for name in names
-            },
+            variants={name: reading(name, rng, alike=alike) for name in names},
             window_s=0.02,
             readings_age_s=0.001,
             host=HostReading(cpu_count=2),
@@ -74,17 +73,28 @@ def measure(models: int, variants: int) -> np.ndarray:
     return np.array(spent[TICKS // 10 :])
 
 
-def draw(models: list[int], ms: list[float], file: Path) -> None:
-    """Draw the median milliseconds by the number of models."""
+def reading(name: str, rng: np.random.Generator, *, alike: bool) -> VariantReading:
+    """Return what a busy variant did in a tick."""
+    waiting, ended = int(rng.poisson(1)), int(rng.poisson(3))
+    return VariantReading(name, True, waiting, ended, ended if alike else 6, 3)
+
+
+def draw(models: list[int], ms: list[float], alike_ms: list[float], file: Path) -> None:
+    """Draw the median milliseconds by the number of models, of requests of several sizes or one."""
     import matplotlib as mpl  # noqa: PLC0415 - only the plot needs it
 
     mpl.use("svg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    slope = float(np.dot(models, ms) / np.dot(models, models))
-    axes.plot(models, ms, "o", color="#0072b2", label="median of a tick")
-    axes.plot(models, slope * np.array(models), color="#999999", label=f"{slope:.2f} ms a model")
+    for median_ms, color, what in (
+        (ms, "#0072b2", "requests of several sizes"),
+        (alike_ms, "#009e73", "of one row each"),
+    ):
+        slope = float(np.dot(models, median_ms) / np.dot(models, models))
+        axes.plot(models, median_ms, "o", color=color, label=f"median of a tick, {what}")
+        label = f"{slope:.2f} ms a model"
+        axes.plot(models, slope * np.array(models), color=color, alpha=0.4, label=label)
     axes.axhline(50.0, color="#d55e00", linestyle="--", label="goal for 200 models")
     axes.set_xlabel("models of 8 variants")
     axes.set_ylabel("ms of processor time")
@@ -99,18 +109,22 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where to draw the growth (SVG)")
     plot = parser.parse_args().plot
     sizes = [(1, 5), (1, 8), (5, 6)] + [(models, 8) for models in (10, 25, 50, 100, 150, 200)]
-    print("models  variants   mean ms    p50 ms    p99 ms  p50 us a model")
-    medians = {}
+    print("models  variants   mean ms    p50 ms    p99 ms  p50 us a model  p50 ms, one row each")
+    grown: list[tuple[int, float, float]] = []
     for models, variants in sizes:
         ms = measure(models, variants) * 1e3
-        medians[models, variants] = float(np.median(ms))
+        median_ms = float(np.median(ms))
+        alike_ms = float(np.median(measure(models, variants, alike=True))) * 1e3
         print(
-            f"{models:6d}  {variants:8d}  {ms.mean():8.2f}  {np.median(ms):8.2f}"
-            f"  {np.quantile(ms, 0.99):8.2f}  {np.median(ms) / models * 1e3:14.0f}"
+            f"{models:6d}  {variants:8d}  {ms.mean():8.2f}  {median_ms:8.2f}"
+            f"  {np.quantile(ms, 0.99):8.2f}  {median_ms / models * 1e3:14.0f}  {alike_ms:20.2f}",
+            flush=True,
         )
+        if variants == 8:
+            grown.append((models, median_ms, alike_ms))
     if plot is not None:
-        grown = [(models, ms) for (models, variants), ms in medians.items() if variants == 8]
-        draw([models for models, _ in grown], [ms for _, ms in grown], plot)
+        counts, several_ms, alike = zip(*grown, strict=True)
+        draw(list(counts), list(several_ms), list(alike), plot)
 
 
 if __name__ == "__main__":

@@ -182,14 +182,14 @@ def renew(forecasters: Sequence[ArrivalForecaster]) -> None:
     roots = 1.0 - ninth[:, :, None] + _Z * np.sqrt(ninth)[:, :, None]
     points = (mean[:, :, None] * np.maximum(roots, 0.0) ** 3).reshape(len(due), -1)
     spread = np.repeat(weights / len(_Z), len(_Z), axis=1)
-    order = np.argsort(points, axis=1)
-    points = np.take_along_axis(points, order, axis=1)
-    spread = np.take_along_axis(spread, order, axis=1)
+    order, rows = np.argsort(points, axis=1), np.arange(len(due))[:, None]
+    points, spread = points[rows, order], spread[rows, order]
     cumulated = spread.cumsum(axis=1).tolist()
     means_rps = (points * spread).sum(axis=1).tolist()
-    for one, rates_rps, often, sums, mean_rps in zip(
+    for one, rates_rps, often, sums, expected_rps in zip(
         due, points, spread, cumulated, means_rps, strict=True
     ):
-        squared = max(one._rows_squared, one._rows**2)  # noqa: SLF001
-        rows = one._rows  # noqa: SLF001
-        one._forecast = RateForecast(rates_rps, often, sums, mean_rps, rows, squared)  # noqa: SLF001
+        each, squared = one._rows, max(one._rows_squared, one._rows**2)  # noqa: SLF001
+        one._forecast = RateForecast(  # noqa: SLF001
+            rates_rps, often, sums, expected_rps, each, squared
+        )

@@ -20,6 +20,7 @@ how often that is); a batch itself gets no faster.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -138,7 +139,7 @@ def roll_forward(
         shared *= contention
         latency += shared
 
-    starts = np.cumsum([0, *sizes[:-1]])
+    starts = [0, *itertools.accumulate(sizes[:-1])]
     fastest = throughput == np.repeat(np.maximum.reduceat(throughput, starts), sizes)
     # What stays on another variant than the fastest is worked off beside it.
     share = np.where(fastest, 1.0, contention)
@@ -331,8 +332,10 @@ def _batches_by(
 
 def _compress(forecasts: Sequence[RateForecast]) -> Floats:
     """Return equally likely rates that stand for each forecast. [forecasts, RATE_POINTS]."""
-    if len({len(forecast.weights) for forecast in forecasts}) > 1:
-        return np.concatenate([_compress([forecast]) for forecast in forecasts])
+    if len(forecasts) == 1:
+        (one,) = forecasts
+        middle = np.array(one.cumulated) - 0.5 * one.weights
+        return np.interp(LEVELS, middle, one.rates_rps)[None]
     rates_rps = np.array([forecast.rates_rps for forecast in forecasts])
     weights = np.array([forecast.weights for forecast in forecasts])
     middles = np.array([forecast.cumulated for forecast in forecasts]) - 0.5 * weights

@@ -24,7 +24,7 @@ from controller.prediction.rollout import Rollout
 
 Floats = NDArray[np.float64]
 
-_TOGETHER: Final = 16  # models
+_TOGETHER: Final = 32  # models
 _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 

@@ -89,19 +89,22 @@ class Rollout:
         # Sums by block first: to add up all of them takes as long as all the rest.
         pieces = weights.reshape(count, _BLOCKS, -1)
         below = (pieces @ np.ones(pieces.shape[2], dtype=np.float32)).cumsum(axis=1)
-        rows, found = np.arange(count), []
-        for probability in probabilities:
-            wanted = np.reshape(probability, (-1, 1))
-            block = np.minimum((below < wanted).sum(axis=1), _BLOCKS - 1)
-            before = np.where(block > 0, below[rows, block - 1], 0.0)[:, None]
-            inside = before + pieces[rows, block].cumsum(axis=1)
-            at = np.minimum((inside < wanted).sum(axis=1), pieces.shape[2] - 1)
-            bits = packed.reshape(pieces.shape)[rows, block, at] & ~_WEIGHT_BITS
-            found.append(bits.view(np.float32).astype(np.float64))
-        return tuple(found)
+        rows = np.arange(count)
+        # All at once, in the shape [probabilities, candidates].
+        wanted = np.empty((len(probabilities), count, 1))
+        for at, probability in enumerate(probabilities):
+            wanted[at, :, 0] = probability
+        block = np.minimum((below < wanted).sum(axis=2), _BLOCKS - 1)
+        before = np.where(block > 0, below[rows, block - 1], 0.0)[..., None]
+        inside = before + pieces[rows, block].cumsum(axis=2)
+        within = np.minimum((inside < wanted).sum(axis=2), pieces.shape[2] - 1)
+        found = packed.reshape(pieces.shape)[rows, block, within] & ~_WEIGHT_BITS
+        return tuple(found.view(np.float32).astype(np.float64))
 
     def miss_ratio(self, limit_s: Floats, noise: Floats) -> Floats:
         """Return the predicted share of requests over a limit, per candidate.
+
+        To be called where numpy's warnings are off.
 
         Args:
             limit_s: the latency a request must not exceed. [candidates].
@@ -112,8 +115,7 @@ class Rollout:
         exponent = np.log(np.maximum(self.latency_s, np.float32(1e-9)))
         exponent -= np.log(limit_s).astype(np.float32)[:, None]
         exponent *= slope
-        with np.errstate(over="ignore"):  # of what is far below the limit: nothing is late
-            np.exp(exponent, out=exponent)
+        np.exp(exponent, out=exponent)  # may overflow, far below the limit: nothing is late
         exponent += np.float32(1.0)
         missed = np.reciprocal(exponent, out=exponent)
         return np.asarray(missed @ self.weights)
