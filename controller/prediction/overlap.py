@@ -39,9 +39,13 @@ class _Seen:
     sums: list[float] = field(default_factory=lambda: [0.0] * 5)
 
     def add(self, x: float, y: float, weight: float) -> None:
-        keep = math.exp(-weight / _MEMORY)
-        for i, term in enumerate((1.0, x, x * x, y, x * y)):
-            self.sums[i] = self.sums[i] * keep + weight * term
+        keep, sums = math.exp(-weight / _MEMORY), self.sums
+        weighted_x, weighted_y = weight * x, weight * y
+        sums[0] = sums[0] * keep + weight
+        sums[1] = sums[1] * keep + weighted_x
+        sums[2] = sums[2] * keep + weighted_x * x
+        sums[3] = sums[3] * keep + weighted_y
+        sums[4] = sums[4] * keep + weighted_y * x
 
     def overlap(self, believed: float) -> float:
         """Return the slope over the intercept."""

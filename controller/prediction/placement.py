@@ -50,13 +50,10 @@ class Placement:
         # One that several models list is one, and counts once.
         self._by_name = by_name
         self._rows = rows
-        self._on = {
-            name: [(at, float(row[at])) for at in np.flatnonzero(row).tolist()]
-            for name, row in by_name.items()
-        }
-        self._anywhere = [(at, 1.0) for at in range(len(devices))]
-        places = {name: at for at, name in enumerate(names)}
-        self._unique = np.array([places[name] for name in self._flat_names])
+        self._present = (rows > 0.0).astype(np.float64)
+        # Each variant once, and its row.
+        self.names = {name: at for at, name in enumerate(names)}
+        self._unique = np.array([self.names[name] for name in self._flat_names])
 
     @cached_property
     def relatives(self) -> Placement:
@@ -101,32 +98,21 @@ class Placement:
         beside = (self._flat * (total - own[self._owner])).sum(axis=1)
         return np.asarray(np.maximum(beside, 0.0))
 
-    def busy_on_s(self, busy_s: Mapping[str, float]) -> list[float]:
-        """Return for how long variants were busy on each device: one of several is on all of them.
+    def others_s(self, busy_s: Floats) -> Floats:
+        """Return how long others were busy where each variant runs. [ticks, variants].
 
-        Of one that nobody knows it may be any. Last comes what all of them were busy together.
-
-        Args:
-            busy_s: by Triton's name.
-        """
-        on_s = [0.0] * (self.devices + 1)
-        for name, own_s in busy_s.items():
-            for at, _ in self._on.get(name, self._anywhere):
-                on_s[at] += own_s
-            on_s[-1] += own_s
-        return on_s
-
-    def beside_s(self, model: str, on_s: Sequence[float], own_s: float) -> float:
-        """Return how long others were busy where a variant runs.
+        One with instances on several devices is taken to be busy on all of them.
 
         Args:
-            model: Triton's name of the variant.
-            on_s: what `busy_on_s` returned.
-            own_s: for how long it was busy itself.
+            busy_s: for how long each was busy itself, in the order of `names`; after these come
+                those that nobody knows the place of, which may be anywhere. [ticks, variants].
         """
-        where = self._on.get(model)
-        total_s = on_s[-1] if where is None else sum(on_s[at] * share for at, share in where)
-        return max(total_s - own_s, 0.0)
+        known = len(self.names)
+        elsewhere_s = busy_s[:, known:].sum(axis=1, keepdims=True)
+        on_s = busy_s[:, :known] @ self._present + elsewhere_s
+        total_s = np.repeat(busy_s.sum(axis=1, keepdims=True), busy_s.shape[1], axis=1)
+        total_s[:, :known] = on_s @ self._rows.T
+        return np.maximum(total_s - busy_s, 0.0)
 
     def meeting(self, model: int) -> Floats:
         """Return how much of a model's variants' work meets each other. [variants, variants]."""

@@ -32,6 +32,7 @@ POINTS: Final = RATE_POINTS * len(MOMENTS) * len(SPREAD)
 
 _BLOCKS: Final = 24  # that the points are cut into
 _WEIGHT_BITS: Final = 31
+_ROUNDING: Final = 1e-5  # by so much sums of single precision may miss what they reach exactly
 
 
 class _Often:
@@ -93,7 +94,7 @@ class Rollout:
         # All at once, in the shape [probabilities, candidates].
         wanted = np.empty((len(probabilities), count, 1))
         for at, probability in enumerate(probabilities):
-            wanted[at, :, 0] = probability
+            wanted[at, :, 0] = probability - _ROUNDING
         block = np.minimum((below < wanted).sum(axis=2), _BLOCKS - 1)
         before = np.where(block > 0, below[rows, block - 1], 0.0)[..., None]
         inside = before + pieces[rows, block].cumsum(axis=2)

@@ -80,6 +80,7 @@ class ServiceTimes:
         self._mean = np.zeros(shape)  # of log seconds
         self._weight = np.zeros(shape)  # batches, with forgetting
         self._total = np.zeros(shape)  # batches ever
+        self._totals = [0.0] * len(self.models)  # of each variant
         self._known: NDArray[np.bool_] | None = None
         self._alone = np.zeros(shape, dtype=np.bool_)  # once seen with the device to itself
         self._base = np.full(shape, math.log(PRIOR_SERVICE_S)) + np.log(np.arange(1, max_rows + 1))
@@ -165,7 +166,7 @@ class ServiceTimes:
     def known(self) -> NDArray[np.bool_]:
         """Return, per variant, whether it was ever measured. [variants]. Do not change."""
         if self._known is None:
-            self._known = np.asarray(self._total.sum(axis=1) >= 2.0, dtype=np.bool_)
+            self._known = np.asarray(np.array(self._totals) >= 2.0, dtype=np.bool_)
         return self._known
 
     def table_s(self) -> Floats:
@@ -197,7 +198,7 @@ class ServiceTimes:
     def usual_s(self, model: str, rows: int) -> float | None:
         """Return what a batch alone usually takes, whatever the present drift; None: not known."""
         row = self._index.get(model)
-        if row is None or not 1 <= rows <= self.max_rows or self._total[row].sum() < _FIRST_RUNS:
+        if row is None or not 1 <= rows <= self.max_rows or self._totals[row] < _FIRST_RUNS:
             return None
         return math.exp(self._base[row, rows - 1])
 
@@ -230,7 +231,7 @@ class ServiceTimes:
             if row is None or not self._is_usable(sample):
                 continue
             cell = (row, sample.rows - 1)
-            if sample.after_action and self._total[row].sum() >= 2.0:
+            if sample.after_action and self._totals[row] >= 2.0:
                 continue
             seen, drift = math.log(sample.mean_service_s), self._drift.of(row)
             beside = sample.siblings_ratio > _SHARED  # what remains of that is drift's to follow
@@ -261,7 +262,7 @@ class ServiceTimes:
             if unsure and seen - drift < self._mean[cell] - _WARMER:
                 self._weight[cell] = 0.0  # what came before were first runs that nobody marked
             self._learn(cell, seen - drift, count)
-            self._early = self._early or bool(self._total[row].sum() < _EARLY)
+            self._early = self._early or self._totals[row] < _EARLY
         self._drift.follow(now_s)
         self._changed = True
         self._refit_if_due(now_s)
@@ -312,6 +313,7 @@ class ServiceTimes:
         self._mean[cell] += count / weight * (value - self._mean[cell])
         self._weight[cell] = weight
         self._total[cell] += count
+        self._totals[cell[0]] += count
         self._known = None
         self._dirty = True
 
@@ -324,7 +326,7 @@ class ServiceTimes:
         if value < self._mean[cell]:
             self._weight[cell] *= _FORGET_SHARED  # the least disturbed is nearest to the truth
         self._learn(cell, value, 1.0)
-        self._early = self._early or bool(self._total[cell[0]].sum() < _EARLY)
+        self._early = self._early or self._totals[cell[0]] < _EARLY
 
     def _refit(self) -> None:
         """Refit the pooled curve and blend it with what each cell saw itself."""
@@ -391,6 +393,7 @@ class ServiceTimes:
             return
         self._table = self._spread = None
         self._mean, self._weight, self._total = fresh
+        self._totals = self._total.sum(axis=1).tolist()
         self._known = None
         # Old knowledge is worth less than fresh: the machine may have changed meanwhile.
         self._weight = np.minimum(self._weight, 20.0)

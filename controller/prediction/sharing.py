@@ -12,11 +12,14 @@ by chance.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
 
 from controller.prediction.placement import Placement
 from controller.telemetry.observation import BatchSample, Observation, VariantReading
@@ -40,20 +43,16 @@ class DeviceSharing:
         self._ticks: deque[_Tick] = deque()
         self._lately_s: dict[str, float] = {}  # busy, fading
         self._window_s = 0.0  # the time that it is of, fading likewise
-        # What was asked since the last observation, of this placement.
+        # What was asked since the last observation, of this placement: by the time since when, the
+        # share of each variant's.
         self._placement: Placement | None = None
-        self._on_s: list[list[float]] = []  # of each tick, the last one first
-        self._active: dict[tuple[str, float], float] = {}
-
-    def _forget(self) -> None:
-        self._on_s.clear()
-        self._active.clear()
+        self._active: dict[float, dict[str, float]] = {}
 
     def observe(self, observation: Observation) -> None:
         """Take in what each model executed since the last observation."""
         if observation.window_s <= 0.0:
             return
-        self._forget()
+        self._active.clear()
         self._ticks.append(_Tick(observation.now_s, observation.window_s, {}))
         while self._ticks[0].ended_s < observation.now_s - _KEPT_S:
             self._ticks.popleft()
@@ -161,28 +160,33 @@ class DeviceSharing:
         """Return the share of a sample's time in which others on its device were active, 0 to 1."""
         if placement is not self._placement:
             self._placement = placement
-            self._forget()
+            self._active.clear()
         since_s = now_s - 2.0 * sample.age_s
-        # Of one poll there are samples of many sizes: the same time of the same variant.
-        key = (sample.model, since_s)
-        if key not in self._active:
-            self._active[key] = self._others_active(sample.model, since_s, placement)
-        return self._active[key]
+        # Of one poll there are samples of all variants, of many sizes each.
+        active = self._active.get(since_s)
+        if active is None:
+            active = self._active[since_s] = self._others_active(since_s, placement)
+        return active.get(sample.model, 0.0)
 
-    def _others_active(self, model: str, since_s: float, placement: Placement) -> float:
-        own_s, shared_s = 0.0, 0.0
-        for back, tick in enumerate(reversed(self._ticks)):
-            if tick.ended_s <= since_s:
-                break
-            if back == len(self._on_s):
-                self._on_s.append(placement.busy_on_s(tick.busy_s))
-            here_s = tick.busy_s.get(model, 0.0)
-            others_s = placement.beside_s(model, self._on_s[back], here_s)
-            own_s += here_s
-            chance_s = here_s * min(others_s / tick.took_s, 1.0)
-            least_s = min(max(here_s + others_s - tick.took_s, 0.0), here_s)
-            shared_s += 0.5 * (chance_s + least_s)
-        return shared_s / own_s if own_s > 0.0 else 0.0
+    def _others_active(self, since_s: float, placement: Placement) -> dict[str, float]:
+        """Return that share for every variant that was busy, by Triton's name."""
+        since = itertools.takewhile(lambda tick: tick.ended_s > since_s, reversed(self._ticks))
+        ticks = list(since)
+        # Those that the placement does not know may be anywhere.
+        unknown = {name for tick in ticks for name in tick.busy_s} - placement.names.keys()
+        names = [*placement.names, *unknown]
+        busy_s = [[tick.busy_s.get(name, 0.0) for name in names] for tick in ticks]
+        if not busy_s:
+            return {}
+        # [ticks, variants].
+        here_s, took_s = np.array(busy_s), np.array([[tick.took_s] for tick in ticks])
+        others_s = placement.others_s(here_s)
+        chance_s = here_s * np.minimum(others_s / took_s, 1.0)
+        least_s = np.minimum(np.maximum(here_s + others_s - took_s, 0.0), here_s)
+        shared_s, own_s = 0.5 * (chance_s + least_s).sum(axis=0), here_s.sum(axis=0)
+        was_busy = own_s > 0.0
+        share = np.divide(shared_s, own_s, out=np.zeros(len(names)), where=was_busy)
+        return dict(zip(names, share.tolist(), strict=True))
 
 
 def _busy_s(reading: VariantReading) -> float:

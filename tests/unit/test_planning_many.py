@@ -209,10 +209,11 @@ def test_who_runs_on_another_gpu_is_in_nobodys_way():
     work_s = placement.work_beside_s(np.array([1.0, 0.0, 2.0, 0.0]))
     assert work_s[:2].tolist() == pytest.approx([0.0, 2.0])
     assert placement.meeting(0).tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    busy_s = placement.busy_on_s({"b1": 0.4, "a1": 0.1})
-    assert placement.beside_s("a1", busy_s, 0.1) == 0.0
-    assert placement.beside_s("c1", busy_s, 0.0) == pytest.approx(0.25)
-    assert placement.beside_s("unknown", busy_s, 0.0) == pytest.approx(0.5)
+    # In a tick without, and in one with a variant whose place nobody knows: it may be anywhere.
+    assert list(placement.names) == ["a1", "a2", "b1", "c1"]
+    others_s = placement.others_s(np.array([[0.1, 0.0, 0.4, 0.0, 0.0], [0.1, 0.0, 0.4, 0.0, 0.2]]))
+    assert others_s[0].tolist() == pytest.approx([0.0, 0.4, 0.0, 0.25, 0.5])
+    assert others_s[1].tolist() == pytest.approx([0.2, 0.6, 0.2, 0.45, 0.5])
 
 
 def test_a_triton_model_of_two_models_counts_once_and_is_in_no_way_of_either():
