@@ -62,8 +62,12 @@ benchmark: $(READY) ## the governor and its rivals on a simulated Triton, half a
 	$(BIN)/python benchmarks/replay.py --seconds 30 --seeds 1 --out .benchmark --docs docs/benchmark.md
 
 .PHONY: benchmark-full
-benchmark-full: $(READY) ## the same with ten seeds: an hour on two cores; goes on where it was stopped
-	$(BIN)/python benchmarks/replay.py --seconds 30 --seeds 10 --out .benchmark --docs docs/benchmark-full.md
+benchmark-full: $(READY) ## the same with the whole traces: an hour on two cores; goes on where it was stopped
+	$(BIN)/python benchmarks/replay.py --seconds 300 --seeds 1 --out .benchmark --docs docs/benchmark-full.md
+
+.PHONY: benchmark-seeds
+benchmark-seeds: $(READY) ## half a minute of each window with ten seeds: an hour on two cores; likewise
+	$(BIN)/python benchmarks/replay.py --seconds 30 --seeds 10 --out .benchmark --docs docs/benchmark-seeds.md
 
 .PHONY: reference
 reference: $(READY) ## renew what is made from the program: reference, manual pages, completion

@@ -2,13 +2,15 @@
 
     python benchmarks/replay.py --seconds 30 --seeds 1 --out DIR [--data FOLDER] [--docs FILE]
 
-docs/benchmark.md is of one seed (`make benchmark`), docs/benchmark-full.md of ten.
+docs/benchmark.md is of half minutes and one seed (`make benchmark`), docs/benchmark-full.md of whole
+traces, in halves (`make benchmark-full`), docs/benchmark-seeds.md of half minutes and ten seeds.
 
 A cell is a trace's window, a ladder and an objective, each once as it is and once with every
-latency 1.3 times as long from half way on. Without `--full` the clairvoyant plays in the first
-windows only, and so does everybody with the slow-down, without the clairvoyant and those who have
-measured nothing. What a policy did with a seed is kept in DIR, so an interrupted run goes on where
-it was; `--data` takes all traces and ladders of another folder.
+latency 1.3 times as long from half way on. Windows that a trace is too short for are left out.
+Without `--full` the clairvoyant plays in the first windows only, and so does everybody with the
+slow-down, without the clairvoyant and those who have measured nothing. What a policy did with a
+seed is kept in DIR, so an interrupted run goes on where it was; `--data` takes all traces and
+ladders of another folder.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from provenance import code_digest
-from replay_report import DATA, IDEALISED, TELL, Cell, report
+from replay_report import DATA, IDEALISED, STARTS, TELL, Cell, report
 
 from controller.twin.contest import CLAIRVOYANT, COLD, GOVERNOR, LATE, LATE_COLD, RIVALS
 from controller.twin.ladder import load_ladder
@@ -34,7 +36,6 @@ from controller.twin.scoring import Score, summed_up
 from controller.twin.trace import load_trace
 
 OBJECTIVES_MS = {"short": 60, "long": 200}
-WINDOWS = (0, 300)  # seconds where windows of a trace begin
 POLICIES = (GOVERNOR, COLD, LATE, LATE_COLD, *RIVALS, *IDEALISED, CLAIRVOYANT)
 SLOWDOWN = 1.3
 FASTEST = "fixed:fastest"  # the zero of the score
@@ -101,6 +102,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each window")
+    parser.add_argument("--starts", default=STARTS, help="seconds where windows of a trace begin")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--full", action="store_true", help="everybody in every cell")
     parser.add_argument("--data", type=Path, default=DATA)
@@ -111,18 +113,23 @@ def _arguments() -> argparse.Namespace:
 
 
 def _tasks(args: argparse.Namespace) -> Iterator[Task]:
-    traces, ladders = sorted(args.data.glob("*.csv")), sorted(args.data.glob("*.yaml"))
-    cells = product((1.0, SLOWDOWN), OBJECTIVES_MS, traces, WINDOWS, ladders)
-    for slowdown, kind, trace, start_s, ladder in cells:
+    ladders, starts_s = sorted(args.data.glob("*.yaml")), [int(s) for s in args.starts.split(",")]
+    windows = [
+        (trace, start_s)
+        for trace in sorted(args.data.glob("*.csv"))
+        for start_s in starts_s
+        if start_s + args.seconds <= load_trace(trace).duration_s
+    ]
+    cells = product((1.0, SLOWDOWN), OBJECTIVES_MS, windows, ladders)
+    for slowdown, kind, (trace, start_s), ladder in cells:
         window = (trace, start_s, args.seconds, ladder, kind, slowdown)
-        policies = POLICIES if args.full else _few(start_s, slowdown)
+        policies = POLICIES if args.full else _few(slowdown, first=start_s == starts_s[0])
         for policy, seed in product(policies, range(1, args.seeds + 1)):
             yield Task(*window, policy, seed)
 
 
-def _few(start_s: int, slowdown: float) -> tuple[str, ...]:
-    """Return who plays where not everybody does everywhere."""
-    first = start_s == WINDOWS[0]
+def _few(slowdown: float, *, first: bool) -> tuple[str, ...]:
+    """Return who plays where not everybody does everywhere; `first`: of the windows of a trace."""
     if slowdown == 1.0:
         return POLICIES if first else POLICIES[:-1]
     without = {COLD, LATE_COLD, CLAIRVOYANT}

@@ -20,6 +20,7 @@ COMPARED = tuple(name for name in RIVALS if name != OWN)
 NOT_UNDER = 0.6  # of the headroom
 PERCENTILE = 0.99
 NEAR = 0.002  # of the clairvoyant's share in time
+STARTS = "0,300"  # seconds where windows of a trace begin, if nothing else is said
 TOLD = (0.985, 0.995)  # share of requests within the told 99th percentile
 
 
@@ -64,7 +65,8 @@ def report(
     """Return the page."""
     full = " --full" if args.full else ""
     data = "" if args.data == DATA else f" --data {args.data.name}"
-    size = f"--seconds {args.seconds:g} --seeds {args.seeds}{full}{data}"
+    starts = "" if args.starts == STARTS else f" --starts {args.starts}"
+    size = f"--seconds {args.seconds:g} --seeds {args.seeds}{starts}{full}{data}"
     again = f".venv/bin/python benchmarks/replay.py {size} --out DIR --docs FILE"
     lines = ["# The governor and its rivals, replayed", ""]
     lines += ["Written by `benchmarks/replay.py`; again with:", "", "```", again, "```", ""]
