@@ -2,8 +2,9 @@
 
     python benchmarks/replay.py --seconds 30 --seeds 1 --out DIR [--data FOLDER] [--docs FILE]
 
-docs/benchmark.md is of half minutes and one seed (`make benchmark`), docs/benchmark-full.md of whole
-traces, in halves (`make benchmark-full`), docs/benchmark-seeds.md of half minutes and ten seeds.
+docs/benchmark.md is of half minutes and one seed (`make benchmark`), docs/benchmark-full.md of
+whole traces, in halves (`make benchmark-full`), docs/benchmark-seeds.md of half minutes and ten
+seeds.
 
 A cell is a trace's window, a ladder and an objective, each once as it is and once with every
 latency 1.3 times as long from half way on. Windows that a trace is too short for are left out.

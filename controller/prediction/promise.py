@@ -43,6 +43,7 @@ _BATCH_LEARNED: Final = 0.02
 _FIRST: Final = 0.1  # logarithm, as long as nothing was seen
 _LOWEST: Final = math.log(0.6)
 _HIGHEST: Final = math.log(6.0)
+_LEAST: Final = 0.5  # of what is stated: an offset that is taken off must not leave nothing
 # How wrong the means are is half believed after so many single requests, and known of as many as
 # these, the last ones: what was wrong an hour ago says nothing of now.
 _DOUBT: Final = 2000.0
@@ -167,7 +168,7 @@ class Promise:
 
 def told_s(stated_s: _Any, factor: _Any, offset_s: _Any) -> Floats:
     """Return what promises of these factors tell where so much is stated."""
-    return np.maximum(stated_s * factor + (factor - 1.0) * offset_s, 0.0)
+    return np.maximum(stated_s * factor + (factor - 1.0) * offset_s, _LEAST * stated_s)
 
 
 def _is_usable(outcome: Outcome) -> bool:

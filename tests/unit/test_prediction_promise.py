@@ -143,6 +143,20 @@ def test_the_factor_stays_bounded(latency_s: float) -> None:
     assert told_s(promise, 0.0) >= 0.0
 
 
+def test_after_a_busy_hour_a_quiet_one_is_told_something_and_teaches() -> None:
+    """What is far below the objective was told as nothing at all, which no outcome could mend."""
+    promise = Promise(ALLOWED, OFFSET_S)
+    for _ in range(1000):
+        promise.averaged(outcome(0.03, told_s(promise, 0.04), 100), 0.0)
+    assert promise.factor < 0.7  # far more was stated than came
+    quiet_s, stated_s = 0.004, 0.005
+    assert told_s(promise, stated_s) >= 0.5 * stated_s
+    for _ in range(100):
+        told = told_s(promise, stated_s)
+        promise.averaged(outcome(quiet_s, told, 10), float(quiet_s > told))
+    assert told_s(promise, stated_s) > quiet_s
+
+
 def test_it_survives_a_restart_and_forgets_with_another_objective() -> None:
     promise = Promise(ALLOWED, OFFSET_S)
     promise.averaged(outcome(1.0, 0.1, 500), 1.0)
