@@ -79,7 +79,8 @@ def predict(
     """
     slowdown = None
     if busy_ratio:
-        slowdown = 1.0 + contention * placement.busy_beside(busy_ratio)
+        busy = placement.busy_beside(busy_ratio)
+        slowdown = np.where(busy > 0.0, 1.0 + contention * busy, 1.0)  # of nan, none
     found: list[Prediction] = []
     renew([predictor.arrivals for predictor in predictors])
     with np.errstate(all="ignore"):
@@ -200,6 +201,7 @@ def _conclude(
     raw_limits = raw_limit_s(latency_s, factors, offset_s)
     service = predictors[0].service
     lookup = np.concatenate([predictor.lookup for predictor in predictors])
+    rows = np.concatenate([predictor.rows for predictor in predictors])
     # In its body the model is trusted unless it proved too careful; in the tail the calibrated
     # quantile is what was seen.
     noise = np.minimum(service.noise[lookup], _MAX_LATENCY_NOISE)
@@ -208,7 +210,7 @@ def _conclude(
     miss_ratio = np.minimum(np.maximum(body, tail), 1.0).tolist()
     utilization, leftover_s = rollout.utilization_ratio.tolist(), rollout.leftover_s.tolist()
     throughput, single_s = rollout.throughput_rows_s.tolist(), rollout.single_s.tolist()
-    told, known = told_s(stated, promised, offset_s).tolist(), service.known()[lookup].tolist()
+    told, known = told_s(stated, promised, offset_s).tolist(), service.known()[rows].tolist()
     p50, raw, said, limits = p50_s.tolist(), raw_s.tolist(), stated.tolist(), raw_limits.tolist()
     slowed = np.concatenate(slowdown).tolist()
     began = 0

@@ -79,7 +79,8 @@ class ModelPredictor:
         self._came, self._ended = 0.0, 0  # requests, ever
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
-        self._rows = np.array([service.models.index(m) for m in self.models])
+        # Where the variants are in the table of service times, and where each one's times are.
+        self.rows = np.array([service.models.index(m) for m in self.models])
         most = service.max_rows
         declared = [v.max_batch for v in policy.variants]
         self._most = np.array([min(rows or most, most) for rows in declared], dtype=np.int64)
@@ -89,8 +90,7 @@ class ModelPredictor:
         self.instances = np.ones(len(self.models))  # of each, on each device
         self.has_several = False  # instances of any variant
         self.overlap = np.ones(len(self.models))  # how much these are in each other's way
-        # Where its service times are.
-        self.lookup = self._rows[::-1] if shuffled else self._rows
+        self.lookup = self.rows[::-1] if shuffled else self.rows
 
     @property
     def coverage(self) -> float | None:
@@ -217,12 +217,14 @@ class ModelPredictor:
             return
         for i, model in enumerate(self.models):
             own = instances.get(model)
-            self.instances[i] = 1.0 if own is None else own.number
+            self.instances[i] = 1.0 if own is None else max(own.number, 1.0)
             self.overlap[i] = 1.0 if own is None else overlap(model)
         self.has_several = bool((self.instances > 1.0).any())
 
     def gain(self) -> Singles:
         """Return how many times as much all instances of a variant do as one. [variants]."""
+        if not self.has_several:
+            return np.ones(len(self.models), dtype=np.float32)
         return gain(self.instances, self.overlap)
 
     def waits_s(self, variant: int, pending: int) -> float:
@@ -292,9 +294,9 @@ class ModelPredictor:
 
     def speed_order(self) -> NDArray[np.intp] | None:
         """Return the variants' indices, fastest first; None while one of them is unknown."""
-        if not self.service.known()[self._rows].all():
+        if not self.service.known()[self.rows].all():
             return None
-        full_s = self.service.table_s()[self._rows, self._usual - 1]
+        full_s = self.service.table_s()[self.rows, self._usual - 1]
         return np.argsort(full_s / self._usual, kind="stable")
 
     def readings(self, observation: Observation) -> list[VariantReading | None]:

@@ -43,7 +43,9 @@ _BATCH_LEARNED: Final = 0.02
 _FIRST: Final = 0.1  # logarithm, as long as nothing was seen
 _LOWEST: Final = math.log(0.6)
 _HIGHEST: Final = math.log(6.0)
-_LEAST: Final = 0.5  # of what is stated: an offset that is taken off must not leave nothing
+# Of what is stated: an offset that is taken off must not leave nothing, which teaches nothing. No
+# more than it takes for that: while it is told, a smaller factor tells the same.
+_LEAST: Final = 0.2
 # How wrong the means are is half believed after so many single requests, and known of as many as
 # these, the last ones: what was wrong an hour ago says nothing of now.
 _DOUBT: Final = 2000.0

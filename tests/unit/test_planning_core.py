@@ -251,6 +251,17 @@ def test_a_predictor_that_does_not_learn_does_worse(ablation):
     assert crippled.effective_quality(LIMIT_S, QUALITY) < with_learning
 
 
+def test_shuffled_mixes_up_times_not_which_variants_were_measured():
+    core = GovernorCore(POLICY, ablation="shuffled")
+    samples = (BatchSample("m_tiny", 1, 5, 0.002, 0.1),)
+    decision = core.step(observation(1.0, batch_samples=samples))[0]
+    assert {c.variant: c.known for c in decision.candidates} == {
+        "tiny": True,
+        "mid": False,
+        "big": False,
+    }
+
+
 def test_the_same_observations_give_the_same_decisions():
     def decide():
         load = bursts(6.0, 70.0, 900.0, 3)
