@@ -81,6 +81,7 @@ async def test_a_model_is_handed_back_on_a_variant_over_restarts_of_both(
             assert "it stays on mid" in said.stdout
             assert "gone when Triton restarts" in said.stdout
             assert await _tag(server.grpc) == TAG["mid"]
+            released_s = time.monotonic()
             # `slow` would be better, and nobody goes there.
             await governor.until(lambda m: m["reason"] == "released" and m["desired"] == "slow")
             governor.stop()
@@ -89,7 +90,8 @@ async def test_a_model_is_handed_back_on_a_variant_over_restarts_of_both(
             await asyncio.sleep(1.5)
             assert governor.model()["serving"] == "mid"
         traffic.check(at_least=30)
-        assert set(traffic.tags()) <= {TAG["mid"], TAG["slow"]}
+        # Until then it may have gone anywhere: a busy machine makes the best variant late.
+        assert set(traffic.tags(released_s)) == {TAG["mid"]}
         arguments = ("release", "chat", "--write-config", str(root))
         said = await asyncio.to_thread(governor_says, governor, *arguments)
         assert said.returncode == 0, said.stderr
