@@ -107,10 +107,11 @@ def unfinished_s(queues: Queues, table_s: Floats, slowdown: Floats | None = None
     full, rest = np.divmod(queues.waiting_rows, queues.limits)
     rest = np.ceil(rest).astype(np.int64)
     left_s = full * flat_s[first + queues.limits]
-    left_s += np.where(rest > 0, flat_s[first + rest], 0.0)
+    # Clipped: what is no number is no index either.
+    left_s += np.where(rest > 0, flat_s.take(first + rest, mode="clip"), 0.0)
     ran = np.maximum(queues.running_rows, queues.waiting_rows)
     ran = np.minimum(np.rint(ran), queues.limits).astype(np.int64)
-    ran_s = np.where(ran > 0, flat_s[first + ran], 0.0)
+    ran_s = np.where(ran > 0, flat_s.take(first + ran, mode="clip"), 0.0)
     if slowdown is not None:
         left_s *= slowdown
         ran_s *= slowdown

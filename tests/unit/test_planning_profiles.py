@@ -80,6 +80,9 @@ def test_what_a_switch_leaves_behind_counts_in_whole_batches() -> None:
     # Beside other models each batch takes longer, and so keeps its variant busy for longer.
     left_s = unfinished_s(queues, table_s, np.array([1.5, 2.0, 1.0]))
     assert left_s == pytest.approx([0.9 * 1.5 * 0.75, 2.0 * 25.0, 0.0])
+    odd = queues._replace(running_rows=np.full(3, np.nan), waiting_rows=np.full(3, np.nan))
+    with np.errstate(invalid="ignore"):
+        assert len(unfinished_s(odd, table_s)) == 3  # whatever it says, it says something
 
 
 def test_profiles_of_one_variant_share_what_late_requests_taught() -> None:
