@@ -31,9 +31,9 @@ _PREFIX: Final = "governor_"
 
 def exposition(document: Json) -> bytes:
     """Return the page for a status document with its histograms."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Document(document))
-    return generate_latest(registry)
+    collectors = CollectorRegistry(auto_describe=False)
+    collectors.register(_Document(document))
+    return generate_latest(collectors)
 
 
 class _Document(Collector):

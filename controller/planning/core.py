@@ -152,7 +152,6 @@ class GovernorCore:
             largest[sample.model] = max(sample.rows, largest.get(sample.model, 0))
         for mind in minds:
             mind.predictor.know_instances(observation.instances, self._overlap.of)
-        for mind in minds:
             mind.learn(observation, largest_rows=largest, stalled=stalled)
         predictors = [mind.predictor for mind in minds]
         queues = look(predictors, observation)

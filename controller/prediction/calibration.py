@@ -56,7 +56,7 @@ _BINS: Final = 201
 _TAIL: Final = 0.5  # an outcome: less of one, faded, is not the highest that was seen
 
 Floats = NDArray[np.float64]
-_Seconds = float | Floats
+_Numbers = float | Floats
 
 
 class Outcome(NamedTuple):
@@ -264,12 +264,12 @@ class ConformalCalibration:
         self._log_factor = None
 
 
-def stated_s(raw_s: _Seconds, factor: _Seconds, offset_s: _Seconds) -> Floats:
+def stated_s(raw_s: _Numbers, factor: _Numbers, offset_s: _Numbers) -> Floats:
     """Return what calibrations of these factors state where so much is predicted."""
     return np.maximum((raw_s + offset_s) * factor - offset_s, raw_s * _LEAST)
 
 
-def raw_limit_s(limit_s: _Seconds, factor: _Seconds, offset_s: _Seconds) -> Floats:
+def raw_limit_s(limit_s: _Numbers, factor: _Numbers, offset_s: _Numbers) -> Floats:
     """Return the largest predictions that they state as no more than a limit; 0: none."""
     stretched_s = (limit_s + offset_s) / factor - offset_s
     return np.maximum(np.minimum(stretched_s, limit_s / _LEAST), 0.0)

@@ -299,8 +299,7 @@ class Outcomes:
         return self._statements[at].log_drifts.get(model) if at >= 0 else None
 
     def _told(self, model: str, arrived_s: float) -> float | None:
-        at = bisect_right(self._from_s, arrived_s) - 1
-        said = self._statements[at].of.get(model) if at >= 0 else None
+        said = self._said(arrived_s, model)
         return None if said is None else said.told_s
 
     def _said(self, arrived_s: float, model: str) -> Statement | None:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from controller.prediction.calibration import Outcome
 
 Floats = NDArray[np.float64]
-_Any = float | Floats
+_Numbers = float | Floats
 
 _COUNTED: Final = 1000  # single requests, for the coverage
 _ENOUGH: Final = 20
@@ -168,7 +168,7 @@ class Promise:
             self._singles, self._late, self._by_means = singles, late, by_means
 
 
-def told_s(stated_s: _Any, factor: _Any, offset_s: _Any) -> Floats:
+def told_s(stated_s: _Numbers, factor: _Numbers, offset_s: _Numbers) -> Floats:
     """Return what promises of these factors tell where so much is stated."""
     return np.maximum(stated_s * factor + (factor - 1.0) * offset_s, _LEAST * stated_s)
 

@@ -169,11 +169,12 @@ class DeviceSharing:
         return active.get(sample.model, 0.0)
 
     def _others_active(self, since_s: float, placement: Placement) -> dict[str, float]:
-        """Return that share for every variant that was busy, by Triton's name."""
+        """Return that share for every variant, by Triton's name; 0 of one that was not busy."""
         since = itertools.takewhile(lambda tick: tick.ended_s > since_s, reversed(self._ticks))
         ticks = list(since)
         # Those that the placement does not know may be anywhere.
-        unknown = {name for tick in ticks for name in tick.busy_s} - placement.names.keys()
+        # In a fixed order: sums must not differ from one process to the next.
+        unknown = sorted({name for tick in ticks for name in tick.busy_s} - placement.names.keys())
         names = [*placement.names, *unknown]
         busy_s = [[tick.busy_s.get(name, 0.0) for name in names] for tick in ticks]
         if not busy_s:

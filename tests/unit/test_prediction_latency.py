@@ -124,3 +124,44 @@ def test_one_instance_is_what_is_taken_where_nothing_is_known():
     one, unknown = (_rolled(table_s, 300.0, 0.02, 4, instances) for instances in (1, None))
     assert one.latency_s == pytest.approx(unknown.latency_s, rel=1e-5)
     assert one.leftover_s == pytest.approx(unknown.leftover_s, rel=1e-5)
+
+
+def _of(seed, rows=1.0, squared=1.0):
+    """Return one of many situations, with requests of so many rows and their second moment."""
+    random = np.random.default_rng(seed)
+    weights = random.random(36) ** 4
+    return Situation(
+        table_s=0.002 * random.uniform(1.0, 3.0, (3, 1)) * (4.0 + np.arange(1.0, 9.0)),
+        limits=np.array([8, 4, 8]),
+        waiting_rows=random.integers(0, 6, 3).astype(float),
+        running_rows=random.integers(0, 4, 3).astype(float),
+        other_work_s=np.zeros(3),
+        forecast=RateForecast.of(
+            np.sort(random.gamma(2.0, 40.0, 36)), weights / weights.sum(), rows, squared
+        ),
+    )
+
+
+@pytest.mark.parametrize(("rows", "squared"), [(1.0, 1.0), (2.0, 6.0)])
+def test_models_beside_each_other_are_foreseen_as_each_alone(rows, squared):
+    situations = [_of(seed, rows, squared) for seed in range(5)]
+    together = roll_forward(situations, horizon_s=0.02, contention=1.0)
+    alone = [roll_forward([one], horizon_s=0.02, contention=1.0) for one in situations]
+    for name in ("latency_s", "utilization_ratio", "leftover_s", "throughput_rows_s", "single_s"):
+        expected = np.concatenate([getattr(one, name) for one in alone])
+        assert getattr(together, name) == pytest.approx(expected, rel=1e-5, abs=1e-9), name
+
+
+def test_requests_that_are_all_alike_are_the_limit_of_nearly_alike_ones():
+    alike = roll_forward([_of(3)], horizon_s=0.02, contention=1.0)
+    nearly = roll_forward([_of(3, squared=1.0 + 1e-12)], horizon_s=0.02, contention=1.0)
+    assert len(alike.weights) * 4 == len(nearly.weights)
+    assert alike.weights.sum() == pytest.approx(1.0)
+    for one, other in zip(
+        alike.quantiles_s(0.5, 0.9, 0.99), nearly.quantiles_s(0.5, 0.9, 0.99), strict=True
+    ):
+        assert one == pytest.approx(other, rel=1e-4)
+    limit_s, noise = np.full(3, 0.03), np.full(3, 0.1)
+    assert alike.miss_ratio(limit_s, noise) == pytest.approx(
+        nearly.miss_ratio(limit_s, noise), rel=1e-4, abs=1e-9
+    )
