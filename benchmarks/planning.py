@@ -54,13 +54,16 @@ def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
             now_s=tick * 0.02,
             sequence=tick,
             models={m.name: ModelReading(m.name, m.variants[0].model) for m in policy.models},
-            variants={name: reading(name, rng, alike=alike) for name in names},
+            variants={
+                name: reading(name, _batch_s(1 if alike else 2, i, variants), rng, alike=alike)
+                for i, name in enumerate(names)
+            },
             window_s=0.02,
             readings_age_s=0.001,
             host=HostReading(cpu_count=2),
             # Statistics come every half second.
             batch_samples=tuple(
-                BatchSample(name, int(rows), 5, 0.0005 * rows * (1 + i % variants), 0.2)
+                BatchSample(name, int(rows), 5, _batch_s(rows, i, variants), 0.2)
                 for i, name in enumerate(names)
                 for rows in (1, 2, 4, 8)
             )
@@ -73,10 +76,25 @@ def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
     return np.array(spent[TICKS // 10 :])
 
 
-def reading(name: str, rng: np.random.Generator, *, alike: bool) -> VariantReading:
-    """Return what a busy variant did in a tick."""
+def _batch_s(rows: int, at: int, variants: int) -> float:
+    """Return what a batch takes on one of all variants: the first of each model is the fastest."""
+    return 0.0004 * rows * (1 + at % variants)
+
+
+def reading(name: str, batch_s: float, rng: np.random.Generator, *, alike: bool) -> VariantReading:
+    """Return what a busy variant did in a tick: in three batches of so many seconds each."""
     waiting, ended = int(rng.poisson(1)), int(rng.poisson(3))
-    return VariantReading(name, True, waiting, ended, ended if alike else 6, 3)
+    rows = ended if alike else 6
+    return VariantReading(
+        name,
+        True,
+        waiting,
+        ended,
+        rows,
+        3,
+        queue_s=0.5 * batch_s * ended,
+        compute_s=batch_s * ended,
+    )
 
 
 def draw(models: list[int], ms: list[float], alike_ms: list[float], file: Path) -> None:

@@ -8,13 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from controller.planning.decision import Excluded
-from controller.policy.model import ModelPolicy, VariantPolicy
-from controller.telemetry.observation import (
-    MemoryReading,
-    ModelReading,
-    Observation,
-    VariantReading,
-)
+from controller.policy.model import ModelPolicy
+from controller.telemetry.observation import Observation
 
 
 def exclusions(
@@ -30,17 +25,25 @@ def exclusions(
         serving: the index of the variant that serves.
     """
     model, readings = observation.models.get(policy.name), observation.variants
-    found = [
-        exclusion(
-            policy,
-            variant,
-            readings.get(variant.model),
-            model,
-            observation.memory,
-            serves=i == serving,
-        )
-        for i, variant in enumerate(policy.variants)
-    ]
+    held = {} if observation.memory is None else observation.memory.variants
+    unusable = frozenset() if model is None else model.unusable
+    least, names = policy.min_quality, policy.allowed
+    found: list[Excluded | None] = []
+    for i, variant in enumerate(policy.variants):
+        own, reading = held.get(variant.model), readings.get(variant.model)
+        reason = None
+        if variant.quality < least:
+            reason = Excluded.MIN_QUALITY
+        elif names is not None and variant.name not in names:
+            reason = Excluded.NOT_ALLOWED
+        elif own is not None and not own.held:
+            reason = Excluded.NOT_LOADED
+        elif variant.model in unusable and i != serving:
+            # The one that serves may be in the middle of an operation: staying asks nothing of it.
+            reason = Excluded.UNUSABLE
+        elif reading is not None and reading.ready is False:
+            reason = Excluded.NOT_READY
+        found.append(reason)
     if not lost:
         return found  # as nearly always
     places = [observation.placement.get(variant.model, ()) for variant in policy.variants]
@@ -54,33 +57,6 @@ def exclusions(
         if None in excluded:
             break
     return excluded
-
-
-def exclusion(
-    policy: ModelPolicy,
-    variant: VariantPolicy,
-    reading: VariantReading | None,
-    model: ModelReading | None,
-    memory: MemoryReading | None,
-    *,
-    serves: bool,
-) -> Excluded | None:
-    """Return why a variant must not be chosen now, or None.
-
-    The one that `serves` may be in the middle of an operation: staying there asks nothing of it.
-    """
-    if variant.quality < policy.min_quality:
-        return Excluded.MIN_QUALITY
-    if policy.allowed is not None and variant.name not in policy.allowed:
-        return Excluded.NOT_ALLOWED
-    own = None if memory is None else memory.variants.get(variant.model)
-    if own is not None and not own.held:
-        return Excluded.NOT_LOADED
-    if not serves and model is not None and variant.model in model.unusable:
-        return Excluded.UNUSABLE
-    if reading is not None and reading.ready is False:
-        return Excluded.NOT_READY
-    return None
 
 
 def may_serve(policy: ModelPolicy, excluded: list[Excluded | None]) -> list[bool]:

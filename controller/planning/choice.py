@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -31,10 +32,10 @@ from controller.planning.value import (
 )
 from controller.policy.model import ModelPolicy, StabilityPolicy
 from controller.prediction.demand import Demand
-from controller.prediction.outcomes import Statement
 from controller.prediction.prediction import Prediction
 from controller.prediction.predictor import ModelPredictor
 from controller.prediction.service import ServiceTimes
+from controller.prediction.statements import Statement
 from controller.telemetry.observation import ModelReading, Observation
 
 Floats = NDArray[np.float64]
@@ -50,6 +51,9 @@ _HIGH: Final = 0.95  # quantile of the forecast of the rate
 # foresee costs some coverage; only a predictor that knows nothing costs so much.
 _TRUST: Final = 0.60
 _TRUST_OUTCOMES: Final = 300
+
+# As `Candidate._make` does it, without asking how many there are: thousands a tick.
+_candidate: Final = partial(tuple.__new__, Candidate)
 
 _URGENT: Final = frozenset({Reason.ESCAPE, Reason.RECOVERY})
 _UNDAMPED: Final = frozenset({Reason.PINNED, Reason.IGNORANCE})
@@ -83,6 +87,7 @@ class ModelMind:
         # At the last decision: the variant that needs its device, and what for; None: none does.
         self.need_per_s: tuple[int, float] | None = None
         self.quality = [v.quality for v in policy.variants]
+        self._names = tuple(v.name for v in policy.variants)
         self._profiles = Profiles(policy)
         self._lull = Lull()
 
@@ -161,8 +166,9 @@ class ModelMind:
         high = high_rps / max(forecast.mean_rps, 1e-9)
         budget = self._policy.objective.allowed_miss_ratio
         late_s = late_if_it_rises(prediction, high, horizon_s, serving)
+        limit_s = self._policy.objective.latency_s
         in_time = [
-            miss <= budget and late <= self._policy.objective.latency_s
+            miss <= budget and late <= limit_s
             for miss, late in zip(prediction.miss_ratio, late_s, strict=True)
         ]
         feasible = [k and timely for k, timely in zip(known, in_time, strict=True)]
@@ -359,7 +365,7 @@ class ModelMind:
         excluded: list[Excluded | None],
     ) -> tuple[Candidate, ...]:
         told = zip(
-            (variant.name for variant in self._policy.variants),
+            self._names,
             self.predictor.models,
             self.quality,
             excluded,
@@ -374,10 +380,10 @@ class ModelMind:
             feasible,
             strict=True,
         )
-        return tuple(map(Candidate._make, told))
+        return tuple(map(_candidate, told))
 
     def _name(self, index: int | None) -> str | None:
-        return None if index is None else self._policy.variants[index].name
+        return None if index is None else self._names[index]
 
     def score(self) -> Score:
         """Return how this model did in the last minute."""
@@ -409,5 +415,5 @@ def _where(chosen: list[bool]) -> list[int]:
 
 def _best(value: list[float], among: list[int], speed: list[float]) -> int:
     """Return the candidate of the highest value; ties go to the fastest."""
-    top = max(value[i] for i in among)
-    return max((i for i in among if value[i] >= top - _TIE), key=speed.__getitem__)
+    least = max([value[i] for i in among]) - _TIE
+    return max([i for i in among if value[i] >= least], key=speed.__getitem__)

@@ -41,17 +41,16 @@ def value_per_request(
     """
     real = beside or prediction
     speed, load = real.throughput_rows_s, real.utilization_ratio
-    fastest = max(range(len(speed)), key=speed.__getitem__)
+    fastest = speed.index(max(speed))
     spare = max(1.0 - load[fastest], _LEAST_SPARE)
     limit_s = real.raw_limit_s[fastest]
     slack_s = max(limit_s - 2.0 * real.single_s[fastest], 0.1 * limit_s)
-    price = shadow_price(
-        [one for one, is_known in zip(quality, known, strict=True) if is_known],
-        [one for one, is_known in zip(load, known, strict=True) if is_known],
-    )
+    price = shadow_price(itertools.compress(quality, known), itertools.compress(load, known))
     late_cost, cost = quality[fastest] / spare / horizon_s, price / horizon_s
     return [
-        worth * (1.0 - miss) - max(left_s - slack_s, 0.0) * late_cost - left_s * cost
+        worth * (1.0 - miss)
+        - (left_s - slack_s if left_s > slack_s else 0.0) * late_cost
+        - left_s * cost
         for worth, miss, left_s in zip(
             quality, prediction.miss_ratio, prediction.leftover_s, strict=True
         )
@@ -90,7 +89,7 @@ def worth_if_loaded(
     return found
 
 
-def shadow_price(quality: Sequence[float], utilization_ratio: Sequence[float]) -> float:
+def shadow_price(quality: Iterable[float], utilization_ratio: Iterable[float]) -> float:
     """Return the quality per request that a device's whole time more would bring.
 
     The dual of the fluid programme: shares f of the requests for each variant, maximal quality
@@ -102,30 +101,31 @@ def shadow_price(quality: Sequence[float], utilization_ratio: Sequence[float]) -
         utilization_ratio: of each, the device's time that all requests would take on it.
     """
     ends = sorted(zip(utilization_ratio, (-worth for worth in quality), strict=True))
-    hull: list[tuple[float, float]] = []  # (load, quality): the best mixes lie between neighbours
-    for at, (load, negated) in enumerate(ends):
-        # Somebody must bear it.
-        end = (min(load, 1.0 - _LEAST_SPARE) if at == 0 else load, -negated)
-        if hull and end[1] <= hull[-1][1]:
+    if not ends or ends[-1][0] <= 1.0:
+        return 0.0  # all of them bear it
+    # The best mixes lie between neighbours of the hull. Somebody must bear it: the fastest.
+    loads, worths = [min(ends[0][0], 1.0 - _LEAST_SPARE)], [-ends[0][1]]
+    for load, negated in ends[1:]:
+        worth = -negated
+        if worth <= worths[-1]:
             continue
-        while hull and _is_under(hull, end):
-            hull.pop()
-        hull.append(end)
-    for (load, worth), (slower, better) in itertools.pairwise(hull):
-        if slower > 1.0:
-            return (better - worth) / (slower - load)
+        # What is no better than a mix of those about it, or than one that asks no more.
+        while loads and (
+            load - loads[-1] <= _SAME_LOAD
+            or (
+                len(loads) > 1
+                and (worths[-1] - worths[-2]) * (load - loads[-1])
+                <= (worth - worths[-1]) * (loads[-1] - loads[-2])
+            )
+        ):
+            loads.pop()
+            worths.pop()
+        loads.append(load)
+        worths.append(worth)
+    for at in range(1, len(loads)):
+        if loads[at] > 1.0:
+            return (worths[at] - worths[at - 1]) / (loads[at] - loads[at - 1])
     return 0.0
-
-
-def _is_under(hull: list[tuple[float, float]], end: tuple[float, float]) -> bool:
-    """Return whether the last of the mixes' ends is no better than a mix of those about it."""
-    load, worth = hull[-1]
-    if end[0] - load <= _SAME_LOAD:
-        return True
-    if len(hull) == 1:
-        return False
-    before, before_worth = hull[-2]
-    return (worth - before_worth) * (end[0] - load) <= (end[1] - worth) * (load - before)
 
 
 def device_s(prediction: Prediction) -> list[float]:
@@ -179,9 +179,13 @@ def late_if_it_rises(
     prediction: Prediction, high: float, horizon_s: float, serving: int | None
 ) -> list[float]:
     """Return how late each variant would be if the load were `high` times as high for a while."""
-    found = []
-    for i, load in enumerate(prediction.utilization_ratio):
-        # From what will not do, a switch takes a window to help.
-        while_s = horizon_s if i == serving else _NOTICED_AFTER * horizon_s
-        found.append(prediction.stated_s[i] + max((load * high - 1.0) * while_s, 0.0))
-    return found
+    # From what will not do, a switch takes a window to help.
+    while_s = [_NOTICED_AFTER * horizon_s] * len(prediction.stated_s)
+    if serving is not None:
+        while_s[serving] = horizon_s
+    return [
+        stated_s if load * high <= 1.0 else stated_s + (load * high - 1.0) * seconds
+        for stated_s, load, seconds in zip(
+            prediction.stated_s, prediction.utilization_ratio, while_s, strict=True
+        )
+    ]

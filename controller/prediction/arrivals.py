@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +29,21 @@ _SCORE_MEMORY_S: Final = 0.5  # how long a good or bad forecast counts
 _Z: Final[Floats] = np.array(
     [-1.5932, -0.9674, -0.5895, -0.2822, 0.0, 0.2822, 0.5895, 0.9674, 1.5932]
 )
+RATE_POINTS: Final = 6
+LEVELS: Final[Floats] = (np.arange(RATE_POINTS) + 0.5) / RATE_POINTS
 _PRIOR_COUNT: Final = 0.5  # Jeffreys' prior of a Poisson rate
 _MOST_OWED: Final = 64.0  # a full batch that was counted and did not come
 _MIN_STEP_S: Final = 1e-4
 _MAX_STEP_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class RateForecast:
+class RateForecast(NamedTuple):
     """A weighted sample of the request rate to come, sorted ascending."""
 
     rates_rps: Floats  # [points]
     weights: Floats  # [points], sums to 1
     cumulated: list[float]  # the sums of the weights up to each point
+    levels_rps: Floats  # [RATE_POINTS], equally likely: they stand for it
     mean_rps: float
     rows_per_request: float
     rows_squared_per_request: float  # second moment, for the spread of the work
@@ -49,8 +51,10 @@ class RateForecast:
     @classmethod
     def of(cls, rates_rps: Floats, weights: Floats, rows: float, squared: float) -> RateForecast:
         """Return the forecast that is these rates, of requests of so many rows."""
+        sums = weights.cumsum()
+        (levels_rps,) = _compressed(rates_rps[None], weights[None], sums[None])
         mean_rps = float(rates_rps @ weights)
-        return cls(rates_rps, weights, weights.cumsum().tolist(), mean_rps, rows, squared)
+        return cls(rates_rps, weights, sums.tolist(), levels_rps, mean_rps, rows, squared)
 
     def quantile(self, probability: float) -> float:
         """Return a quantile of the rate in requests per second."""
@@ -97,22 +101,31 @@ class ArrivalForecaster:
         arrivals += self._owed
         count = max(arrivals, 0.0)
         self._owed = max(min(arrivals - count, 0.0), -_MOST_OWED)
-        fade = math.exp(-window_s / _SCORE_MEMORY_S)
-        arranged = math.lgamma(count + 1.0)
-        scored = [
-            self._log_weights[k] * fade + self._log_likelihood(k, count, window_s) - arranged
-            for k in range(len(_MEMORIES_S))
-        ]
+        fade, *keeps = _fading(window_s)
+        lgamma, log, exp = math.lgamma, math.log, math.exp
+        arranged = lgamma(count + 1.0)
+        scored, counts, exposures_s = [], [], []
+        for log_weight, seen, exposure_s, keep in zip(
+            self._log_weights, self._counts, self._exposure_s, keeps, strict=True
+        ):
+            # Predictive of a Gamma-Poisson filter: negative binomial.
+            shape, until_s = seen + _PRIOR_COUNT, exposure_s + window_s
+            likelihood = (
+                lgamma(shape + count)
+                - lgamma(shape)
+                + shape * log(exposure_s / until_s)
+                + count * log(window_s / until_s)
+            )
+            scored.append(log_weight * fade + likelihood - arranged)
+            counts.append(seen * keep + count)
+            exposures_s.append(exposure_s * keep + window_s)
+        self._counts, self._exposure_s = counts, exposures_s
         top = max(scored)
-        raw = [math.exp(value - top) for value in scored]
+        raw = [exp(value - top) for value in scored]
         total = sum(raw)
         share = _SHARE / len(raw)
         self._weights = [(1.0 - _SHARE) * value / total + share for value in raw]
-        self._log_weights = [math.log(weight) for weight in self._weights]
-        for k, memory_s in enumerate(_MEMORIES_S):
-            keep = math.exp(-window_s / memory_s)
-            self._counts[k] = self._counts[k] * keep + count
-            self._exposure_s[k] = self._exposure_s[k] * keep + window_s
+        self._log_weights = [log(weight) for weight in self._weights]
 
     def observe_rows(self, requests: float, rows: float) -> None:
         """Take in how many rows completed requests carried together."""
@@ -137,18 +150,6 @@ class ArrivalForecaster:
         assert self._forecast is not None  # noqa: S101 - it was just made
         return self._forecast
 
-    def _log_likelihood(self, expert: int, count: float, window_s: float) -> float:
-        """Return how likely a count was to an expert, logarithm, but for what is so to all."""
-        shape = self._counts[expert] + _PRIOR_COUNT
-        exposure_s = self._exposure_s[expert]
-        # Predictive of a Gamma-Poisson filter: negative binomial.
-        return (
-            math.lgamma(shape + count)
-            - math.lgamma(shape)
-            + shape * math.log(exposure_s / (exposure_s + window_s))
-            + count * math.log(window_s / (exposure_s + window_s))
-        )
-
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""
         return {
@@ -168,6 +169,12 @@ class ArrivalForecaster:
         self._rows, self._rows_squared, self._rows_weight = rows, squared, weight
 
 
+@lru_cache(maxsize=1)
+def _fading(window_s: float) -> tuple[float, ...]:
+    """Return what a window leaves of scores, and of what each expert saw: many models ask."""
+    return tuple(math.exp(-window_s / memory_s) for memory_s in (_SCORE_MEMORY_S, *_MEMORIES_S))
+
+
 def renew(forecasters: Sequence[ArrivalForecaster]) -> None:
     """Make the forecasts of several models at once, which takes little longer than one."""
     due = [one for one in forecasters if one._forecast is None]  # noqa: SLF001 - of this module
@@ -184,12 +191,35 @@ def renew(forecasters: Sequence[ArrivalForecaster]) -> None:
     spread = np.repeat(weights / len(_Z), len(_Z), axis=1)
     order, rows = np.argsort(points, axis=1), np.arange(len(due))[:, None]
     points, spread = points[rows, order], spread[rows, order]
-    cumulated = spread.cumsum(axis=1).tolist()
+    sums = spread.cumsum(axis=1)
+    levels_rps = _compressed(points, spread, sums)
     means_rps = (points * spread).sum(axis=1).tolist()
-    for one, rates_rps, often, sums, expected_rps in zip(
-        due, points, spread, cumulated, means_rps, strict=True
+    for one, rates_rps, often, until, levels, expected_rps in zip(
+        due, points, spread, sums.tolist(), levels_rps, means_rps, strict=True
     ):
         each, squared = one._rows, max(one._rows_squared, one._rows**2)  # noqa: SLF001
         one._forecast = RateForecast(  # noqa: SLF001
-            rates_rps, often, sums, expected_rps, each, squared
+            rates_rps, often, until, levels, expected_rps, each, squared
         )
+
+
+def _compressed(rates_rps: Floats, weights: Floats, cumulated: Floats) -> Floats:
+    """Return equally likely rates that stand for each forecast. [forecasts, RATE_POINTS].
+
+    Args:
+        rates_rps: ascending. [forecasts, points].
+        weights: of these; they sum to 1. [forecasts, points].
+        cumulated: their sums up to each. [forecasts, points].
+    """
+    middles = cumulated - 0.5 * weights
+    if len(middles) == 1:
+        return np.asarray(np.interp(LEVELS, middles[0], rates_rps[0]))[None]
+    # Between the points about each level, and at the ends as they are (as `np.interp` does it).
+    last = rates_rps.shape[1] - 1
+    after = (middles[:, None, :] <= LEVELS[:, None]).sum(axis=2)
+    low, high = np.maximum(after - 1, 0), np.minimum(after, last)
+    rows = np.arange(len(rates_rps))[:, None]
+    low_at, high_at = middles[rows, low], middles[rows, high]
+    low_rps, high_rps = rates_rps[rows, low], rates_rps[rows, high]
+    slope = (high_rps - low_rps) / np.where(high > low, high_at - low_at, 1.0)
+    return np.asarray(slope * (LEVELS - low_at) + low_rps)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ _COUNTED: Final = 1000  # single requests, for the coverage
 _MEMORY_S: Final = 30.0  # after which a score counts 1/e
 _UNUSED_S: Final = 60.0  # after which a variant's scores say nothing of it any more
 _RELAX_EVERY_S: Final = 1.0
+_JUST_UNDER_S: Final = _RELAX_EVERY_S - 1e-6  # sums of times are rounded
 _GAMMA: Final = 0.004
 _ENOUGH: Final = 300.0  # outcomes; with fewer of its own, a variant borrows its siblings'
 _PRIOR: Final = 200.0  # outcomes of score 0 ("the model is right") as far as there are no others
@@ -97,10 +98,7 @@ class ConformalCalibration:
     @property
     def factor(self) -> float:
         """Return what a predicted quantile and the offset together must be multiplied by."""
-        if self._log_factor is None:
-            self._log_factor = self._find()
-            self._factor = math.exp(self._log_factor)
-        return self._factor
+        return factors([self])[0]
 
     def stated_s(self, raw_s: float) -> float:
         """Return what to state where `raw_s` is predicted. Never falls as `raw_s` grows."""
@@ -195,15 +193,15 @@ class ConformalCalibration:
         self._alpha = max(self._alpha, self._target)
         self._log_factor = None
 
-    def relax(self, now_s: float) -> None:
-        """Forget what is old; to be called at every tick, whether or not there were outcomes."""
+    def relax(self, now_s: float) -> float:
+        """Forget what is old, whether or not there were outcomes; return when to call it again."""
         if self._relaxed_s is None:
             self._relaxed_s = now_s + self._phase_s
             # What was restored has the age of this start, whatever clock it was seen on.
             self._used_s = now_s
         elapsed_s = now_s - self._relaxed_s
         if elapsed_s < _RELAX_EVERY_S:
-            return
+            return self._relaxed_s + _JUST_UNDER_S
         self._relaxed_s = now_s
         unused_s = math.inf if self._used_s is None else now_s - self._used_s
         keep = math.exp(-elapsed_s / _MEMORY_S) if unused_s <= _UNUSED_S else 0.0
@@ -212,28 +210,7 @@ class ConformalCalibration:
         if unused_s > _RELAX_EVERY_S:
             self._alpha += (self._target - self._alpha) * (1.0 - math.exp(-elapsed_s / _UNUSED_S))
         self._log_factor = None  # the siblings' scores, too, need to be looked at no more often
-
-    def _find(self) -> float:
-        scores = self._weighed()
-        lacking = _ENOUGH - self._support
-        if lacking > 0.0:
-            borrowed = sum(other._support for other in self._siblings)  # noqa: SLF001 - of this class
-            share = min(lacking / borrowed, 1.0) if borrowed > 0.0 else 0.0
-            for other in self._siblings:
-                scores += share * other._weighed()  # noqa: SLF001
-        scores[_ZERO] += max(_PRIOR - scores.sum(), 0.0)
-        below = np.cumsum(scores)
-        total = float(below[-1])
-        if self._alpha <= 0.0:
-            highest = int(np.searchsorted(below, total - _TAIL))
-            value = (highest - _ZERO) * _STEP - 10.0 * self._alpha
-        else:
-            # No correction for a finite sample: alpha(t) makes up for it as outcomes come.
-            level = (1.0 - self._alpha) * total
-            at = min(int(np.searchsorted(below, level)), _BINS - 1)
-            inside = 1.0 - (float(below[at]) - level) / max(float(scores[at]), 1e-12)
-            value = (at - _ZERO - 0.5 + min(max(inside, 0.0), 1.0)) * _STEP
-        return min(max(value, _LOWEST), _HIGHEST)
+        return now_s + _JUST_UNDER_S
 
     def _weighed(self) -> Floats:
         """Return how many outcomes speak for each score. [bins]. A copy."""
@@ -262,6 +239,58 @@ class ConformalCalibration:
         self._weights = scores
         self._support = min(float(scores.sum()), _ENOUGH)
         self._log_factor = None
+
+
+def factors(calibrations: Sequence[ConformalCalibration]) -> list[float]:
+    """Return the factor of each: to find many at once takes little longer than one."""
+    due = [one for one in calibrations if one._log_factor is None]  # noqa: SLF001 - of this module
+    if due:
+        _find(list(dict.fromkeys(due)))
+    return [one._factor for one in calibrations]  # noqa: SLF001
+
+
+def _find(due: list[ConformalCalibration]) -> None:
+    """Find factors anew."""
+    known, lent = dict.fromkeys(due), {}
+    for at, one in enumerate(due):
+        if one._support < _ENOUGH:  # noqa: SLF001 - of this module
+            lenders = [other for other in one._siblings if other._support > 0.0]  # noqa: SLF001
+            lent[at] = lenders
+            known |= dict.fromkeys(lenders)
+    weights = np.array([one._weights for one in known])  # noqa: SLF001
+    total = weights.sum(axis=1)
+    total[total <= 0.0] = math.inf
+    support = np.array([one._support for one in known])  # noqa: SLF001
+    weights *= (support / total)[:, None]
+    scores = weights[: len(due)]
+    if any(lent.values()):
+        rows = {one: row for row, one in enumerate(known)}
+        scores = scores.copy()
+        for at, lenders in lent.items():
+            borrowed = sum([other.support for other in lenders])
+            for other in lenders:
+                share = min((_ENOUGH - due[at].support) / borrowed, 1.0)
+                scores[at] += share * weights[rows[other]]
+    scores[:, _ZERO] += np.maximum(_PRIOR - scores.sum(axis=1), 0.0)
+    below = scores.cumsum(axis=1)
+    # No correction for a finite sample: alpha(t) makes up for it as outcomes come.
+    levels = [
+        (1.0 - one._alpha) * total if one._alpha > 0.0 else total - _TAIL  # noqa: SLF001
+        for one, total in zip(due, below[:, -1].tolist(), strict=True)
+    ]
+    bins = (below < np.array(levels)[:, None]).sum(axis=1).clip(max=_BINS - 1)
+    every = np.arange(len(due))
+    reached, inside = below[every, bins].tolist(), scores[every, bins].tolist()
+    for one, at, level, until, within in zip(
+        due, bins.tolist(), levels, reached, inside, strict=True
+    ):
+        if one._alpha > 0.0:  # noqa: SLF001
+            part = 1.0 - (until - level) / max(within, 1e-12)
+            value = (at - _ZERO - 0.5 + min(max(part, 0.0), 1.0)) * _STEP
+        else:  # the highest, and more
+            value = (at - _ZERO) * _STEP - 10.0 * one._alpha  # noqa: SLF001
+        one._log_factor = min(max(value, _LOWEST), _HIGHEST)  # noqa: SLF001
+        one._factor = math.exp(one._log_factor)  # noqa: SLF001
 
 
 def stated_s(raw_s: _Numbers, factor: _Numbers, offset_s: _Numbers) -> Floats:

@@ -79,12 +79,16 @@ class Drift:
 
     def of(self, variant: int) -> float:
         """Return what a variant's present service time is over what was learned, as logarithm."""
+        return self.of_each()[variant]
+
+    def of_each(self) -> list[float]:
+        """Return the same of every variant. Do not change."""
         if self._of is None:
             self._of = self.of_all().tolist()
-        return self._of[variant]
+        return self._of
 
     def of_all(self) -> Floats:
-        """Return the same of every variant. [variants]."""
+        """Return the same as an array. [variants]."""
         return np.asarray(self._shares @ np.array(self._logs))
 
     def ratios(self) -> dict[int, float]:

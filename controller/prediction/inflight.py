@@ -72,26 +72,31 @@ class ArrivalCounter:
         for reading in readings:
             if reading is None:
                 continue  # a server that went took with it what was in execution
-            ended = reading.completed_requests + reading.failed_requests
+            model, completed = reading.model, reading.completed_requests
+            ended, waiting = completed + reading.failed_requests, reading.pending_requests
             arrived += ended
-            if reading.pending_requests is None or reading.ready is False:
+            if waiting is None or reading.ready is False:
                 continue  # nothing tells what waits, or nothing does
-            before = self._seen.get(reading.model) or _Seen()
-            now = _Seen(reading.pending_requests, 0.0, before.batch_s)
-            if reading.completed_requests > 0 and reading.compute_s > 0.0:
-                now.batch_s = reading.compute_s / reading.completed_requests
-            if not (now.waiting or before.waiting or ended):
+            before = self._seen.get(model) or _Seen()
+            if not (ended or waiting or before.waiting or before.running) and not before.ends_rps:
+                before.silent_s += window_s  # idle, as most are that do not serve
+                seen[model] = before
+                continue
+            seen[model] = now = _Seen(waiting, 0.0, before.batch_s)
+            if completed > 0 and reading.compute_s > 0.0:
+                now.batch_s = reading.compute_s / completed
+            if not (waiting or before.waiting or ended):
                 now.silent_s = before.silent_s + window_s
             if now.silent_s <= _PATIENCE * before.batch_s:
-                came = expected.get(reading.model, 0.0)
-                count = 1.0 if instances is None else instances.get(reading.model, 1.0)
+                came = expected.get(model, 0.0)
+                count = 1.0 if instances is None else instances.get(model, 1.0)
                 if count > 1.0:
-                    now.running = _running_together(before, now, reading, came, count, window_s)
+                    running = _running_together(before, now, reading, came, count, window_s)
                 else:
-                    now.running = _running(before, reading, now.waiting, came)
-                now.running = min(now.running, largest * count)
-            arrived += now.waiting - before.waiting + now.running - before.running
-            seen[reading.model] = now
+                    running = _running(before, reading, waiting, came)
+                most = largest * count
+                now.running = min(most, running)
+            arrived += waiting - before.waiting + now.running - before.running
         self._seen = seen
         return arrived
 
@@ -99,13 +104,14 @@ class ArrivalCounter:
 def _running(before: _Seen, reading: VariantReading, waiting: int, expected: float) -> float:
     """Return how many requests are likely to be in execution now."""
     least, executions = 1.0 if waiting > 0 else 0.0, reading.executions
-    began = before.waiting - waiting - reading.completed_requests - reading.failed_requests
+    completed = reading.completed_requests
+    began = before.waiting - waiting - completed - reading.failed_requests
     if executions == 0:
         running = before.running
         if began > 0:
             running += began + expected / 2.0
         return max(least, running)
-    mean = reading.completed_requests / executions
+    mean = completed / executions
     if expected == 0.0:
         running = max(before.running + began, 0.0)
         if waiting == 0:  # all that waited has begun, and what ran then has ended

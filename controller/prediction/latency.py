@@ -22,21 +22,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.prediction.arrivals import RateForecast
+from controller.prediction.arrivals import RATE_POINTS, RateForecast
 from controller.prediction.rollout import (
     AWAY,
     LEFT,
-    LEVELS,
     MOMENTS,
     OWN_OFFSETS,
     POINTS,
-    RATE_POINTS,
     SPREAD,
     Rollout,
 )
@@ -45,10 +42,15 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 _TRANSIENT: Final = 5  # batches that are followed one by one
+# The points of a queue's length, rate x moment x fluctuation, flat: which rate, which moment, and
+# the fluctuation.
+_RATE_AT: Final = np.repeat(np.arange(RATE_POINTS), POINTS // RATE_POINTS)
+_MOMENT_AT: Final = np.tile(np.repeat(np.arange(len(MOMENTS)), len(SPREAD)), RATE_POINTS)
+_SPREAD_AT: Final = np.tile(SPREAD, POINTS // len(SPREAD))
+_AWAY_AT: Final = np.tile(AWAY, POINTS // len(AWAY))
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(NamedTuple):
     """What waits and what is to come for one model. First axis of arrays: candidates."""
 
     table_s: Floats  # service times. [candidates, rows 1..max]
@@ -112,7 +114,7 @@ def roll_forward(
     # Points: rate x moment x fluctuation, flat.
     surplus = arriving - throughput[:, None]
     queue = _queue_by(moments, waiting_rows, surplus, np.sqrt(arriving * burstiness[:, None]))
-    rates_at = np.repeat(arriving, POINTS // RATE_POINTS, axis=1)
+    rates_at = arriving[:, _RATE_AT]
     running_at = np.repeat(running.reshape(count, -1), len(SPREAD), axis=1)
     # Where so much of what waits now is left, the batch in execution is no smaller.
     left_now = np.minimum(queue, np.minimum(waiting_rows, limits)[:, None])
@@ -227,9 +229,10 @@ def _latencies(
     full = limits.astype(np.float32)[:, None]
     batches = np.floor(queue / full)
     rest = (queue - batches * full)[:, None]
-    spills = rest + own > full[:, :, None]  # [candidates, own sizes, points]
+    # As a number, which arithmetic need not be told apart from the others: 1: it spills.
+    spills = (rest + own > full[:, :, None]).astype(np.float32)  # [candidates, own sizes, points]
     full_s = paced_s[np.arange(count), limits - 1][:, None, None]
-    joined = np.where(spills, np.float32(0.0), rest) + own
+    joined = rest * (np.float32(1.0) - spills) + own
     left_s = running_s[:, None, None] * LEFT[:, None]
     # From here on [candidates, own sizes, left, points].
     latency = ((batches[:, None] + spills) * full_s)[:, :, None] + left_s
@@ -252,12 +255,14 @@ def _spread_out(
     And points of the rows a second, equally likely. [candidates, rates].
     """
     forecasts = [situation.forecast for situation in situations]
-    moments = [
-        (forecast.mean_rps, forecast.rows_per_request, forecast.rows_squared_per_request)
-        for forecast in forecasts
-    ]
-    rates = _compress(forecasts) * np.array([[f.rows_per_request] for f in forecasts])
-    mean_rps, mean_rows, squared_rows = np.repeat(np.array(moments), sizes, axis=0).T
+    moments = np.array(
+        [
+            (forecast.mean_rps, forecast.rows_per_request, forecast.rows_squared_per_request)
+            for forecast in forecasts
+        ]
+    )
+    rates = np.array([forecast.levels_rps for forecast in forecasts]) * moments[:, 1:2]
+    mean_rps, mean_rows, squared_rows = np.repeat(moments, sizes, axis=0).T
     return (
         mean_rps,
         mean_rows,
@@ -282,20 +287,21 @@ def _queue_by(
         spread: the motion's deviation after a second. [candidates, rates].
 
     """
-    drift = (surplus[:, :, None] * moments_s)[..., None]
-    root = np.multiply.outer(spread, np.sqrt(moments_s))[..., None]  # one more axis: points
-    free = waiting_rows[:, None, None, None] + drift + root * SPREAD
+    # Each point has its own number of everything: short axes that are stretched are slow.
+    surplus, spread = surplus[:, _RATE_AT], spread[:, _RATE_AT]
+    at_s = moments_s[_MOMENT_AT]
+    drift, root = surplus * at_s, spread * np.sqrt(at_s)
+    free = waiting_rows[:, None] + drift + root * _SPREAD_AT
     # Where the queue shrinks on the whole, its highest value came before the moment.
-    falling = np.minimum(surplus, np.float32(-1e-9))[:, :, None, None]
-    away = root * AWAY
-    peak_share = np.minimum(-0.5 * away / (falling * moments_s[:, None]), 1.0)  # of sqrt(time)
-    highest = away * peak_share + falling * moments_s[:, None] * peak_share**2
+    falling = np.minimum(surplus, np.float32(-1e-9)) * at_s
+    away = root * _AWAY_AT
+    peak_share = np.minimum(-0.5 * away / falling, 1.0)  # of sqrt(time)
+    highest = away * peak_share + falling * peak_share**2
     # Where it grows, the highest value is the last.
     rising = np.maximum(drift, 0.0)
-    grown = rising + root * (SPREAD + (AWAY - SPREAD) * np.exp(-2.0 * rising / root))
-    reflected = np.where(surplus[:, :, None, None] > 0.0, grown, highest)
-    queue = np.maximum(np.maximum(free, reflected), 0.0)
-    return np.asarray(queue.reshape(len(surplus), -1))
+    grown = rising + root * (_SPREAD_AT + (_AWAY_AT - _SPREAD_AT) * np.exp(-2.0 * rising / root))
+    reflected = np.where(surplus > 0.0, grown, highest)
+    return np.asarray(np.maximum(np.maximum(free, reflected), 0.0))
 
 
 def _batches_by(
@@ -325,26 +331,9 @@ def _batches_by(
         batches[i] = following.take(batches[i - 1] + row)
     batches[_TRANSIENT] = steady
     ended_s = table_s.take(batches[:_TRANSIENT] + first).cumsum(axis=0)
-    ended = (ended_s[..., None] < moments_s).sum(axis=0)  # how many, by each moment
-    at = ended * steady.size + np.arange(steady.size).reshape(*steady.shape, 1)
-    return np.asarray(batches.take(at))
-
-
-def _compress(forecasts: Sequence[RateForecast]) -> Floats:
-    """Return equally likely rates that stand for each forecast. [forecasts, RATE_POINTS]."""
-    if len(forecasts) == 1:
-        (one,) = forecasts
-        middle = np.array(one.cumulated) - 0.5 * one.weights
-        return np.interp(LEVELS, middle, one.rates_rps)[None]
-    rates_rps = np.array([forecast.rates_rps for forecast in forecasts])
-    weights = np.array([forecast.weights for forecast in forecasts])
-    middles = np.array([forecast.cumulated for forecast in forecasts]) - 0.5 * weights
-    # Between the points about each level, and at the ends as they are (as `np.interp` does it).
-    last = rates_rps.shape[1] - 1
-    after = (middles[:, None, :] <= LEVELS[:, None]).sum(axis=2)
-    low, high = np.maximum(after - 1, 0), np.minimum(after, last)
-    rows = np.arange(len(rates_rps))[:, None]
-    low_at, high_at = middles[rows, low], middles[rows, high]
-    low_rps, high_rps = rates_rps[rows, low], rates_rps[rows, high]
-    slope = (high_rps - low_rps) / np.where(high > low, high_at - low_at, 1.0)
-    return np.asarray(slope * (LEVELS - low_at) + low_rps)
+    own = np.arange(steady.size).reshape(steady.shape)
+    found = np.empty((*steady.shape, len(moments_s)), dtype=np.int64)
+    for moment, at_s in enumerate(moments_s):
+        ended = (ended_s < at_s).sum(axis=0)  # how many, by then
+        found[..., moment] = batches.take(ended * steady.size + own)
+    return found

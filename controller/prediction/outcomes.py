@@ -9,10 +9,8 @@ variant look slow for as long as scores are remembered.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from controller.policy.model import Objective
@@ -20,10 +18,10 @@ from controller.prediction.calibration import ConformalCalibration, Outcome
 from controller.prediction.own_probes import PROBED_S, OwnProbes
 from controller.prediction.promise import Promise
 from controller.prediction.spread import Spread, mean_of
+from controller.prediction.statements import Statement, Statements
 from controller.telemetry.observation import Observation, RequestSample, VariantReading
 
 _Known = TypeVar("_Known")
-_STATEMENTS: Final = 2048  # at least so many are kept
 _STALLS: Final = 8
 # Of the objective: what is far below it need not be predicted to a fine share of itself.
 _OFFSET_SHARE: Final = 0.25
@@ -31,24 +29,6 @@ _EXCUSED_FROM: Final = 0.4  # of a rise of the drift, log: less of it comes and 
 # Of one that is still there after so long, less is enough. A straggler's is gone by then.
 _SETTLED_S: Final = 1.2
 _EXPLAINED_FROM: Final = 0.15
-
-
-class Statement(NamedTuple):
-    """What was predicted of requests on a variant: latency at the objective's percentile."""
-
-    raw_s: float  # before calibration
-    stated_s: float  # after
-    told_s: float  # to people
-
-
-class _Look(NamedTuple):
-    """What was stated of requests that arrive from a moment on.
-
-    Until a switch takes effect they go to the variant that is left: both have a statement.
-    """
-
-    of: Mapping[str, Statement]  # by Triton's name
-    log_drifts: Mapping[str, float]  # of their devices, that it was stated by
 
 
 class _Taught(NamedTuple):
@@ -91,14 +71,15 @@ class Outcomes:
         self._acquaint()
         self._promise = Promise(objective.allowed_miss_ratio, _OFFSET_SHARE * objective.latency_s)
         self._spread = Spread()
-        self._statements: list[_Look] = []
-        self._from_s: list[float] = []  # when each of these was stated
+        self._statements = Statements(models)
         # The drift of each variant's device, log: that its calibration holds for, and now.
         self._excused = dict.fromkeys(self._weights.values(), 0.0)
         self._log_drift = dict.fromkeys(self._weights, 0.0)
         self._log_drifts: list[float] = []  # the same, in their order, as last told
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)
         self._taught: deque[_Taught] = deque()
+        self._relax_from_s = -math.inf  # there is something to forget
+        self._judged: tuple[float | None, int] | None = None  # coverage, of so many requests
 
     def take_over(self, old: Outcomes) -> None:
         """Keep the calibrations of an earlier policy, if they are about the same objective."""
@@ -112,6 +93,7 @@ class Outcomes:
                     self._shared[of].restore(known.state())
                 taken.add(id(known))
             self._acquaint()
+            self._judged = None
             self._promise = old._promise
             self._excused |= {of: old._excused[of] for of in self._excused if of in old._excused}
 
@@ -139,10 +121,11 @@ class Outcomes:
         if log_drifts == self._log_drifts:
             return
         self._log_drifts = list(log_drifts)
-        least: dict[str, float] = {}  # of the profiles of one variant, wherever they are
-        for (model, of), drift in zip(self._weights.items(), log_drifts, strict=True):
-            self._log_drift[model] = drift
-            least[of] = min(drift, least.get(of, drift))
+        self._log_drift = dict(zip(self._weights, log_drifts, strict=True))
+        least = dict(zip(self._weights.values(), log_drifts, strict=True))
+        if len(least) < len(log_drifts):  # of the profiles of one variant, wherever they are
+            for of, drift in zip(self._weights.values(), log_drifts, strict=True):
+                least[of] = min(drift, least[of])
         for of, drift in least.items():
             before = self._excused[of]
             if drift < before:
@@ -161,21 +144,28 @@ class Outcomes:
         """Return what the calibrations add to a latency before they multiply it."""
         return _OFFSET_SHARE * self._objective.latency_s
 
-    def factors(self) -> list[float]:
-        """Return the calibration's factor of each variant."""
-        return [calibration.factor for calibration in self._calibrations.values()]
-
     @property
     def coverage(self) -> float | None:
         """Return the share of recent requests within what was stated; None: too few."""
-        shares = [(c.coverage, c.observed) for c in self._shared.values() if c.coverage is not None]
-        total = sum(count for _, count in shares)
-        return sum(share * count for share, count in shares) / total if total else None
+        return self._judge()[0]
 
     @property
     def observed(self) -> int:
         """Return how many recent requests the coverage counts."""
-        return sum([c.observed for c in self._shared.values()])
+        return self._judge()[1]
+
+    def _judge(self) -> tuple[float | None, int]:
+        """Return both, found anew where single requests came: each tick asks."""
+        if self._judged is None:
+            of_each = [(c.coverage, c.observed) for c in self._shared.values()]
+            shares = [(share, count) for share, count in of_each if share is not None]
+            total = sum(count for _, count in shares)
+            covered = sum(share * count for share, count in shares)
+            self._judged = (
+                covered / total if total else None,
+                sum(count for _, count in of_each),
+            )
+        return self._judged
 
     @property
     def promise(self) -> Promise:
@@ -189,11 +179,7 @@ class Outcomes:
             now_s: when.
             of: of the variants that may get them, by Triton's name.
         """
-        log_drifts = {model: self._log_drift[model] for model in of}
-        self._statements.append(_Look(of, log_drifts))
-        self._from_s.append(now_s)
-        if len(self._statements) >= 2 * _STATEMENTS:
-            del self._statements[:_STATEMENTS], self._from_s[:_STATEMENTS]
+        self._statements.add(now_s, of, self._log_drift)
 
     def learn(
         self,
@@ -218,22 +204,26 @@ class Outcomes:
         completed = sum(reading.completed_requests for reading in known)
         self._promise.completed(completed)
         self._spread.observe(completed, observation.window_s)
-        self._settle(observation.now_s)
-        singles = tuple(self._singles(observation.request_samples))
-        for model, arrived_s, outcome in singles:
-            self._teach(model, arrived_s, outcome, observation.now_s)
-        self._promise.sampled([outcome for *_, outcome in singles])
-        for model, arrived_s, outcome, late in self._means(observation, known, probes):
-            self._teach(model, arrived_s, outcome, observation.now_s)
-            self._promise.averaged(outcome, late)
-        for calibration in self._shared.values():
-            calibration.relax(observation.now_s)
+        if self._taught:
+            self._settle(observation.now_s)
+        if observation.request_samples:
+            singles = tuple(self._singles(observation.request_samples))
+            for model, said, outcome in singles:
+                self._teach(model, said, outcome, observation.now_s)
+            self._promise.sampled([outcome for *_, outcome in singles])
+        if completed:
+            for model, said, outcome, late in self._means(observation, known, probes):
+                self._teach(model, said, outcome, observation.now_s)
+                self._promise.averaged(outcome, late)
+        if observation.now_s >= self._relax_from_s:
+            self._relax_from_s = min([c.relax(observation.now_s) for c in self._shared.values()])
 
-    def _teach(self, model: str, arrived_s: float, outcome: Outcome, now_s: float) -> None:
+    def _teach(self, model: str, said: Statement, outcome: Outcome, now_s: float) -> None:
         self._calibrations[model].observe((outcome,), now_s)
-        stated_by = self._stated_by(arrived_s, model)
-        if outcome.teaches and stated_by is not None:
-            self._taught.append(_Taught(now_s, model, outcome, stated_by))
+        if outcome.requests == 1:
+            self._judged = None
+        if outcome.teaches:
+            self._taught.append(_Taught(now_s, model, outcome, said.log_drift))
 
     def _settle(self, now_s: float) -> None:
         """Retract what was stated of a machine that turned out to be slower, and still is."""
@@ -246,24 +236,25 @@ class Outcomes:
         """Return whether the host stood still while a request was under way."""
         return any(start_s < to_s and end_s > from_s for from_s, to_s in self._stalls)
 
-    def _singles(self, samples: Sequence[RequestSample]) -> Iterator[tuple[str, float, Outcome]]:
-        """Yield single requests: the variant, when one arrived, and how it turned out."""
+    def _singles(
+        self, samples: Sequence[RequestSample]
+    ) -> Iterator[tuple[str, Statement, Outcome]]:
+        """Yield single requests: the variant, what was stated, and how it turned out."""
         for sample in samples:
             if sample.alias != self._alias or sample.model is None:
                 continue
-            said = self._said(sample.start_s, sample.model)
+            said = self._statements.of(sample.start_s, sample.model)
             if said is not None:
                 caught = self._caught(sample.start_s, sample.start_s + sample.latency_s)
-                teaches = not caught and not self._is_outdated(sample.start_s, sample.model)
-                outcome = _outcome(sample.latency_s, said, teaches=teaches)
-                yield sample.model, sample.start_s, outcome
+                teaches = not caught and not self._is_outdated(said, sample.model)
+                yield sample.model, said, _outcome(sample.latency_s, said, teaches=teaches)
 
     def _means(
         self,
         observation: Observation,
         readings: Iterable[VariantReading],
         probes: OwnProbes,
-    ) -> Iterator[tuple[str, float, Outcome, float]]:
+    ) -> Iterator[tuple[str, Statement, Outcome, float]]:
         """Yield what completed since the last observation, by its exact mean latency.
 
         With each the share that took longer than was told, by how requests spread about it.
@@ -277,35 +268,23 @@ class Outcomes:
                 continue  # a mean that holds a probe of ours tells nothing of a client's request
             mean_s = mean_of(reading)
             start_s = middle_s - mean_s
-            said = self._said(start_s, reading.model)
+            said = self._statements.of(start_s, reading.model)
             if said is not None and not self._caught(start_s, read_s):
-                count = reading.completed_requests
-                teaches = not self._is_outdated(start_s, reading.model)
-                told = partial(self._told, reading.model)
+                told = self._statements.told(reading.model)
                 late = self._spread.late_share(
                     reading, middle_s, told, window_s=observation.window_s
                 )
-                outcome = _outcome(mean_s, said, requests=count, teaches=teaches)
-                yield reading.model, start_s, outcome, late or 0.0
+                outcome = _outcome(
+                    mean_s,
+                    said,
+                    requests=reading.completed_requests,
+                    teaches=not self._is_outdated(said, reading.model),
+                )
+                yield reading.model, said, outcome, late or 0.0
 
-    def _is_outdated(self, arrived_s: float, model: str) -> bool:
+    def _is_outdated(self, said: Statement, model: str) -> bool:
         """Return whether what was stated of a request was so by a machine that was far faster."""
-        stated_by = self._stated_by(arrived_s, model)
-        return stated_by is not None and self._log_drift[model] - stated_by > _EXCUSED_FROM
-
-    def _stated_by(self, arrived_s: float, model: str) -> float | None:
-        """Return the drift that a request's latency was stated by, log; None: it was not."""
-        at = bisect_right(self._from_s, arrived_s) - 1
-        return self._statements[at].log_drifts.get(model) if at >= 0 else None
-
-    def _told(self, model: str, arrived_s: float) -> float | None:
-        said = self._said(arrived_s, model)
-        return None if said is None else said.told_s
-
-    def _said(self, arrived_s: float, model: str) -> Statement | None:
-        """Return what was stated of a request; None: nothing was."""
-        at = bisect_right(self._from_s, arrived_s) - 1
-        return self._statements[at].of.get(model) if at >= 0 else None
+        return self._log_drift[model] - said.log_drift > _EXCUSED_FROM
 
     def state(self) -> dict[str, Any]:
         """Return what is worth keeping over a restart. JSON-ready."""

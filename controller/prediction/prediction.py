@@ -5,16 +5,16 @@ Owns how rollouts and calibrations make predictions. It must not learn or choose
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.prediction.arrivals import RateForecast, renew
-from controller.prediction.calibration import raw_limit_s, stated_s
+from controller.prediction.calibration import factors, raw_limit_s, stated_s
 from controller.prediction.latency import Situation, roll_forward
 from controller.prediction.placement import Placement
 from controller.prediction.predictor import ModelPredictor
@@ -29,9 +29,11 @@ _TAIL: Final = 3.0  # latencies fall off as this power past the stated quantile
 _MAX_LATENCY_NOISE: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What is predicted for every variant of a model. Lists have one entry a variant."""
+class Prediction(NamedTuple):
+    """What is predicted for every variant of a model. Lists have one entry a variant.
+
+    A tuple, as what it is made of is: there may be hundreds a tick.
+    """
 
     forecast: RateForecast
     utilization_ratio: list[float]  # at the mean rate
@@ -155,7 +157,7 @@ def with_instances(
         horizon_s: until the next decision takes effect.
         contention: how much work elsewhere slows a variant, 0 to 1.
     """
-    situation = replace(prediction.situation, instances=instances, overlap=predictor.overlap)
+    situation = prediction.situation._replace(instances=instances, overlap=predictor.overlap)
     with np.errstate(all="ignore"):
         rollout = roll_forward([situation], horizon_s=horizon_s, contention=contention)
         concluded = _conclude(
@@ -180,25 +182,27 @@ def _conclude(
     """Yield the calibrated predictions of models whose rollouts are stacked."""
     sizes = [len(situation.limits) for situation in situations]
     calibrations = [predictor.calibration for predictor in predictors]
+    objectives = [predictor.objective for predictor in predictors]
     # One number of each model.
     latency_s, budget, percentile, offset_s, promised = np.repeat(
         [
             (
-                predictor.objective.latency_s,
-                predictor.objective.allowed_miss_ratio,
-                predictor.objective.percentile,
+                objective.latency_s,
+                objective.allowed_miss_ratio,
+                objective.percentile,
                 calibration.offset_s,
                 calibration.promise.factor,
             )
-            for predictor, calibration in zip(predictors, calibrations, strict=True)
+            for objective, calibration in zip(objectives, calibrations, strict=True)
         ],
         sizes,
         axis=0,
     ).T
     p50_s, raw_s = rollout.quantiles_s(0.5, percentile / 100.0)
-    factors = np.array([one for calibration in calibrations for one in calibration.factors()])
-    stated = stated_s(raw_s, factors, offset_s)
-    raw_limits = raw_limit_s(latency_s, factors, offset_s)
+    of_each = itertools.chain.from_iterable(one.calibrations.values() for one in calibrations)
+    stretched = np.array(factors(list(of_each)))
+    stated = stated_s(raw_s, stretched, offset_s)
+    raw_limits = raw_limit_s(latency_s, stretched, offset_s)
     service = predictors[0].service
     lookup = np.concatenate([predictor.lookup for predictor in predictors])
     rows = np.concatenate([predictor.rows for predictor in predictors])

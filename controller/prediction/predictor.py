@@ -18,9 +18,10 @@ from controller.prediction.arrivals import ArrivalForecaster
 from controller.prediction.inflight import ArrivalCounter
 from controller.prediction.latency import gain
 from controller.prediction.lulls import Lulls
-from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.outcomes import Outcomes
 from controller.prediction.own_probes import OwnProbes
 from controller.prediction.service import ServiceTimes
+from controller.prediction.statements import Statement
 from controller.telemetry.observation import (
     Dispatched,
     Instances,
@@ -80,7 +81,8 @@ class ModelPredictor:
         self._done = 0.0  # requests completed lately
         self._done_window_s = 0.0
         # Where the variants are in the table of service times, and where each one's times are.
-        self.rows = np.array([service.models.index(m) for m in self.models])
+        self._places = [service.models.index(m) for m in self.models]
+        self.rows = np.array(self._places)
         most = service.max_rows
         declared = [v.max_batch for v in policy.variants]
         self._most = np.array([min(rows or most, most) for rows in declared], dtype=np.int64)
@@ -156,7 +158,7 @@ class ModelPredictor:
                 self.limits[i] = max(self.limits[i], seen)
         if late is None:  # what is stated is of requests that wait for one variant
             self._outcomes.learn(observation, readings, self._probes, stalled=stalled)
-        self._outcomes.excuse(self.service.log_drifts(self.models))
+        self._outcomes.excuse(self.service.log_drifts(self._places))
 
     def late(self, observation: Observation) -> Dispatched | None:
         """Return what a dispatcher counted, where it serves; None: a variant does."""

@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.prediction.arrivals import RATE_POINTS
+
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-RATE_POINTS: Final = 6
-LEVELS: Final[Floats] = (np.arange(RATE_POINTS) + 0.5) / RATE_POINTS
 # Points of a standard normal (means of its slices), of its absolute value, and how often they are.
 SPREAD: Final[Singles] = np.array([-0.9658, 0.1288, 0.8610, 1.5885, 2.4209], dtype=np.float32)
 AWAY: Final[Singles] = np.array([0.2562, 0.7636, 1.3002, 1.9121, 2.6652], dtype=np.float32)
@@ -32,6 +32,7 @@ POINTS: Final = RATE_POINTS * len(MOMENTS) * len(SPREAD)
 
 _BLOCKS: Final = 24  # that the points are cut into
 _WEIGHT_BITS: Final = 31
+_LEAST_EXPONENT: Final = np.float32(-80.0)
 _ROUNDING: Final = 1e-5  # by so much sums of single precision may miss what they reach exactly
 
 
@@ -84,12 +85,14 @@ class Rollout:
         count = len(self.latency_s)
         bits = np.asarray(self.latency_s, dtype=np.float32).view(np.int32)
         often = _OFTEN[self.latency_s.shape[1]]
-        packed = (bits & ~_WEIGHT_BITS) | often.of
+        packed = bits & ~_WEIGHT_BITS
+        packed |= often.of
         packed.sort(axis=1)
-        weights = often.different.take(packed & _WEIGHT_BITS)
+        weights = often.different.take((packed & _WEIGHT_BITS).astype(np.intp), mode="clip")
         # Sums by block first: to add up all of them takes as long as all the rest.
         pieces = weights.reshape(count, _BLOCKS, -1)
-        below = (pieces @ np.ones(pieces.shape[2], dtype=np.float32)).cumsum(axis=1)
+        ones = np.ones(pieces.shape[2], dtype=np.float32)
+        below = (weights.reshape(-1, len(ones)) @ ones).reshape(count, _BLOCKS).cumsum(axis=1)
         rows = np.arange(count)
         # All at once, in the shape [probabilities, candidates].
         wanted = np.empty((len(probabilities), count, 1))
@@ -113,9 +116,11 @@ class Rollout:
         """
         slope = (-1.702 / np.maximum(noise, 1e-3)).astype(np.float32)[:, None]
         # The logistic curve is within 0.01 of the normal's (Bowling et al. 2009).
-        exponent = np.log(np.maximum(self.latency_s, np.float32(1e-9)))
+        exponent = np.log(self.latency_s)
         exponent -= np.log(limit_s).astype(np.float32)[:, None]
         exponent *= slope
+        # Far above the limit nothing changes, and numbers too small to be normal ones are slow.
+        np.maximum(exponent, _LEAST_EXPONENT, out=exponent)
         np.exp(exponent, out=exponent)  # may overflow, far below the limit: nothing is late
         exponent += np.float32(1.0)
         missed = np.reciprocal(exponent, out=exponent)

@@ -121,9 +121,10 @@ class ServiceTimes:
         row = None if model is None else self._index.get(model)
         return self.drift_ratio if row is None else math.exp(self._drift.of(row))
 
-    def log_drifts(self, models: Sequence[str]) -> list[float]:
-        """Return the logarithm of the same of some variants."""
-        return [self._drift.of(self._index[model]) for model in models]
+    def log_drifts(self, rows: Sequence[int]) -> list[float]:
+        """Return the logarithm of the same of some variants, by their places in `models`."""
+        of_each = self._drift.of_each()
+        return [of_each[row] for row in rows]
 
     def place(self, devices: Sequence[int], shares: Floats, *, known: bool) -> None:
         """Tell apart the devices that variants run on.

@@ -58,6 +58,7 @@ class DeviceSharing:
             self._ticks.popleft()
         keep = math.exp(-observation.window_s / _BUSY_OVER_S)
         self._window_s = self._window_s * keep + observation.window_s
+        before_s = observation.now_s - observation.window_s
         lately = {m: s * keep for m, s in self._lately_s.items() if s > _FORGOTTEN_S}
         self._lately_s = lately
         for reading in observation.variants.values():
@@ -66,14 +67,16 @@ class DeviceSharing:
                 lately[reading.model] = lately.get(reading.model, 0.0) + left_s
             own = observation.instances.get(reading.model)
             left_s /= 1 if own is None else max(own.number, 1)  # several at a time
-            # A batch counts when it ends; what is longer than this tick ran in those before.
+            # A batch counts when it ends; what is longer than this tick ran in those before, but in
+            # none that ended before it can have begun.
+            began_s = before_s - left_s
             for tick in reversed(self._ticks):
-                if left_s <= 0.0:
+                if left_s <= 0.0 or tick.ended_s <= began_s:
                     break
-                before_s = tick.busy_s.get(reading.model, 0.0)
-                here_s = min(left_s, tick.took_s - before_s)
+                busy_s = tick.busy_s.get(reading.model, 0.0)
+                here_s = min(left_s, tick.took_s - busy_s)
                 if here_s > 0.0:
-                    tick.busy_s[reading.model] = before_s + here_s
+                    tick.busy_s[reading.model] = busy_s + here_s
                     left_s -= here_s
 
     def busy_ratio(self) -> dict[str, float]:

@@ -19,8 +19,8 @@ together are known, and how many batches it had. The rest follows from how a bat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
 
 from controller.telemetry.observation import VariantReading
 
@@ -40,6 +40,16 @@ _REACHES: Final = 2.5
 # Where nothing but a mean and a limit are known: requests of one tick are off it as far as this.
 _USUAL: Final = 0.33
 _TINY: Final = 1e-9
+
+
+class Said(Protocol):
+    """What was said of requests of one variant, by when they came."""
+
+    def at(self, came_s: Sequence[float]) -> list[float | None]:
+        """Return what was said of those that came at some times; None: nothing was."""
+
+    def least(self, from_s: float, to_s: float) -> float | None:
+        """Return the least that was said of any within some time; None: it is not known."""
 
 
 class _Part(NamedTuple):
@@ -72,7 +82,7 @@ class Spread:
         self,
         reading: VariantReading,
         middle_s: float,
-        said_s: Callable[[float], float | None],
+        said: Said,
         *,
         window_s: float = 0.0,
     ) -> float | None:
@@ -81,19 +91,28 @@ class Spread:
         Args:
             reading: of the tick; requests completed in it.
             middle_s: of the tick.
-            said_s: what was said of requests that came at a time; None: nothing.
+            said: of this variant.
             window_s: how long the tick was.
 
         Returns:
             None: nothing was said of any.
         """
         late = known = 0.0
-        for part in self._parts(reading):
-            for ended in _ENDED:
-                limit_s = said_s(middle_s + ended * window_s - part.middle_s)
+        parts = self._parts(reading)
+        moments_s = [middle_s + ended * window_s for ended in _ENDED]
+        middles_s = [part.middle_s for part in parts]
+        least_s = said.least(moments_s[0] - max(middles_s), moments_s[-1] - min(middles_s))
+        if least_s is not None and least_s >= max(
+            [part.middle_s + part.half_s + part.off_s for part in parts]
+        ):
+            return 0.0  # as nearly always
+        limits_s = iter(said.at([at_s - part_s for part_s in middles_s for at_s in moments_s]))
+        for part_s, half_s, off_s, weight in parts:
+            for _, limit_s in zip(_ENDED, limits_s, strict=False):
                 if limit_s is not None:
-                    known += part.weight
-                    late += part.weight * _beyond(limit_s - part.middle_s, part.half_s, part.off_s)
+                    known += weight
+                    if limit_s - part_s < half_s + off_s:
+                        late += weight * _beyond(limit_s - part_s, half_s, off_s)
         return late / known if known else None
 
     def _parts(self, reading: VariantReading) -> list[_Part]:

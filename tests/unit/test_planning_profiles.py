@@ -11,9 +11,10 @@ from taught_core import POLICY, SERVERS, observation
 from controller.planning.core import GovernorCore
 from controller.planning.profiles import Profiles
 from controller.policy.model import Objective, VariantPolicy
-from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.outcomes import Outcomes
 from controller.prediction.own_probes import OwnProbes
 from controller.prediction.queues import Queues, unfinished_s
+from controller.prediction.statements import Statement
 from controller.telemetry.observation import BatchSample, RequestSample, VariantReading
 
 MODEL = replace(

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.daemon.calendar import Calendar
-from controller.planning.bounds import exclusion
+from controller.planning.bounds import exclusions
 from controller.planning.decision import Excluded
 from controller.policy.load import PolicyError, parse_policy
 from controller.policy.render import policy_to_yaml
 from controller.policy.schedules import active, under
+from controller.telemetry.observation import Observation
 
 TEXT = """\
 version: 1
@@ -80,10 +81,11 @@ def test_a_schedule_is_in_force_from_its_begin_to_before_its_end(weekday, clock,
 def test_it_names_who_may_serve_and_that_includes_their_profiles():
     chat = under(POLICY, ("night",)).model("chat")
     assert [v.name for v in chat.variants if chat.lets(v)] == ["good", "good.b1", "fast"]
-    told = exclusion(chat, chat.variant("best"), None, None, None, serves=False)
-    assert told is Excluded.NOT_ALLOWED
+    best = chat.variants.index(chat.variant("best"))
     # Whoever serves when it begins has to leave, too.
-    assert exclusion(chat, chat.variant("best"), None, None, None, serves=True) is not None
+    for serving in (None, best):
+        told = exclusions(chat, Observation(0.0, 0, {}, {}, 0.02), (), serving)
+        assert told[best] is Excluded.NOT_ALLOWED
     assert under(POLICY, ("night",)).model("other") == POLICY.model("other")
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from controller.prediction.calibration import ConformalCalibration, Outcome
+from controller.prediction.calibration import ConformalCalibration, Outcome, factors
 
 
 def _run(
@@ -131,3 +131,36 @@ def test_what_teaches_nothing_is_still_counted_in_the_coverage():
     assert taught(teaches=True).factor > 2.0
     assert taught(teaches=False).factor == pytest.approx(1.0, abs=0.02)
     assert taught(teaches=True).coverage == taught(teaches=False).coverage == 0.0
+
+
+def test_factors_found_at_once_are_those_found_one_by_one():
+    rng = np.random.default_rng(8)
+    # Of one that is seen much, one a little, one that was always late, and one never.
+    kinds = ((2000, 1.0), (40, 1.6), (400, 9.0), (0, 1.0))
+
+    def family() -> list[ConformalCalibration]:
+        own = [ConformalCalibration(0.01, 0.015) for _ in kinds]
+        for calibration in own:
+            calibration.borrow_from(own)
+        return own
+
+    def teach(own: list[ConformalCalibration]) -> None:
+        for calibration, (count, scale) in zip(own, kinds, strict=True):
+            for i in range(count):
+                latency_s = 0.010 * scale * math.exp(rng.normal(0.0, 0.3))
+                calibration.observe([Outcome(latency_s, 0.012, 0.015)], i * 0.02)
+
+    families = [family() for _ in range(5)]
+    for own in families:
+        teach(own)
+    everyone = [calibration for own in families for calibration in own]
+    together = factors([*everyone, everyone[0]])
+    for calibration in everyone:
+        calibration.borrow_from(calibration._siblings)  # which has them found anew
+    apart = [calibration.factor for calibration in everyone]
+    assert together[:-1] == pytest.approx(apart, rel=1e-12)
+    assert together[-1] == together[0]
+    assert len({round(one, 3) for one in together}) > 3
+    assert together[2] == pytest.approx(2.2)  # as high as it goes
+    # Who was never seen takes his siblings' word.
+    assert together[3] > 1.2

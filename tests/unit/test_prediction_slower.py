@@ -9,9 +9,10 @@ import pytest
 from controller.planning.core import GovernorCore
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
 from controller.prediction.calibration import ConformalCalibration, Outcome
-from controller.prediction.outcomes import Outcomes, Statement
+from controller.prediction.outcomes import Outcomes
 from controller.prediction.own_probes import OwnProbes
 from controller.prediction.service import ServiceTimes
+from controller.prediction.statements import Statement
 from controller.telemetry.observation import (
     BatchSample,
     ModelReading,
