@@ -8,12 +8,12 @@ Run: `.venv/bin/python benchmarks/planning.py`
 """
 
 import argparse
-import gc
 import time
 from pathlib import Path
 
 import numpy as np
 
+from controller.daemon.steady import settle
 from controller.planning.core import GovernorCore
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
 from controller.telemetry.observation import (
@@ -45,8 +45,7 @@ def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
     )
     names = [v.model for m in policy.models for v in m.variants]
     core = GovernorCore(policy)
-    gc.collect()
-    gc.freeze()  # as the daemon does
+    settle()  # as the daemon does
     rng = np.random.default_rng(1)
     spent = []
     for tick in range(TICKS):

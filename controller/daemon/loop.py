@@ -7,7 +7,6 @@ what is done the actuator's.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import time
@@ -41,6 +40,7 @@ from controller.daemon.scores import ScoreLog
 from controller.daemon.sizing import Sizing
 from controller.daemon.standing import Standing
 from controller.daemon.status import bus_view, in_a_line, measured
+from controller.daemon.steady import settle
 from controller.daemon.stopping import bounded
 from controller.interfaces.admin import AdminServer
 from controller.interfaces.mqtt import MqttBus
@@ -173,8 +173,7 @@ class Daemon:
             self.dispatchers.start()
             await self.metrics.follow(_scraped_at(self.policy))
             self._start_bus()
-            gc.collect()
-            gc.freeze()  # what is imported by now stays: collections in a tick become short
+            settle()
             await self._loop()
         finally:
             await self._shut_down()
