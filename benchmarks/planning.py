@@ -1,9 +1,11 @@
-"""Time the pure step: observation in, decisions out, learning included.
+"""Time the pure step: observation in, decisions out.
 
-Prints processor time (not wall time: these machines are shared) per tick, for several sizes; the
+Prints processor time (not wall time: these machines are shared) per tick, for several sizes: of the
+whole step, and of prediction and choice alone, without what is learned from the observation. The
 p99 is of ticks at which statistics of every variant came. All variants are busy at every tick, with
-requests of several sizes, and in the last column of one row each: then there are fewer points to
-look at. `--plot F` draws how it grows with the number of models.
+requests of several sizes; in the last columns they are of one row each, so that there are fewer
+points to look at, and one variant of each model serves, as is usual.
+`--plot F` draws how it grows with the number of models.
 Run: `.venv/bin/python benchmarks/planning.py`
 """
 
@@ -12,10 +14,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.daemon.steady import settle
 from controller.planning.core import GovernorCore
+from controller.planning.decision import Decision
 from controller.policy.model import ModelPolicy, Objective, Policy, TritonPolicy, VariantPolicy
+from controller.prediction.placement import Placement
 from controller.telemetry.observation import (
     BatchSample,
     HostReading,
@@ -26,9 +31,32 @@ from controller.telemetry.observation import (
 
 TICKS = 150
 
+Floats = NDArray[np.float64]
 
-def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
-    """Return processor seconds of each tick; `alike`: each request has one row."""
+
+class Timed(GovernorCore):
+    """Takes the time of prediction and choice, too."""
+
+    decided_s = 0.0
+
+    def _decide(
+        self, observation: Observation, placement: Placement, *, stalled: bool
+    ) -> tuple[Decision, ...]:
+        began = time.thread_time()
+        decisions = super()._decide(observation, placement, stalled=stalled)
+        self.decided_s = time.thread_time() - began
+        return decisions
+
+
+def measure(models: int, variants: int, *, alike: bool = False, all_busy: bool = True) -> Floats:
+    """Return processor seconds of each tick: of the whole step, and without learning. [ticks, 2].
+
+    Args:
+        models: how many there are.
+        variants: of each.
+        alike: whether each request has one row.
+        all_busy: whether every variant has requests, and not the first of each model alone.
+    """
     policy = Policy(
         triton=TritonPolicy("127.0.0.1:8001", None, None),
         models=tuple(
@@ -44,7 +72,7 @@ def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
         ),
     )
     names = [v.model for m in policy.models for v in m.variants]
-    core = GovernorCore(policy)
+    core = Timed(policy)
     settle()  # as the daemon does
     rng = np.random.default_rng(1)
     spent = []
@@ -55,6 +83,8 @@ def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
             models={m.name: ModelReading(m.name, m.variants[0].model) for m in policy.models},
             variants={
                 name: reading(name, _batch_s(1 if alike else 2, i, variants), rng, alike=alike)
+                if all_busy or i % variants == 0
+                else VariantReading(name, True, 0)
                 for i, name in enumerate(names)
             },
             window_s=0.02,
@@ -71,7 +101,7 @@ def measure(models: int, variants: int, *, alike: bool = False) -> np.ndarray:
         )
         began = time.thread_time()
         core.step(observation)
-        spent.append(time.thread_time() - began)
+        spent.append((time.thread_time() - began, core.decided_s))
     return np.array(spent[TICKS // 10 :])
 
 
@@ -96,25 +126,23 @@ def reading(name: str, batch_s: float, rng: np.random.Generator, *, alike: bool)
     )
 
 
-def draw(models: list[int], ms: list[float], alike_ms: list[float], file: Path) -> None:
-    """Draw the median milliseconds by the number of models, of requests of several sizes or one."""
+def draw(models: list[int], found: dict[str, list[float]], file: Path) -> None:
+    """Draw the median milliseconds of each kind by the number of models."""
     import matplotlib as mpl  # noqa: PLC0415 - only the plot needs it
 
     mpl.use("svg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for median_ms, color, what in (
-        (ms, "#0072b2", "requests of several sizes"),
-        (alike_ms, "#009e73", "of one row each"),
-    ):
+    colors = ("#0072b2", "#cc79a7", "#009e73", "#56b4e9")
+    for color, (what, median_ms) in zip(colors, found.items(), strict=True):
         slope = float(np.dot(models, median_ms) / np.dot(models, models))
-        axes.plot(models, median_ms, "o", color=color, label=f"median of a tick, {what}")
-        label = f"{slope:.2f} ms a model"
-        axes.plot(models, slope * np.array(models), color=color, alpha=0.4, label=label)
+        label = f"{what}: {slope:.2f} ms a model"
+        axes.plot(models, median_ms, "o", color=color, label=label)
+        axes.plot(models, slope * np.array(models), color=color, alpha=0.4)
     axes.axhline(50.0, color="#d55e00", linestyle="--", label="goal for 200 models")
     axes.set_xlabel("models of 8 variants")
-    axes.set_ylabel("ms of processor time")
+    axes.set_ylabel("ms of processor time, median of a tick")
     axes.set_ylim(bottom=0.0)
     axes.legend(frameon=False)
     figure.savefig(file)
@@ -126,22 +154,35 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where to draw the growth (SVG)")
     plot = parser.parse_args().plot
     sizes = [(1, 5), (1, 8), (5, 6)] + [(models, 8) for models in (10, 25, 50, 100, 150, 200)]
-    print("models  variants   mean ms    p50 ms    p99 ms  p50 us a model  p50 ms, one row each")
-    grown: list[tuple[int, float, float]] = []
+    print("milliseconds        whole step               predict, choose   one row   one serves")
+    print("models  variants    mean     p50     p99     p50   us a model       p50          p50")
+    found: dict[str, list[float]] = {}
+    counts = []
     for models, variants in sizes:
         ms = measure(models, variants) * 1e3
-        median_ms = float(np.median(ms))
-        alike_ms = float(np.median(measure(models, variants, alike=True))) * 1e3
+        step_ms, decide_ms = np.median(ms, axis=0).tolist()
+        alike_ms, usual_ms = (
+            float(np.median(measure(models, variants, **kind)[:, 0])) * 1e3
+            for kind in ({"alike": True}, {"all_busy": False})
+        )
         print(
-            f"{models:6d}  {variants:8d}  {ms.mean():8.2f}  {median_ms:8.2f}"
-            f"  {np.quantile(ms, 0.99):8.2f}  {median_ms / models * 1e3:14.0f}  {alike_ms:20.2f}",
+            f"{models:6d}  {variants:8d}  {ms[:, 0].mean():6.2f}  {step_ms:6.2f}"
+            f"  {np.quantile(ms[:, 0], 0.99):6.2f}"
+            f"  {decide_ms:6.2f}  {decide_ms / models * 1e3:11.0f}"
+            f"  {alike_ms:8.2f}  {usual_ms:11.2f}",
             flush=True,
         )
         if variants == 8:
-            grown.append((models, median_ms, alike_ms))
+            counts.append(models)
+            for what, value_ms in (
+                ("every variant busy", step_ms),
+                ("one of each model busy", usual_ms),
+                ("every one busy, requests of one row", alike_ms),
+                ("prediction and choice alone", decide_ms),
+            ):
+                found.setdefault(what, []).append(value_ms)
     if plot is not None:
-        counts, several_ms, alike = zip(*grown, strict=True)
-        draw(list(counts), list(several_ms), list(alike), plot)
+        draw(counts, found, plot)
 
 
 if __name__ == "__main__":

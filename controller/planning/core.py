@@ -123,8 +123,12 @@ class GovernorCore:
 
     def step(self, observation: Observation) -> tuple[Decision, ...]:
         """Learn from an observation and return a decision for every model."""
-        contention = 1.0 if observation.gpus else host_contention(observation.host)
         placement = self._place(observation)
+        stalled = self._learn(observation, placement)
+        return self._decide(observation, placement, stalled=stalled)
+
+    def _learn(self, observation: Observation, placement: Placement) -> bool:
+        """Take an observation in; return whether the host stood still."""
         self.lost = self._devices.look(observation.gpus, observation.now_s)
         self._sharing.observe(observation)
         self.costs.observe(observation.actions)
@@ -146,17 +150,24 @@ class GovernorCore:
         self._service.observe(samples, observation.now_s)
         usual_s = interval_s(self._policy, at_ease=self.at_ease)
         stalled = self._stalls.look(observation.window_s, usual_s)
-        minds = tuple(self._minds.values())
         largest: dict[str, int] = {}
         for sample in observation.batch_samples:
             largest[sample.model] = max(sample.rows, largest.get(sample.model, 0))
-        for mind in minds:
+        for mind in self._minds.values():
             mind.predictor.know_instances(observation.instances, self._overlap.of)
             mind.learn(observation, largest_rows=largest, stalled=stalled)
+        self._see_disturbed(observation, stalled=stalled)
+        return stalled
+
+    def _decide(
+        self, observation: Observation, placement: Placement, *, stalled: bool
+    ) -> tuple[Decision, ...]:
+        """Return a decision for every model, by what was learned and what waits."""
+        contention = 1.0 if observation.gpus else host_contention(observation.host)
+        minds = tuple(self._minds.values())
         predictors = [mind.predictor for mind in minds]
         queues = look(predictors, observation)
         self._work_s = float(queues.work_s.sum())
-        self._see_disturbed(observation, stalled=stalled)
         horizon_s = self._policy.notice_s + _REACTION_S
         shares = bool(observation.gpus) and len(minds) > 1
         predictions = predict(

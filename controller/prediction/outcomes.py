@@ -201,7 +201,7 @@ class Outcomes:
             read_s = _read_s(observation)
             self._stalls.append((read_s - observation.window_s, read_s))
         known = [reading for reading in readings if reading is not None]
-        completed = sum(reading.completed_requests for reading in known)
+        completed = sum([reading.completed_requests for reading in known])
         self._promise.completed(completed)
         self._spread.observe(completed, observation.window_s)
         if self._taught:

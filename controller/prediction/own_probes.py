@@ -6,7 +6,7 @@ Owns which of what completed no client sent. It must not send any.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,13 +70,14 @@ class OwnProbes:
                 sent.answered, sent.until_s = True, now_s + PROBED_S
                 break
 
-    def without(self, readings: Mapping[str, VariantReading], now_s: float) -> tuple[int, int]:
+    def without(self, readings: Iterable[VariantReading | None], now_s: float) -> tuple[int, int]:
         """Return completed requests and rows less those that no client sent."""
+        known = [reading for reading in readings if reading is not None]
         if not self._sent:
             self.shown = {}
-            requests = sum([reading.completed_requests for reading in readings.values()])
-            return requests, sum([reading.completed_rows for reading in readings.values()])
-        left = {r.model: [r.completed_requests, r.completed_rows] for r in readings.values()}
+            requests = sum([reading.completed_requests for reading in known])
+            return requests, sum([reading.completed_rows for reading in known])
+        left = {r.model: [r.completed_requests, r.completed_rows] for r in known}
         self.shown = {}
         for probe in tuple(self._sent):
             # The counters may show a probe before its answer comes, or a tick later.

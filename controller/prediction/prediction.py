@@ -122,7 +122,8 @@ def _situations(
         other_s += np.concatenate(
             [placement.meeting(i) @ left_s[part] for i, part in enumerate(queues.parts)]
         )
-    table_s = of_all_s[queues.lookup]
+    # What no variant forms need not be copied.
+    table_s = of_all_s[:, : int(queues.limits.max())][queues.lookup]
     if slowdown is not None and slowdown.max() > 1.0:
         table_s *= slowdown[:, None]
     return [

@@ -135,7 +135,7 @@ class ModelPredictor:
         completed, rows = self._clients_own(observation, readings)
         late = self.late(observation)
         if late is None:
-            arrived = self._arrived(observation, readings, completed)
+            arrived = self._arrived(observation, readings)
         else:  # a variant's requests are whole batches of it then
             arrived = completed = late.arrived_requests
             rows = late.arrived_rows
@@ -172,9 +172,8 @@ class ModelPredictor:
         self,
         observation: Observation,
         readings: list[VariantReading | None],
-        completed: int,
     ) -> float:
-        """Return how many requests of clients arrived, of which so many completed."""
+        """Return how many requests of clients arrived."""
         reading = observation.models.get(self._policy.name)
         serving = None if reading is None else reading.serving
         receiving = {name for name in (serving, self._served) if name is not None}
@@ -190,16 +189,14 @@ class ModelPredictor:
             else None,
             window_s=observation.window_s,
         )
-        probes = sum(r.completed_requests for r in readings if r is not None) - completed
-        return arrived - probes
+        return arrived - sum(self._probes.shown.values())
 
     def _clients_own(
         self, observation: Observation, readings: list[VariantReading | None]
     ) -> tuple[int, int]:
         """Return completed requests and rows less our own probes, which no client sent."""
         self._probes.hear(observation, self.models)
-        known = {r.model: r for r in readings if r is not None}
-        return self._probes.without(known, observation.now_s)
+        return self._probes.without(readings, observation.now_s)
 
     def probed(self, model: str, rows: int, now_s: float) -> None:
         """Take note that a synthetic request goes to a variant."""

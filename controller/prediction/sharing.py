@@ -61,12 +61,14 @@ class DeviceSharing:
         before_s = observation.now_s - observation.window_s
         lately = {m: s * keep for m, s in self._lately_s.items() if s > _FORGOTTEN_S}
         self._lately_s = lately
+        instances = observation.instances
         for reading in observation.variants.values():
             left_s = _busy_s(reading)
-            if left_s > 0.0:
-                lately[reading.model] = lately.get(reading.model, 0.0) + left_s
-            own = observation.instances.get(reading.model)
-            left_s /= 1 if own is None else max(own.number, 1)  # several at a time
+            if left_s <= 0.0:
+                continue
+            lately[reading.model] = lately.get(reading.model, 0.0) + left_s
+            if instances and (own := instances.get(reading.model)) is not None:
+                left_s /= max(own.number, 1)  # several at a time
             # A batch counts when it ends; what is longer than this tick ran in those before, but in
             # none that ended before it can have begun.
             began_s = before_s - left_s

@@ -44,6 +44,8 @@ class Statements:
 
     def __init__(self, models: Sequence[str]) -> None:
         self._numbers = {model: number for number, model in enumerate(models)}
+        self._until_s = [-math.inf] * len(models)  # something was stated of each
+        self._newest: list[int] = []  # of whom it is now
         self._from_s: list[float] = []  # ascending
         self._said = array("d")  # of each of these, slot by slot
 
@@ -59,9 +61,15 @@ class Statements:
         """
         if len(of) > _SLOTS:
             raise ValueError(f"{len(of)} variants at once, of which {_SLOTS} can be told apart")
+        numbers = [self._numbers[model] for model in of]
+        for number in self._newest:
+            self._until_s[number] = now_s
+        for number in numbers:
+            self._until_s[number] = math.inf
+        self._newest = numbers
         self._from_s.append(now_s)
-        for model, said in of.items():
-            row = (self._numbers[model], said.raw_s, said.stated_s, said.told_s, log_drifts[model])
+        for number, (model, said) in zip(numbers, of.items(), strict=True):
+            row = (number, said.raw_s, said.stated_s, said.told_s, log_drifts[model])
             self._said.extend(row)
         if len(of) < _SLOTS:
             self._said.extend((_NOBODY,) * (_WIDTH * (_SLOTS - len(of))))
@@ -71,6 +79,9 @@ class Statements:
 
     def of(self, arrived_s: float, model: str) -> Statement | None:
         """Return what was stated of a request; None: nothing was."""
+        number = self._numbers.get(model)
+        if number is None or arrived_s >= self._until_s[number]:
+            return None  # as of most variants at most times
         return self.at(bisect_right(self._from_s, arrived_s) - 1, model)
 
     def told(self, model: str) -> Told:

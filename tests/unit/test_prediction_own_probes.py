@@ -6,9 +6,9 @@ from controller.prediction.own_probes import OwnProbes
 from controller.telemetry.observation import ProbeDone, VariantReading
 
 
-def shown(model: str, requests: int, rows: int | None = None) -> dict[str, VariantReading]:
+def shown(model: str, requests: int, rows: int | None = None) -> list[VariantReading]:
     rows = requests if rows is None else rows
-    return {model: VariantReading(model, True, 0, completed_requests=requests, completed_rows=rows)}
+    return [VariantReading(model, True, 0, completed_requests=requests, completed_rows=rows)]
 
 
 def test_a_request_that_proves_a_variant_is_no_clients():
@@ -44,7 +44,7 @@ def test_two_proofs_of_a_variant_are_not_taken_from_one_request_of_it():
     own = OwnProbes()
     own.proof("m", 10.0)
     own.proof("m", 10.0)
-    assert own.without(shown("m", 1) | shown("other", 5), 10.0) == (5, 5)
+    assert own.without(shown("m", 1) + shown("other", 5), 10.0) == (5, 5)
     assert own.without(shown("m", 1), 10.02) == (0, 0)
 
 
