@@ -78,8 +78,9 @@ class ArrivalCounter:
             if waiting is None or reading.ready is False:
                 continue  # nothing tells what waits, or nothing does
             before = self._seen.get(model) or _Seen()
-            if not (ended or waiting or before.waiting or before.running) and not before.ends_rps:
-                before.silent_s += window_s  # idle, as most are that do not serve
+            is_idle = not (ended or waiting or before.waiting or before.running)
+            if is_idle and not reading.executions and instances is None:
+                before.silent_s += window_s  # as most that do not serve
                 seen[model] = before
                 continue
             seen[model] = now = _Seen(waiting, 0.0, before.batch_s)

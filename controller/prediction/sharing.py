@@ -58,7 +58,6 @@ class DeviceSharing:
             self._ticks.popleft()
         keep = math.exp(-observation.window_s / _BUSY_OVER_S)
         self._window_s = self._window_s * keep + observation.window_s
-        before_s = observation.now_s - observation.window_s
         lately = {m: s * keep for m, s in self._lately_s.items() if s > _FORGOTTEN_S}
         self._lately_s = lately
         instances = observation.instances
@@ -69,11 +68,9 @@ class DeviceSharing:
             lately[reading.model] = lately.get(reading.model, 0.0) + left_s
             if instances and (own := instances.get(reading.model)) is not None:
                 left_s /= max(own.number, 1)  # several at a time
-            # A batch counts when it ends; what is longer than this tick ran in those before, but in
-            # none that ended before it can have begun.
-            began_s = before_s - left_s
+            # A batch counts when it ends; what is longer than this tick ran in those before.
             for tick in reversed(self._ticks):
-                if left_s <= 0.0 or tick.ended_s <= began_s:
+                if left_s <= 0.0:
                     break
                 busy_s = tick.busy_s.get(reading.model, 0.0)
                 here_s = min(left_s, tick.took_s - busy_s)

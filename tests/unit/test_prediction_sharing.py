@@ -113,15 +113,3 @@ def test_however_many_samples_there_are_ticks_are_added_up_once():
     assert placement.asked == 1
     # Five others on the same GPU, one after the other or by chance together.
     assert [one.shared_ratio for one in alone] == pytest.approx([0.125] * len(samples))
-
-
-def test_what_is_busier_than_it_can_be_was_so_no_earlier_than_it_can_have_begun():
-    sharing = DeviceSharing()
-    # Ten quiet ticks, and then one that tells of thirty milliseconds in its twenty.
-    _ticks(sharing, [{"serving": 0.0001}] * 10 + [{"serving": 0.03}])
-    busy_s = [tick.busy_s["serving"] for tick in sharing._ticks]
-    assert busy_s == pytest.approx([0.0001] * 9 + [0.0101, 0.02])
-    # Saturated for seconds: no place is looked for in what was long ago.
-    saturated = DeviceSharing()
-    _ticks(saturated, [{"serving": 0.001}] + [{"serving": 0.021}] * 100)
-    assert saturated._ticks[0].busy_s["serving"] == pytest.approx(0.003)
