@@ -54,6 +54,7 @@ _HIGHEST: Final = math.log(2.2)
 _STEP: Final = 0.02
 _ZERO: Final = 80
 _BINS: Final = 201
+_TINY: Final = 1e-300
 _TAIL: Final = 0.5  # an outcome: less of one, faded, is not the highest that was seen
 
 Floats = NDArray[np.float64]
@@ -258,10 +259,8 @@ def _find(due: list[ConformalCalibration]) -> None:
             lent[at] = lenders
             known |= dict.fromkeys(lenders)
     weights = np.array([one._weights for one in known])  # noqa: SLF001
-    total = weights.sum(axis=1)
-    total[total <= 0.0] = math.inf
     support = np.array([one._support for one in known])  # noqa: SLF001
-    weights *= (support / total)[:, None]
+    weights *= (support / np.maximum(weights.sum(axis=1), _TINY))[:, None]
     scores = weights[: len(due)]
     if any(lent.values()):
         rows = {one: row for row, one in enumerate(known)}
@@ -272,25 +271,21 @@ def _find(due: list[ConformalCalibration]) -> None:
                 share = min((_ENOUGH - due[at].support) / borrowed, 1.0)
                 scores[at] += share * weights[rows[other]]
     scores[:, _ZERO] += np.maximum(_PRIOR - scores.sum(axis=1), 0.0)
-    below = scores.cumsum(axis=1)
-    # No correction for a finite sample: alpha(t) makes up for it as outcomes come.
-    levels = [
-        (1.0 - one._alpha) * total if one._alpha > 0.0 else total - _TAIL  # noqa: SLF001
-        for one, total in zip(due, below[:, -1].tolist(), strict=True)
-    ]
-    bins = (below < np.array(levels)[:, None]).sum(axis=1).clip(max=_BINS - 1)
-    every = np.arange(len(due))
-    reached, inside = below[every, bins].tolist(), scores[every, bins].tolist()
-    for one, at, level, until, within in zip(
-        due, bins.tolist(), levels, reached, inside, strict=True
-    ):
-        if one._alpha > 0.0:  # noqa: SLF001
-            part = 1.0 - (until - level) / max(within, 1e-12)
-            value = (at - _ZERO - 0.5 + min(max(part, 0.0), 1.0)) * _STEP
-        else:  # the highest, and more
-            value = (at - _ZERO) * _STEP - 10.0 * one._alpha  # noqa: SLF001
-        one._log_factor = min(max(value, _LOWEST), _HIGHEST)  # noqa: SLF001
+    for one, own, below in zip(due, scores, scores.cumsum(axis=1), strict=True):
+        one._log_factor = min(max(_level(own, below, one._alpha), _LOWEST), _HIGHEST)  # noqa: SLF001
         one._factor = math.exp(one._log_factor)  # noqa: SLF001
+
+
+def _level(scores: Floats, below: Floats, alpha: float) -> float:
+    """Return which score is exceeded by a share of alpha; `below`: the sums of them. [bins]."""
+    total = float(below[-1])
+    if alpha <= 0.0:  # the highest, and more
+        return (int(below.searchsorted(total - _TAIL)) - _ZERO) * _STEP - 10.0 * alpha
+    # No correction for a finite sample: alpha(t) makes up for it as outcomes come.
+    level = (1.0 - alpha) * total
+    at = min(int(below.searchsorted(level)), _BINS - 1)
+    inside = 1.0 - (float(below[at]) - level) / max(float(scores[at]), 1e-12)
+    return (at - _ZERO - 0.5 + min(max(inside, 0.0), 1.0)) * _STEP
 
 
 def stated_s(raw_s: _Numbers, factor: _Numbers, offset_s: _Numbers) -> Floats:

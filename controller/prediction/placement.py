@@ -91,6 +91,8 @@ class Placement:
 
     def _beside(self, of_each: Floats) -> Floats:
         """Return what there is of other models on the devices of each variant."""
+        if len(self._models) == 1:
+            return np.zeros(len(self._flat))
         once = np.zeros(len(self._rows))
         np.maximum.at(once, self._unique, of_each)  # models may judge a shared one differently
         own = np.add.reduceat(once[self._unique, None] * self._flat, self._first, axis=0)
