@@ -5,15 +5,18 @@ whole step, and of prediction and choice alone, without what is learned from the
 p99 is of ticks at which statistics of every variant came. All variants are busy at every tick, with
 requests of several sizes; in the last columns they are of one row each, so that there are fewer
 points to look at, and one variant of each model serves, as is usual.
-`--plot F` draws how it grows with the number of models.
+`--plot F` draws how it grows with the number of models; `--memory N` tells instead how much memory
+N models need as time goes by.
 Run: `.venv/bin/python benchmarks/planning.py`
 """
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from controller.daemon.steady import settle
@@ -30,6 +33,7 @@ from controller.telemetry.observation import (
 )
 
 TICKS = 150
+MANY_TICKS = 5000
 
 Floats = NDArray[np.float64]
 
@@ -48,16 +52,9 @@ class Timed(GovernorCore):
         return decisions
 
 
-def measure(models: int, variants: int, *, alike: bool = False, all_busy: bool = True) -> Floats:
-    """Return processor seconds of each tick: of the whole step, and without learning. [ticks, 2].
-
-    Args:
-        models: how many there are.
-        variants: of each.
-        alike: whether each request has one row.
-        all_busy: whether every variant has requests, and not the first of each model alone.
-    """
-    policy = Policy(
+def policy_of(models: int, variants: int) -> Policy:
+    """Return the policy of so many models that are alike."""
+    return Policy(
         triton=TritonPolicy("127.0.0.1:8001", None, None),
         models=tuple(
             ModelPolicy(
@@ -71,13 +68,24 @@ def measure(models: int, variants: int, *, alike: bool = False, all_busy: bool =
             for m in range(models)
         ),
     )
+
+
+def observations(
+    policy: Policy, ticks: int, *, alike: bool = False, all_busy: bool = True
+) -> Iterator[Observation]:
+    """Yield what is seen of them at each tick.
+
+    Args:
+        policy: of models that have as many variants each.
+        ticks: how many.
+        alike: whether each request has one row.
+        all_busy: whether every variant has requests, and not the first of each model alone.
+    """
+    variants = len(policy.models[0].variants)
     names = [v.model for m in policy.models for v in m.variants]
-    core = Timed(policy)
-    settle()  # as the daemon does
     rng = np.random.default_rng(1)
-    spent = []
-    for tick in range(TICKS):
-        observation = Observation(
+    for tick in range(ticks):
+        yield Observation(
             now_s=tick * 0.02,
             sequence=tick,
             models={m.name: ModelReading(m.name, m.variants[0].model) for m in policy.models},
@@ -99,10 +107,39 @@ def measure(models: int, variants: int, *, alike: bool = False, all_busy: bool =
             if tick % 25 == 0
             else (),
         )
+
+
+def measure(models: int, variants: int, *, alike: bool = False, all_busy: bool = True) -> Floats:
+    """Return processor seconds of each tick: of the whole step, and without learning. [ticks, 2].
+
+    See `observations`.
+    """
+    policy = policy_of(models, variants)
+    core = Timed(policy)
+    settle()  # as the daemon does
+    spent = []
+    for observation in observations(policy, TICKS, alike=alike, all_busy=all_busy):
         began = time.thread_time()
         core.step(observation)
         spent.append((time.thread_time() - began, core.decided_s))
     return np.array(spent[TICKS // 10 :])
+
+
+def remember(models: int) -> None:
+    """Print how much memory is in use, and the longest of the last ticks, as time goes by."""
+    policy = policy_of(models, 8)
+    core = GovernorCore(policy)
+    settle()
+    process, longest_s = psutil.Process(), 0.0
+    print(f"{models} models, ticks; MB; the longest tick of the last ones, ms")
+    for tick, observation in enumerate(observations(policy, MANY_TICKS + 1)):
+        began = time.thread_time()
+        core.step(observation)
+        longest_s = max(longest_s, time.thread_time() - began)
+        if tick in {100, *range(1000, MANY_TICKS + 1, 1000)}:
+            used_mb = process.memory_info().rss / 1e6
+            print(f"{tick:6d}  {used_mb:6.0f}  {longest_s * 1e3:6.1f}", flush=True)
+            longest_s = 0.0
 
 
 def _batch_s(rows: int, at: int, variants: int) -> float:
@@ -152,7 +189,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plot", type=Path, help="where to draw the growth (SVG)")
-    plot = parser.parse_args().plot
+    parser.add_argument("--memory", type=int, metavar="MODELS", help="what so many models keep")
+    args = parser.parse_args()
+    if args.memory:
+        remember(args.memory)
+        return
+    plot = args.plot
     sizes = [(1, 5), (1, 8), (5, 6)] + [(models, 8) for models in (10, 25, 50, 100, 150, 200)]
     print("milliseconds        whole step               predict, choose   one row   one serves")
     print("models  variants    mean     p50     p99     p50   us a model       p50          p50")

@@ -49,7 +49,7 @@ def value_per_request(
     late_cost, cost = quality[fastest] / spare / horizon_s, price / horizon_s
     return [
         worth * (1.0 - miss)
-        - (left_s - slack_s if left_s > slack_s else 0.0) * late_cost
+        - (0.0 if left_s <= slack_s else left_s - slack_s) * late_cost
         - left_s * cost
         for worth, miss, left_s in zip(
             quality, prediction.miss_ratio, prediction.leftover_s, strict=True

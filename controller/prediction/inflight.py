@@ -81,6 +81,7 @@ class ArrivalCounter:
             is_idle = not (ended or waiting or before.waiting or before.running)
             if is_idle and not reading.executions and instances is None:
                 before.silent_s += window_s  # as most that do not serve
+                before.ends_rps = None
                 seen[model] = before
                 continue
             seen[model] = now = _Seen(waiting, 0.0, before.batch_s)

@@ -229,7 +229,7 @@ def _latencies(
     full = limits.astype(np.float32)[:, None]
     batches = np.floor(queue / full)
     rest = (queue - batches * full)[:, None]
-    # As a number, which arithmetic need not be told apart from the others: 1: it spills.
+    # 1 where it does, else 0: arithmetic of numbers and truths together is slow.
     spills = (rest + own > full[:, :, None]).astype(np.float32)  # [candidates, own sizes, points]
     full_s = paced_s[np.arange(count), limits - 1][:, None, None]
     joined = rest * (np.float32(1.0) - spills) + own

@@ -173,7 +173,7 @@ class ModelPredictor:
         observation: Observation,
         readings: list[VariantReading | None],
     ) -> float:
-        """Return how many requests of clients arrived."""
+        """Return how many requests of clients arrived; `_clients_own` knows already which do."""
         reading = observation.models.get(self._policy.name)
         serving = None if reading is None else reading.serving
         receiving = {name for name in (serving, self._served) if name is not None}

@@ -63,7 +63,7 @@ class DeviceSharing:
         instances = observation.instances
         for reading in observation.variants.values():
             left_s = _busy_s(reading)
-            if left_s <= 0.0:
+            if not left_s > 0.0:  # nor is it no number
                 continue
             lately[reading.model] = lately.get(reading.model, 0.0) + left_s
             if instances and (own := instances.get(reading.model)) is not None:

@@ -18,6 +18,7 @@ together are known, and how many batches it had. The rest follows from how a bat
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
@@ -108,7 +109,7 @@ class Spread:
             return 0.0  # as nearly always
         limits_s = iter(said.at([at_s - part_s for part_s in middles_s for at_s in moments_s]))
         for part_s, half_s, off_s, weight in parts:
-            for _, limit_s in zip(_ENDED, limits_s, strict=False):
+            for limit_s in itertools.islice(limits_s, len(_ENDED)):
                 if limit_s is not None:
                     known += weight
                     if limit_s - part_s < half_s + off_s:

@@ -55,7 +55,7 @@ class Statements:
         """Note what is stated from now on. Raises KeyError, ValueError.
 
         Args:
-            now_s: when.
+            now_s: when; never before the last time.
             of: of the variants that may get requests, two at most.
             log_drifts: of at least these, by which it is stated.
         """
@@ -82,7 +82,7 @@ class Statements:
         number = self._numbers.get(model)
         if number is None or arrived_s >= self._until_s[number]:
             return None  # as of most variants at most times
-        return self.at(bisect_right(self._from_s, arrived_s) - 1, model)
+        return self.stated_at(self.moment(arrived_s), model)
 
     def told(self, model: str) -> Told:
         """Return what was told of requests on one variant."""
@@ -92,8 +92,8 @@ class Statements:
         """Return at which moment it was stated what holds for a request; negative: at none."""
         return bisect_right(self._from_s, arrived_s) - 1
 
-    def at(self, moment: int, model: str) -> Statement | None:
-        """Return what was stated at a moment of a variant; None: nothing was."""
+    def stated_at(self, moment: int, model: str) -> Statement | None:
+        """Return what was stated of a variant at a moment; None: nothing was."""
         if moment < 0:
             return None
         number, first = self._numbers.get(model), moment * _MOMENT
@@ -132,5 +132,5 @@ class Told:
         return least_s
 
     def _told_s(self, moment: int) -> float | None:
-        said = self._statements.at(moment, self._model)
+        said = self._statements.stated_at(moment, self._model)
         return None if said is None else said.told_s

@@ -204,3 +204,20 @@ def test_a_variant_on_several_instances_that_nothing_is_sent_to_gets_no_arrivals
     assert counts[0] == pytest.approx(8.0)  # two in execution: others wait
     assert max(counts[1:]) == pytest.approx(0.0)
     assert sum(counts) == pytest.approx(6.0)  # there were none
+
+
+def test_how_fast_requests_ended_is_forgotten_where_several_instances_were_one_meanwhile():
+    counter = ArrivalCounter()
+
+    def count(instances, **reading) -> float:
+        expected = {"m": 1.0} if reading.get("pending_requests") else {}
+        one = VariantReading(**{"model": "m", "ready": True, "pending_requests": 0, **reading})
+        return counter.count(
+            [one], expected=expected, largest=8.0, window_s=TICK_S, instances=instances
+        )
+
+    count({"m": 2.0}, completed_requests=40, executions=5, compute_s=4.0)
+    count(None)
+    came = count({"m": 2.0}, pending_requests=2, completed_requests=1, executions=1, compute_s=0.1)
+    # Two wait, one ended, and those in execution are as many as one that ended in a tick tells.
+    assert came == pytest.approx(5.5)
