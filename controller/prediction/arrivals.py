@@ -29,6 +29,7 @@ _SCORE_MEMORY_S: Final = 0.5  # how long a good or bad forecast counts
 _Z: Final[Floats] = np.array(
     [-1.5932, -0.9674, -0.5895, -0.2822, 0.0, 0.2822, 0.5895, 0.9674, 1.5932]
 )
+# How many equally likely rates stand for a forecast, and at which quantiles they are.
 RATE_POINTS: Final = 6
 LEVELS: Final[Floats] = (np.arange(RATE_POINTS) + 0.5) / RATE_POINTS
 _PRIOR_COUNT: Final = 0.5  # Jeffreys' prior of a Poisson rate
