@@ -31,7 +31,7 @@ _Z: Final[Floats] = np.array(
 )
 # How many equally likely rates stand for a forecast, and at which quantiles they are.
 RATE_POINTS: Final = 6
-LEVELS: Final[Floats] = (np.arange(RATE_POINTS) + 0.5) / RATE_POINTS
+_LEVELS: Final[Floats] = (np.arange(RATE_POINTS) + 0.5) / RATE_POINTS
 _PRIOR_COUNT: Final = 0.5  # Jeffreys' prior of a Poisson rate
 _MOST_OWED: Final = 64.0  # a full batch that was counted and did not come
 _MIN_STEP_S: Final = 1e-4
@@ -214,13 +214,13 @@ def _compressed(rates_rps: Floats, weights: Floats, cumulated: Floats) -> Floats
     """
     middles = cumulated - 0.5 * weights
     if len(middles) == 1:
-        return np.asarray(np.interp(LEVELS, middles[0], rates_rps[0]))[None]
+        return np.asarray(np.interp(_LEVELS, middles[0], rates_rps[0]))[None]
     # Between the points about each level, and at the ends as they are (as `np.interp` does it).
     last = rates_rps.shape[1] - 1
-    after = (middles[:, None, :] <= LEVELS[:, None]).sum(axis=2)
+    after = (middles[:, None, :] <= _LEVELS[:, None]).sum(axis=2)
     low, high = np.maximum(after - 1, 0), np.minimum(after, last)
     rows = np.arange(len(rates_rps))[:, None]
     low_at, high_at = middles[rows, low], middles[rows, high]
     low_rps, high_rps = rates_rps[rows, low], rates_rps[rows, high]
     slope = (high_rps - low_rps) / np.where(high > low, high_at - low_at, 1.0)
-    return np.asarray(slope * (LEVELS - low_at) + low_rps)
+    return np.asarray(slope * (_LEVELS - low_at) + low_rps)

@@ -61,18 +61,18 @@ class Statements:
         """
         if len(of) > _SLOTS:
             raise ValueError(f"{len(of)} variants at once, of which {_SLOTS} can be told apart")
-        numbers = [self._numbers[model] for model in of]
+        row: list[float] = []
+        for model, said in of.items():
+            row += (self._numbers[model], *said[:-1], log_drifts[model])
+        row += [_NOBODY] * (_MOMENT - len(row))
+        # From here on nothing can fail: times and rows stay as many.
+        self._from_s.append(now_s)
+        self._said.extend(row)
         for number in self._newest:
             self._until_s[number] = now_s
-        for number in numbers:
+        self._newest = [self._numbers[model] for model in of]
+        for number in self._newest:
             self._until_s[number] = math.inf
-        self._newest = numbers
-        self._from_s.append(now_s)
-        for number, (model, said) in zip(numbers, of.items(), strict=True):
-            row = (number, said.raw_s, said.stated_s, said.told_s, log_drifts[model])
-            self._said.extend(row)
-        if len(of) < _SLOTS:
-            self._said.extend((_NOBODY,) * (_WIDTH * (_SLOTS - len(of))))
         if len(self._from_s) >= _KEPT + _AT_ONCE:
             del self._from_s[:_AT_ONCE]
             del self._said[: _AT_ONCE * _MOMENT]

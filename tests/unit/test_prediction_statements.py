@@ -64,6 +64,18 @@ def test_more_than_two_variants_at_once_are_refused():
     assert known.of(1.0, "a") is None
 
 
+def test_what_is_refused_leaves_the_rest_as_it_was():
+    known = Statements(("a", "b"))
+    known.add(1.0, {"a": said(0.010)}, DRIFTS)
+    with pytest.raises(KeyError):
+        known.add(2.0, {"a": said(0.5), "c": said(0.5)}, DRIFTS)
+    with pytest.raises(KeyError):
+        known.add(2.0, {"a": said(0.5), "b": said(0.5)}, {"a": 0.1})
+    known.add(3.0, {"b": said(0.030)}, DRIFTS)
+    told = [known.told(model).at([1.5, 2.5, 3.5]) for model in ("a", "b")]
+    assert told == [[0.010, 0.010, None], [None, None, 0.030]]
+
+
 class AtLength:
     """What was told, without the short cut that `least` is."""
 
